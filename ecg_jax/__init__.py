@@ -1,0 +1,1 @@
+"""ecg_jax: rhythm classification of single-lead ECG recordings in JAX."""

@@ -1,0 +1,1 @@
+"""Datasets as TFDS builders, and the folds that divide them. No jax here."""
