@@ -1,0 +1,39 @@
+"""The CNN of Zihlmann, Perekrestenko and Tschannen (2017), in full size.
+
+  python -m ecg_jax.main --config configs/cnn.py
+
+`configs/cnn.py:authors` is what the authors' published code effectively did,
+where that differs from the paper.
+"""
+
+from configs import common
+import ml_collections
+
+
+def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
+  """The paper's preset, or the authors'."""
+  config = common.get_config()
+
+  config.model = ml_collections.ConfigDict()
+  config.model.name = 'cnn'
+  config.model.width = 32  # channels of the first block
+  config.model.growth = 32  # channels that each block adds
+  config.model.blocks = 6
+  config.model.layers_per_block = 4
+  config.model.reduction = 'max_pool'  # or 'stride'
+  config.model.batch_norm_momentum = 0.99
+  config.model.batch_norm_epsilon = 1e-3
+
+  config.dropout = ml_collections.ConfigDict()
+  config.dropout.convolution = 0.15
+
+  config.phases = ml_collections.ConfigDict()
+  config.phases.kinds = ('all',)  # the whole model
+  config.phases.epochs = (500,)
+  config.phases.learning_rates = (1e-3,)
+
+  if preset == 'authors':
+    common.apply_authors(config)
+  elif preset != 'paper':
+    raise ValueError(f"there is no preset {preset!r}: use 'paper' or 'authors'")
+  return config

@@ -1,0 +1,235 @@
+"""The files of a run that others read: config.json, scores, predictions.
+
+Each is whole or absent: written to a temporary name and renamed.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import csv
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+from typing import Any
+
+import ml_collections
+
+from ecg_jax import configuration
+from ecg_jax import score
+from ecg_jax import summary
+from ecg_jax.errors import InputError
+
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'ml_collections',
+  'numpy',
+  'scipy',
+)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+  """Versions of Python and of the libraries that decide the result."""
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {'python': platform.python_version(), **found}
+
+
+@functools.cache
+def commit() -> str | None:
+  """Commit of this code, with '-dirty' if changed; None outside of git."""
+  try:
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def digest(value: Any) -> str:
+  """SHA-256 of a value's canonical JSON."""
+  text = json.dumps(value, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
+  """Holds a folder's lock, which ends with the process that holds it.
+
+  Args:
+    folder: Made if it is not there.
+    wait: Whether to wait for another process that holds it.
+
+  Raises:
+    InputError: Another process holds it, or the folder cannot be written to.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / '.lock').open('a+')
+  except OSError as error:
+    raise InputError(
+      f'{folder} cannot be written to ({error.strerror}): name another folder'
+      ' with --workdir'
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+      file.seek(0)
+      raise InputError(
+        f'{folder} is in use by {file.read().strip() or "another process"}:'
+        ' wait for it or name another folder with --workdir'
+      ) from error
+    file.seek(0)
+    file.truncate()
+    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    file.flush()
+    yield
+
+
+def read_run(workdir: pathlib.Path) -> dict[str, Any]:
+  """The content of a run's config.json.
+
+  Raises:
+    InputError: There is none, or it cannot be read.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    raise InputError(
+      f'{workdir} is no run folder: it has no config.json; name the --workdir'
+      ' of a run'
+    )
+  try:
+    run = json.loads(summary.read_text(path))
+    configuration.from_json(run['config'])
+    run['digests'].items()
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise InputError(
+      f'{path} is damaged ({error}): restore it or start in another folder'
+    ) from error
+  return run
+
+
+def check_config(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Refuses a folder that holds a run of another config.
+
+  Raises:
+    InputError: Names each field that decides the result and differs.
+  """
+  if not (workdir / 'config.json').exists():
+    return
+  kept = configuration.from_json(read_run(workdir)['config'])
+  differing = configuration.differences(config, kept)
+  if differing:
+    raise InputError(
+      f'{workdir} holds a run of another config ({"; ".join(differing)}): name'
+      ' another folder with --workdir, or set these fields alike'
+    )
+
+
+def begin_run(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  digests: Mapping[str, Any],
+) -> None:
+  """Writes config.json, or adds this start's folds to the one that is there.
+
+  Args:
+    workdir: Folder of the run.
+    config: Its config.
+    digests: Of the dataset, labels, folds and of each record.
+
+  Raises:
+    InputError: The folder holds a run of other data or another config, or
+      cannot be written to.
+  """
+  with locked(workdir, wait=True):
+    check_config(workdir, config)
+    path = workdir / 'config.json'
+    run = {
+      'config': configuration.to_json(config),
+      'versions': versions(),
+      'commit': commit(),
+      'digests': dict(digests),
+    }
+    if path.exists():
+      run = read_run(workdir)
+      for name, value in digests.items():
+        if run['digests'].get(name) != value:
+          raise InputError(
+            f'{workdir} holds a run whose {name} had other content (digest'
+            f' {_short(run["digests"].get(name))} there, {_short(value)} here):'
+            ' name another folder with --workdir'
+          )
+      folds = {*run['config']['folds'], *config.folds}
+      if folds == set(run['config']['folds']):
+        return
+      run['config']['folds'] = sorted(folds)
+    text = json.dumps(run, indent=1) + '\n'
+    summary.write_atomically(path, text.encode())
+
+
+def _short(value: Any) -> str:
+  return value[:12] if isinstance(value, str) else digest(value)[:12]
+
+
+def write_predictions(
+  path: pathlib.Path,
+  *,
+  records: list[str],
+  labels: list[str],
+  probabilities: Any,
+  fold: int,
+) -> None:
+  """Writes predictions.csv, rows sorted by record.
+
+  Args:
+    path: The file.
+    records: Their names.
+    labels: Class letter of each.
+    probabilities: float32 [n, 4], order N, A, O, ~.
+    fold: The fold whose weights these are.
+  """
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(summary.PREDICTION_COLUMNS)
+  for record, label, row in sorted(
+    zip(records, labels, probabilities, strict=True), key=lambda x: x[0]
+  ):
+    predicted = score.CLASSES[int(row.argmax())]
+    writer.writerow([record, fold, label, predicted, *map(float, row)])
+  summary.write_atomically(path, text.getvalue().encode())
+
+
+def write_labels(
+  path: pathlib.Path, labels: Mapping[str, Mapping[str, str]]
+) -> None:
+  """Writes labels.csv: record and its class in each label version."""
+  versions_ = sorted(labels)
+  lines = [','.join(['record', *versions_])]
+  for record in sorted(labels[versions_[0]]):
+    lines.append(','.join([record, *(labels[v][record] for v in versions_)]))
+  summary.write_atomically(path, ('\n'.join(lines) + '\n').encode())
+
+
+def write_scores(path: pathlib.Path, scores: Mapping[str, Any]) -> None:
+  """Writes scores.json, which says that the fold is finished."""
+  text = json.dumps(dict(scores), indent=1) + '\n'
+  summary.write_atomically(path, text.encode())

@@ -1,0 +1,282 @@
+"""The configuration of a run: from the command line, checked, compared.
+
+No jax here: a mistake is told before anything slow is imported.
+"""
+
+from collections.abc import Mapping, Sequence
+import difflib
+import json
+import math
+import pathlib
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from ecg_jax.errors import InputError
+
+PUBLISHED_FOLDS = 5
+"""Folds of the published table, which is used without data.folds_file."""
+
+EXECUTION_FIELDS = (
+  'folds',
+  'data.manual_dir',
+  'data.data_dir',
+  'data.folds_file',  # the table itself is compared by its digest
+  'tensorboard',
+  'checkpoint_minutes',
+)
+"""Fields that may change between starts; all others decide the result."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+  'data.name': ('physionet2017', 'synthetic_ecg'),
+  'label_version': ('v1', 'v2', 'v3'),
+  'dtype': ('float32', 'bfloat16'),
+  'spectrogram.normalise': ('none', 'record'),
+  'model.name': ('cnn', 'crnn'),
+  'model.reduction': ('max_pool', 'stride'),
+  'model.summary': ('last', 'mean'),
+}
+"""Fields that name one of a few things."""
+
+_PHASE_KINDS = {'cnn': ('all',), 'crnn': ('auxiliary', 'lstm', 'all')}
+
+_AT_LEAST: Mapping[str, float] = {
+  'data.max_records': 1,
+  'spectrogram.window_samples': 2,
+  'spectrogram.hop_samples': 1,
+  'augmentation.burst_span_samples': 1,
+  'batch_size': 1,
+  'evaluation_batch_size': 1,
+  'max_epochs': 1,
+  'validate_every_epochs': 1,
+  'patience_epochs': 1,
+  'buckets.training': 1,
+  'buckets.evaluation': 1,
+  'chunk_steps': 1,
+  'seed': 0,
+  'model.width': 1,
+  'model.growth': 0,
+  'model.blocks': 1,
+  'model.layers_per_block': 1,
+  'model.lstm_units': 1,
+  'model.lstm_layers': 1,
+}
+_POSITIVE = (
+  'spectrogram.power_floor',
+  'augmentation.slowest_heart_rate',
+  'model.batch_norm_epsilon',
+  'checkpoint_minutes',
+)
+_SHARES = (
+  'augmentation.burst_share',
+  'dropout.convolution',
+  'dropout.lstm',
+  'model.batch_norm_momentum',
+)
+
+
+def define_flags() -> flags.FlagValues:
+  """Flags that hold a config; commands add their own before `parse`."""
+  values = flags.FlagValues()
+  flags.DEFINE_boolean(
+    'debug', False, 'print the traceback of an error', flag_values=values
+  )
+  return values
+
+
+def parse(
+  values: flags.FlagValues, argv: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """Parses a command line with --config FILE[:PRESET] [--config.FIELD VALUE].
+
+  Args:
+    values: From `define_flags`; afterwards holds the parsed flags.
+    argv: Program name and arguments.
+
+  Returns:
+    The checked config, locked.
+
+  Raises:
+    InputError: Anything that cannot be used, in one sentence.
+  """
+  config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=list(argv)
+  )
+  try:
+    rest = values(list(argv))
+  except flags.Error as error:
+    # Of an error inside the config file, its last line says what it was.
+    raise InputError(str(error).strip().splitlines()[-1]) from error
+  except OSError as error:
+    path = values['config'].config_filename
+    raise InputError(
+      f'there is no config file {path}: name one like configs/crnn.py'
+    ) from error
+  except (AttributeError, KeyError) as error:
+    message = str(error.args[0]).split('\n')
+    field = message[0].strip('\'"')
+    known = sorted(_fields(_load_plain(argv)))
+    near = difflib.get_close_matches(field, [k.split('.')[-1] for k in known])
+    hint = [k for k in known if near and k.split('.')[-1] == near[0]]
+    raise InputError(
+      f'the config has no field {field!r}: '
+      + (f'did you mean {hint[0]!r}?' if hint else f'it has {", ".join(known)}')
+    ) from error
+  except (TypeError, ValueError) as error:
+    raise InputError(f'the config cannot be used: {error}') from error
+  if len(rest) > 1:
+    raise InputError(
+      f'{rest[1]!r} is no option: options begin with --config or --workdir'
+    )
+  if values.config is None:
+    raise InputError('no config given: add --config configs/crnn.py')
+  check(values.config)
+  return values.config
+
+
+def _load_plain(argv: Sequence[str]) -> ml_collections.ConfigDict:
+  """The config without its overrides, to tell which fields there are."""
+  plain = [argv[0]]
+  for index, argument in enumerate(argv):
+    if argument == '--config':
+      plain += argv[index : index + 2]
+    elif argument.startswith('--config='):
+      plain.append(argument)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=plain)
+  values(plain)
+  return values.config
+
+
+def name_of(path: str) -> str:
+  """The name of a config: its file's, with the preset behind a `_`."""
+  file, _, preset = path.partition(':')
+  return '_'.join(filter(None, [pathlib.Path(file).stem, preset]))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that no run can use.
+
+  Raises:
+    InputError: Names the field and the value.
+  """
+  fields = _fields(config)
+  for field, choices in CHOICES.items():
+    if field in fields and fields[field] not in choices:
+      near = difflib.get_close_matches(str(fields[field]), choices)
+      raise InputError(
+        f'{field} is {fields[field]!r}: use '
+        + (f'{near[0]!r}' if near else ' or '.join(map(repr, choices)))
+      )
+  for field, least in _AT_LEAST.items():
+    if fields.get(field) is not None and fields[field] < least:
+      raise InputError(
+        f'{field} is {fields[field]}: it must be at least {least}'
+      )
+  for field in _POSITIVE:
+    if not 0 < fields[field] < math.inf:
+      raise InputError(f'{field} is {fields[field]}: it must be positive')
+  for field in _SHARES:
+    if field in fields and not 0 <= fields[field] < 1:
+      raise InputError(
+        f'{field} is {fields[field]}: it must be at least 0 and below 1'
+      )
+  slowest = fields['augmentation.slowest_heart_rate']
+  fastest = fields['augmentation.fastest_heart_rate']
+  if not slowest <= fastest < math.inf:
+    raise InputError(
+      f'augmentation.fastest_heart_rate is {fastest}: it must be at least'
+      f' augmentation.slowest_heart_rate, {slowest}'
+    )
+  if fields['spectrogram.hop_samples'] > fields['spectrogram.window_samples']:
+    raise InputError(
+      f'spectrogram.hop_samples is {fields["spectrogram.hop_samples"]}: it must'
+      f' not exceed spectrogram.window_samples,'
+      f' {fields["spectrogram.window_samples"]}'
+    )
+  _check_folds(fields['folds'], fields['data.folds_file'])
+  _check_phases(fields)
+
+
+def _check_folds(folds: Any, folds_file: str | None) -> None:
+  if not folds:
+    raise InputError('folds is empty: name at least one, like (0,)')
+  for fold in folds:
+    if not isinstance(fold, int) or isinstance(fold, bool):
+      raise InputError(f'folds holds {fold!r}: folds are whole numbers')
+    if fold < 0 or (folds_file is None and fold >= PUBLISHED_FOLDS):
+      last = '' if folds_file else f' to {PUBLISHED_FOLDS - 1}'
+      raise InputError(f'folds holds {fold}: folds are numbered from 0{last}')
+  if len(set(folds)) < len(folds):
+    raise InputError(f'folds is {folds}: it names a fold twice')
+
+
+def _check_phases(fields: Mapping[str, Any]) -> None:
+  kinds = fields['phases.kinds']
+  for field in ('phases.epochs', 'phases.learning_rates'):
+    if len(fields[field]) != len(kinds):
+      raise InputError(
+        f'{field} is {fields[field]}: phases.kinds has {len(kinds)} phases'
+      )
+  known = _PHASE_KINDS[fields['model.name']]
+  for kind in kinds:
+    if kind not in known:
+      raise InputError(
+        f'phases.kinds holds {kind!r}: a {fields["model.name"]} has'
+        f' {" and ".join(map(repr, known))}'
+      )
+  if not kinds or kinds[-1] == 'auxiliary':
+    raise InputError(
+      f'phases.kinds is {kinds}: the last phase must train the model itself'
+    )
+  for epochs in fields['phases.epochs']:
+    if not isinstance(epochs, int) or epochs < 1:
+      raise InputError(
+        f'phases.epochs holds {epochs!r}: epochs are whole numbers from 1'
+      )
+  for rate in fields['phases.learning_rates']:
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+      raise InputError(
+        f'phases.learning_rates holds {rate!r}: rates are positive numbers'
+      )
+
+
+def differences(
+  config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
+) -> list[str]:
+  """Fields that decide the result and differ, as 'field: here, there'."""
+  here, there = _fields(config), _fields(other)
+  return [
+    f'{field}: {here.get(field)!r} here, {there.get(field)!r} there'
+    for field in sorted({*here, *there} - {*EXECUTION_FIELDS})
+    if here.get(field) != there.get(field)
+  ]
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as JSON keeps it."""
+  return json.loads(config.to_json_best_effort())
+
+
+def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The config that `to_json` was given."""
+  return ml_collections.ConfigDict(_with_tuples(fields))
+
+
+def _with_tuples(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {name: _with_tuples(item) for name, item in value.items()}
+  return tuple(value) if isinstance(value, list) else value
+
+
+def _fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Field with its groups, 'data.name' -> value."""
+  found = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      found |= _fields(value, f'{prefix}{name}.')
+    else:
+      found[prefix + name] = value
+  return found

@@ -1,0 +1,347 @@
+"""Stratified cross-validation folds, fixed for ever by labels and a seed.
+
+  python -m ecg_jax.datasets.folds --labels REFERENCE.csv --num_folds 5 \
+    --train_validation_parts 6 --seed 14 --out folds.json
+
+A table of folds is a dictionary, written as JSON:
+  algorithm: name of the algorithm that drew it.
+  seed: seed of that algorithm.
+  labels_sha256: SHA-256 of the lines `record,label` in record order.
+  holdout: sorted records that are in no set of any fold; often none.
+  folds: {'0': {'train': [...], 'validation': [...], 'test': [...]}, ...},
+    each set a list of records.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ecg_jax.errors import InputError
+
+CLASSES = ('N', 'A', 'O', '~')
+SETS = ('train', 'validation', 'test')
+ALGORITHM = (
+  'by class in the order N A O ~: sorted ids, RandomState(seed).shuffle, '
+  'array_split; validation = part 1 of the division of what is not test'
+)
+
+
+def parse_labels(text: str, *, source: str) -> dict[str, str]:
+  """Reads lines `record,label`.
+
+  Args:
+    text: content of a label file, one record a line.
+    source: name of the file, for messages.
+
+  Returns:
+    Record -> class, in the order of the file.
+
+  Raises:
+    InputError: a line is malformed, names an unknown class or a record again.
+  """
+  labels: dict[str, str] = {}
+  for number, line in enumerate(text.splitlines(), 1):
+    record, _, label = line.partition(',')
+    if not record or label not in CLASSES:
+      raise InputError(
+        f'Line {number} of {source} is {line!r}: write record,class with a '
+        f'class of {", ".join(CLASSES)}.'
+      )
+    if record in labels:
+      raise InputError(
+        f'Line {number} of {source} names record {record} a second time: '
+        'keep one of the two lines.'
+      )
+    labels[record] = label
+  return labels
+
+
+def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
+  """Divides records into parts in which every class has its share.
+
+  Args:
+    labels: record -> class, one of CLASSES.
+    parts: how many parts to make.
+    seed: seed of NumPy's RandomState, whose stream never changes.
+
+  Returns:
+    The parts, each a sorted list of records.
+  """
+  divided: list[list[str]] = [[] for _ in range(parts)]
+  for class_name in CLASSES:
+    records = np.array(sorted(r for r, c in labels.items() if c == class_name))
+    np.random.RandomState(seed).shuffle(records)
+    for part, share in zip(
+      divided, np.array_split(records, parts), strict=True
+    ):
+      part.extend(share.tolist())
+  return [sorted(part) for part in divided]
+
+
+def make_folds(
+  labels: Mapping[str, str],
+  *,
+  num_folds: int = 5,
+  train_validation_parts: int = 6,
+  seed: int = 14,
+  holdout: bool = False,
+) -> dict[str, Any]:
+  """Draws a table of folds; the defaults on labels v2 are the published one.
+
+  Args:
+    labels: record -> class, one of CLASSES.
+    num_folds: how many folds; every record is in exactly one test set.
+    train_validation_parts: what is not test is divided into so many parts,
+      one of which is the validation set.
+    seed: seed of every division, 0 to 2**32 - 1.
+    holdout: whether the records are first divided into one part more than
+      there are folds, and the last part is kept out of all folds.
+
+  Returns:
+    The table, as the module describes it.
+
+  Raises:
+    InputError: a number is out of range, or so large that a set is empty.
+  """
+  if num_folds < 2 or train_validation_parts < 2:
+    raise InputError(
+      f'{num_folds} folds and {train_validation_parts} parts of train and '
+      'validation make no split: give at least 2 of each.'
+    )
+  if not 0 <= seed < 2**32:
+    raise InputError(f'Seed {seed} is out of range: give 0 to {2**32 - 1}.')
+  kept_out = divide(labels, num_folds + 1, seed)[-1] if holdout else []
+  rest = _without(labels, kept_out)
+  folds = {}
+  for fold, test in enumerate(divide(rest, num_folds, seed)):
+    parts = divide(_without(rest, test), train_validation_parts, seed)
+    validation = parts.pop(1)
+    train = sorted(record for part in parts for record in part)
+    folds[str(fold)] = {'train': train, 'validation': validation, 'test': test}
+  for number, sets in folds.items():
+    for name, records in sets.items():
+      if not records:
+        raise InputError(
+          f'The {name} set of fold {number} is empty, {len(labels)} records '
+          'are too few: ask for fewer folds or parts.'
+        )
+  return {
+    'algorithm': ALGORITHM,
+    'seed': seed,
+    'labels_sha256': labels_digest(labels),
+    'holdout': kept_out,
+    'folds': folds,
+  }
+
+
+def labels_digest(labels: Mapping[str, str]) -> str:
+  """Returns the SHA-256 of the lines `record,label` in record order."""
+  lines = ''.join(f'{record},{labels[record]}\n' for record in sorted(labels))
+  return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads a table of folds; `check_table` says whether it fits the records.
+
+  Args:
+    path: a JSON file as this module writes it.
+
+  Returns:
+    The table, as the module describes it.
+
+  Raises:
+    InputError: the file cannot be read or is not such a table.
+  """
+  try:
+    table = json.loads(_read_text(path))
+  except json.JSONDecodeError as error:
+    raise InputError(
+      f'The table of folds {path} is not JSON ({error}): write it with '
+      'python -m ecg_jax.datasets.folds.'
+    ) from error
+  problem = _structure_problem(table)
+  if problem:
+    raise InputError(
+      f'The table of folds {path} {problem}: write it with '
+      'python -m ecg_jax.datasets.folds.'
+    )
+  return table
+
+
+def check_table(table: Mapping[str, Any], records: Collection[str]) -> None:
+  """Checks that a table divides exactly these records.
+
+  In each fold every record is once in train, validation, test or the holdout,
+  which is the same for all folds, and no two folds test the same record.
+
+  Args:
+    table: a table of folds.
+    records: the names of all records of the dataset.
+
+  Raises:
+    InputError: a record is unknown, missing or doubled.
+  """
+  known = set(records)
+  tested: dict[str, str] = {}
+  for fold, sets in table['folds'].items():
+    places: dict[str, str] = {}
+    for name, members in [*sets.items(), ('holdout', table['holdout'])]:
+      here = f'the {name} set of fold {fold}'
+      for record in members:
+        if record not in known:
+          raise InputError(
+            f'Record {record} in {here} is not in the dataset: remove it from '
+            'the table of folds.'
+          )
+        if record in places:
+          raise InputError(
+            f'Record {record} is in {here} and already in {places[record]}: '
+            'keep it in one set of the fold.'
+          )
+        places[record] = here
+    missing = known - places.keys()
+    if missing:
+      raise InputError(
+        f'Record {min(missing)} is in neither the train, the validation, the '
+        f'test set of fold {fold} nor the holdout ({len(missing)} such '
+        'records): add it to one of them.'
+      )
+    for record in sets['test']:
+      if record in tested:
+        raise InputError(
+          f'Record {record} is in the test set of fold {fold} and already in '
+          f'that of fold {tested[record]}: keep it in one of them.'
+        )
+      tested[record] = fold
+
+
+def write_table(table: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+  """Writes a table of folds as JSON, all of it or nothing.
+
+  Args:
+    table: a table of folds.
+    path: the file to write.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  target = pathlib.Path(path)
+  temporary = target.with_name(f'.{target.name}.{os.getpid()}')
+  try:
+    temporary.write_text(json.dumps(table, indent=1) + '\n')
+    temporary.replace(target)
+  except OSError as error:
+    raise InputError(
+      f'Cannot write {path} ({error.strerror}): name a file in a folder that '
+      'exists and may be written to.'
+    ) from error
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _without(
+  labels: Mapping[str, str], records: Collection[str]
+) -> dict[str, str]:
+  """The labels of all records but these."""
+  gone = set(records)
+  return {r: label for r, label in labels.items() if r not in gone}
+
+
+def _read_text(path: str | os.PathLike[str]) -> str:
+  """A user's text file; InputError when it cannot be read."""
+  try:
+    return pathlib.Path(path).read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    reason = getattr(error, 'strerror', None) or 'not UTF-8 text'
+    raise InputError(
+      f'Cannot read {path} ({reason}): name a file that can be read.'
+    ) from error
+
+
+def _structure_problem(table: Any) -> str:
+  """What keeps this from being a table of folds; empty where nothing does."""
+  if not isinstance(table, dict):
+    return 'is not a JSON object'
+  fields = {
+    'algorithm': str,
+    'seed': int,
+    'labels_sha256': str,
+    'holdout': list,
+    'folds': dict,
+  }
+  for field, kind in fields.items():
+    if not isinstance(table.get(field), kind):
+      return f'has no field {field!r} of type {kind.__name__}'
+  if not _is_list_of_text(table['holdout']):
+    return "has a 'holdout' that is no list of record names"
+  folds = table['folds']
+  if not folds or list(folds) != [str(k) for k in range(len(folds))]:
+    return f'has folds named {list(folds)} in place of 0, 1, 2 and so on'
+  for fold, sets in folds.items():
+    if not isinstance(sets, dict) or sorted(sets) != sorted(SETS):
+      return f'has a fold {fold} without exactly the sets {", ".join(SETS)}'
+    for name, members in sets.items():
+      if not members or not _is_list_of_text(members):
+        return f'has a {name} set of fold {fold} that lists no record names'
+  return ''
+
+
+def _is_list_of_text(value: Any) -> bool:
+  """Whether a JSON value is a list of strings."""
+  return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong with the arguments in one sentence."""
+
+  def error(self, message: str) -> NoReturn:
+    raise InputError(f'{message[:1].upper()}{message[1:]}: see --help.')
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Draws a table of folds from a label file and writes it.
+
+  Args:
+    arguments: the command line, without the name of the program.
+
+  Returns:
+    The exit code: 0, or 2 after a mistake of the user.
+  """
+  parser = _Parser(prog='ecg_jax.datasets.folds', description=__doc__)
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument('--labels', required=True, help='csv of record,class')
+  parser.add_argument('--num_folds', type=int, default=5)
+  parser.add_argument('--train_validation_parts', type=int, default=6)
+  parser.add_argument('--seed', type=int, default=14)
+  parser.add_argument('--holdout', action='store_true')
+  parser.add_argument('--out', required=True, help='JSON file to write')
+  parser.add_argument('--debug', action='store_true', help='show tracebacks')
+  try:
+    given = parser.parse_args(arguments)
+    labels = parse_labels(_read_text(given.labels), source=given.labels)
+    table = make_folds(
+      labels,
+      num_folds=given.num_folds,
+      train_validation_parts=given.train_validation_parts,
+      seed=given.seed,
+      holdout=given.holdout,
+    )
+    write_table(table, given.out)
+  except InputError as error:
+    if '--debug' in arguments:
+      traceback.print_exc()
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Builds a dataset once in its folder, and loads it from there ever after."""
+
+import contextlib
+import fcntl
+import importlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from ecg_jax.errors import InputError
+
+DATASETS = ('physionet2017', 'synthetic_ecg')
+
+
+def prepare(
+  name: str, *, manual_dir: str | None, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+  """Loads a dataset, after building it where that was not done before.
+
+  Several processes may prepare the same dataset at once: one builds it, the
+  others wait and load it. A dataset stands in its folder only when complete.
+
+  Args:
+    name: one of DATASETS.
+    manual_dir: folder with the source files, which are then never downloaded;
+      not looked at where the dataset is prepared already.
+    data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
+
+  Returns:
+    The builder of the prepared dataset, for `as_data_source`.
+
+  Raises:
+    InputError: the name is unknown, the source cannot be had or is not the
+      official one, or the folder cannot be written to or is damaged.
+  """
+  if name not in DATASETS:
+    raise InputError(
+      f'There is no dataset {name!r}: use one of {", ".join(DATASETS)}.'
+    )
+  root = pathlib.Path(data_dir or '~/tensorflow_datasets').expanduser()
+  builder = _builder(name, root)
+  if not builder.data_path.exists():
+    try:
+      folder = _source_folder(manual_dir)
+      root.mkdir(parents=True, exist_ok=True)
+      with _lock(root / f'.{name}.lock'):
+        # Another process may have built it while this one waited.
+        builder = _builder(name, root)
+        # What TFDS reports of building, a few seconds, is of no use here.
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+          builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=folder)
+          )
+    # array_record reports what the file system refused as RuntimeError.
+    except (OSError, RuntimeError) as error:
+      raise InputError(
+        f'Cannot prepare {name} in {root} ({error}): name a folder with room '
+        'that may be written to with --config.data.data_dir.'
+      ) from error
+  _check_complete(builder)
+  return builder
+
+
+def _builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
+  """The builder of a dataset, with what stands in its folder now."""
+  module = importlib.import_module(
+    f'ecg_jax.datasets.{name}.{name}_dataset_builder'
+  )
+  return module.Builder(data_dir=os.fspath(root), file_format='array_record')
+
+
+def _source_folder(manual_dir: str | None) -> str | None:
+  """The folder of the source, after refusing one that is not there or empty.
+
+  TFDS takes such a folder, and an empty text, for none given: the builder
+  would download what the user meant to give.
+  """
+  if manual_dir is None:
+    return None
+  folder = pathlib.Path(manual_dir).expanduser()
+  if not folder.is_dir():
+    raise InputError(
+      f'The folder {manual_dir} does not exist: name one with the source files '
+      'with --config.data.manual_dir.'
+    )
+  if not any(folder.iterdir()):
+    raise InputError(
+      f'The folder {manual_dir} is empty: put the source files there, or name '
+      'another with --config.data.manual_dir.'
+    )
+  return os.fspath(folder)
+
+
+def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
+  """Refuses a dataset folder that has lost files since it was built."""
+  lost = [
+    path
+    for split in builder.info.splits.values()
+    for path in split.filepaths
+    if not path.exists()
+  ]
+  if lost or not builder.is_prepared():
+    raise InputError(
+      f'The prepared dataset in {builder.data_dir} is incomplete: delete that '
+      'folder to have it built again.'
+    )
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+  """Holds a file's lock; the system frees it when the process ends."""
+  with path.open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield

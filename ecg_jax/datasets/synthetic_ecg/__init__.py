@@ -1,0 +1,1 @@
+"""Synthetic single-lead ECG as a TFDS dataset; nothing to download."""

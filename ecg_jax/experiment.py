@@ -1,0 +1,159 @@
+"""What a config stands for: data, folds, network. Only this reads a config."""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from ecg_jax import artifacts
+from ecg_jax import augmentation
+from ecg_jax import configuration
+from ecg_jax import forward
+from ecg_jax import input_pipeline
+from ecg_jax import models
+from ecg_jax import preprocessing
+from ecg_jax import sampler
+from ecg_jax import score
+from ecg_jax.datasets import folds as folds_lib
+from ecg_jax.datasets import prepare
+from ecg_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """A dataset and the table of folds that divides it."""
+
+  dataset: input_pipeline.Dataset
+  table: Mapping[str, Any]
+  """As ecg_jax.datasets.folds describes it."""
+
+  def digests(self) -> dict[str, Any]:
+    """Digests of the dataset, labels, folds and each record's samples."""
+    records = self.dataset.record_digests()
+    labels = {
+      version: folds_lib.labels_digest(self.dataset.labels(version))
+      for version in input_pipeline.LABEL_VERSIONS
+    }
+    sets = {name: self.table[name] for name in ('folds', 'holdout')}
+    return {
+      'dataset': artifacts.digest(records),
+      'labels': labels,
+      'folds': artifacts.digest(sets),
+      'records': records,
+    }
+
+
+def load_data(config: ml_collections.ConfigDict) -> Data:
+  """Prepares the dataset if need be, reads it and its table of folds.
+
+  Raises:
+    InputError: The source, the table or a fold cannot be used.
+  """
+  table = None
+  if config.data.folds_file is not None:
+    table = folds_lib.read_table(config.data.folds_file)
+    for fold in config.folds:
+      if str(fold) not in table['folds']:
+        raise InputError(
+          f'folds holds {fold}: {config.data.folds_file} has folds 0 to'
+          f' {len(table["folds"]) - 1}.'
+        )
+  builder = prepare.prepare(
+    config.data.name,
+    manual_dir=config.data.manual_dir,
+    data_dir=config.data.data_dir,
+  )
+  dataset = input_pipeline.load(builder)
+  if table is None:
+    table = folds_lib.make_folds(dataset.labels('v2'))
+  folds_lib.check_table(table, dataset.records)
+  _check_lengths(dataset, config)
+  return Data(dataset, table)
+
+
+def _check_lengths(
+  dataset: input_pipeline.Dataset, config: ml_collections.ConfigDict
+) -> None:
+  shortest = int(dataset.lengths.argmin())
+  if dataset.lengths[shortest] < config.spectrogram.window_samples:
+    raise InputError(
+      f'Record {dataset.records[shortest]} has {dataset.lengths[shortest]}'
+      ' samples, less than one spectrogram window of'
+      f' {config.spectrogram.window_samples}: leave it out of the dataset.'
+    )
+  resampling = make_resampling(config)
+  if resampling is not None:
+    longest = int(dataset.lengths.argmax())
+    most = sampler.longest_resampled(resampling)
+    if dataset.lengths[longest] > most:
+      raise InputError(
+        f'Record {dataset.records[longest]} has {dataset.lengths[longest]}'
+        f' samples, more than the {most} that can be resampled: set'
+        ' augmentation.resampling to False.'
+      )
+
+
+def make_sets(
+  data: Data, fold: int, config: ml_collections.ConfigDict
+) -> dict[str, np.ndarray]:
+  """'train', 'validation', 'test' -> int32 positions in the dataset."""
+  labels = data.dataset.labels(config.label_version)
+  return {
+    name: data.dataset.find(
+      input_pipeline.thin(
+        data.table['folds'][str(fold)][name], labels, config.data.max_records
+      )
+    )
+    for name in folds_lib.SETS
+  }
+
+
+def make_class_weights(
+  classes: np.ndarray, config: ml_collections.ConfigDict
+) -> np.ndarray:
+  """Loss weights, float32 [4], for a train set of these classes."""
+  for index in np.flatnonzero(np.bincount(classes, minlength=4) == 0):
+    logging.warning(
+      'The train set has no record of class %s: its weight is 0.',
+      score.CLASSES[index],
+    )
+  if config.class_weights:
+    return sampler.class_weights(classes)
+  return np.ones(4, np.float32)
+
+
+def make_resampling(
+  config: ml_collections.ConfigDict,
+) -> sampler.Resampling | None:
+  """Random resampling, or None where it is switched off."""
+  if not config.augmentation.resampling:
+    return None
+  return sampler.Resampling(
+    slowest=config.augmentation.slowest_heart_rate,
+    fastest=config.augmentation.fastest_heart_rate,
+  )
+
+
+def make_network(config: ml_collections.ConfigDict) -> forward.Network:
+  """The static half of the forward pass."""
+  fields = dict(config.model)
+  for name, value in config.dropout.items():
+    fields[f'dropout_{name}'] = value
+  bursts = None
+  if config.augmentation.bursts and config.augmentation.burst_share > 0:
+    bursts = augmentation.Bursts(
+      span_samples=config.augmentation.burst_span_samples,
+      share=config.augmentation.burst_share,
+    )
+  return forward.Network(
+    model=models.create_model(
+      fields.pop('name'), dtype=jnp.dtype(config.dtype), **fields
+    ),
+    spectrogram=preprocessing.Spectrogram(**config.spectrogram),
+    bursts=bursts,
+  )

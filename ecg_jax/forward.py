@@ -1,0 +1,126 @@
+"""The one way from samples to logits: for training, evaluation and prediction.
+
+Recording -> resampling -> bursts -> log-spectrogram -> model. Lengths travel
+with the signal at every step. B: batch, W: samples given, N: samples computed.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ecg_jax import augmentation
+from ecg_jax import preprocessing
+
+
+class Batch(NamedTuple):
+  """What a step is given; rows outside the mask are padding."""
+
+  signal: jax.Array
+  """int16 [B, W], counts of 1/1000 mV; what lies behind a length is not read."""
+  signal_lengths: jax.Array
+  """int32 [B], valid samples of `signal`."""
+  lengths: jax.Array
+  """int32 [B], samples after resampling, at most N."""
+  labels: jax.Array
+  """int32 [B], class in the order N, A, O, ~."""
+  mask: jax.Array
+  """bool [B], rows that hold a record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """All of the forward pass that is not an array."""
+
+  model: nn.Module
+  spectrogram: preprocessing.Spectrogram
+  bursts: augmentation.Bursts | None
+  """Dropout bursts in training, or None. (Random resampling is in `lengths`.)"""
+
+
+def evaluate_logits(
+  network: Network,
+  variables: dict[str, Any],
+  batch: Batch,
+  *,
+  kind: str,
+) -> jax.Array:
+  """Logits, float32 [B, 4], deterministic.
+
+  A row's logits depend on its own valid samples only.
+
+  Args:
+    network: The static half.
+    variables: `params` and `batch_stats`.
+    batch: Recordings in their own length (`lengths` are not read).
+    kind: Which part of the model is in use (a key of `model.trained`).
+  """
+  signal = batch.signal.astype(jnp.float32)
+  lengths = jnp.where(batch.mask, batch.signal_lengths, 0)
+  mask = preprocessing.valid(lengths, signal.shape[1])
+  features, frames = _features(jnp.where(mask, signal, 0.0), lengths, network)
+  return network.model.apply(
+    variables, features, frames, train=False, kind=kind
+  )
+
+
+def train_logits(
+  network: Network,
+  variables: dict[str, Any],
+  batch: Batch,
+  key: jax.Array,
+  *,
+  samples: int,
+  kind: str,
+) -> tuple[jax.Array, dict[str, Any]]:
+  """Logits, float32 [B, 4], with augmentation, dropout and batch statistics.
+
+  Args:
+    network: The static half.
+    variables: `params` and `batch_stats`.
+    batch: Recordings and the lengths they are to be resampled to.
+    key: The step's random key. A row's bursts come from it and the row's
+      position in the global batch.
+    samples: N.
+    kind: Which part of the model is in use (a key of `model.trained`).
+
+  Returns:
+    The logits and the new batch_stats.
+  """
+  lengths = jnp.where(batch.mask, batch.lengths, 0)
+  signal = augmentation.resample(
+    batch.signal, batch.signal_lengths, lengths, samples
+  )
+  burst_key, dropout_key = jax.random.split(key)
+  if network.bursts is not None:
+    rows = jnp.arange(len(lengths))
+    keys = jax.vmap(lambda row: jax.random.fold_in(burst_key, row))(rows)
+    signal = augmentation.drop_bursts(signal, keys, network.bursts)
+  features, frames = _features(signal, lengths, network)
+  logits, changed = network.model.apply(
+    variables,
+    features,
+    frames,
+    train=True,
+    kind=kind,
+    rngs={'dropout': dropout_key},
+    mutable=['batch_stats'],
+  )
+  return logits, changed['batch_stats']
+
+
+def losses(
+  logits: jax.Array, labels: jax.Array, class_weights: jax.Array
+) -> jax.Array:
+  """Cross-entropy of each example times the weight of its class, [B]."""
+  log_probabilities = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+  return -picked[:, 0] * class_weights[labels]
+
+
+def _features(signal, lengths, network):
+  """Log-spectrogram and frames of signals that are zero behind their length."""
+  signal = preprocessing.normalise(signal, lengths, network.spectrogram)
+  return preprocessing.log_spectrogram(signal, lengths, network.spectrogram)

@@ -1,0 +1,108 @@
+"""Runs training jobs side by side, each on a group of devices of its own."""
+
+from collections.abc import Iterator, Sequence
+import pathlib
+import sys
+
+import jax
+import ml_collections
+
+from ecg_jax import artifacts
+from ecg_jax import experiment
+from ecg_jax import input_pipeline
+from ecg_jax import optimizer
+from ecg_jax import sampler
+from ecg_jax import sharding
+from ecg_jax import train
+
+
+def make_job(
+  config: ml_collections.ConfigDict,
+  data: experiment.Data,
+  fold: int,
+  workdir: pathlib.Path,
+) -> train.Job:
+  """The job that trains one fold of a config."""
+  sets = experiment.make_sets(data, fold, config)
+  classes = data.dataset.classes[config.label_version][sets['train']]
+  repeats = None
+  if config.compensated_sampling:
+    repeats = sampler.class_repeats(classes)
+  return train.Job(
+    name=f'fold {fold}',
+    folder=workdir / f'fold{fold}',
+    seed=config.seed,
+    fold=fold,
+    network=experiment.make_network(config),
+    phases=optimizer.phases(
+      kinds=config.phases.kinds,
+      epochs=config.phases.epochs,
+      learning_rates=config.phases.learning_rates,
+      max_epochs=config.max_epochs,
+    ),
+    dataset=data.dataset,
+    sets=sets,
+    label_version=config.label_version,
+    class_weights=experiment.make_class_weights(classes, config),
+    repeats=repeats,
+    resampling=experiment.make_resampling(config),
+    training_buckets=config.buckets.training,
+    evaluation_buckets=config.buckets.evaluation,
+    batch_size=config.batch_size,
+    evaluation_batch_size=config.evaluation_batch_size,
+    chunk_steps=config.chunk_steps,
+    validate_every_epochs=config.validate_every_epochs,
+    patience_epochs=config.patience_epochs,
+    checkpoint_minutes=config.checkpoint_minutes,
+    tensorboard=config.tensorboard,
+    max_records=config.data.max_records,
+  )
+
+
+def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
+  """Runs the jobs that are not finished, as many at once as there are groups.
+
+  One host loop asks each running job in turn to dispatch its next piece of
+  work; a group that falls free takes the next job. A job that fails does not
+  disturb the others.
+
+  Args:
+    jobs: All jobs of the command, finished ones too.
+
+  Returns:
+    Name -> error of each job that failed.
+  """
+  groups = sharding.device_groups(jax.devices(), len(jobs))
+  meshes = [sharding.make_mesh(group) for group in groups]
+  waiting = [job for job in jobs if not (job.folder / 'scores.json').exists()]
+  free = list(range(len(meshes)))
+  running: dict[int, tuple[train.Job, Iterator[None]]] = {}
+  data: dict[int, input_pipeline.DeviceData] = {}
+  failed: dict[str, Exception] = {}
+  while waiting or running:
+    while waiting and free:
+      group, job = free.pop(0), waiting.pop(0)
+      running[group] = job, _work(job, meshes[group], data, group)
+    for group, (job, work) in list(running.items()):
+      try:
+        next(work)
+      except StopIteration:
+        pass
+      except Exception as error:  # Told at the end; the other jobs go on.
+        failed[job.name] = error
+        print(f'{job.name} failed: {error}', file=sys.stderr)
+      else:
+        continue
+      del running[group]
+      free.append(group)
+  return failed
+
+
+def _work(job, mesh, data, group) -> Iterator[None]:
+  with artifacts.locked(job.folder, wait=False):
+    if group not in data:
+      # All jobs of a command share the dataset and the label version.
+      data[group] = input_pipeline.put_dataset(
+        job.dataset, job.label_version, mesh
+      )
+    yield from train.train_fold(job, mesh, data[group], position=group)

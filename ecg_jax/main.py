@@ -1,0 +1,72 @@
+"""Trains the models of a config on its folds, and prints the table of scores.
+
+  python -m ecg_jax.main --config configs/crnn.py
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from ecg_jax import configuration
+from ecg_jax import errors
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  values = configuration.define_flags()
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'folder of the run; default runs/NAME_OF_CONFIG',
+    flag_values=values,
+  )
+  debug = '--debug' in argv
+  return errors.run_command(lambda: _run(values, argv), debug=debug)
+
+
+def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  config = configuration.parse(values, argv)
+  name = configuration.name_of(values['config'].config_filename_with_preset)
+  workdir = pathlib.Path(values.workdir or f'runs/{name}')
+
+  # Imported once the command line is known to be good: they take seconds.
+  from ecg_jax import artifacts
+  from ecg_jax import experiment
+  from ecg_jax import input_pipeline
+  from ecg_jax import jobs
+  from ecg_jax import models
+  from ecg_jax import summary
+  from ecg_jax import train
+
+  artifacts.check_config(workdir, config)
+  artifacts.check_writable(workdir)
+  data = experiment.load_data(config)
+  artifacts.begin_run(workdir, config, data.digests())
+  artifacts.write_labels(
+    workdir / 'labels.csv',
+    {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
+  )
+  work = [jobs.make_job(config, data, fold, workdir) for fold in config.folds]
+  parameters = models.count_parameters(train.initial_variables(work[0])['params'])
+  print(
+    f'{config.model.name} with {parameters:,} trainable parameters on'
+    f' {config.data.name}, folds {", ".join(map(str, config.folds))}, in'
+    f' {workdir}',
+    flush=True,
+  )
+  failed = jobs.run(work)
+  found = summary.summarize(workdir)
+  print(summary.format_table([found]))
+  summary.write_summary(workdir, [found])
+  if failed:
+    names = ', '.join(failed)
+    print(f'Failed: {names}. Start again to go on.', file=sys.stderr)
+    return 3
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -1,0 +1,42 @@
+"""The models, by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ecg_jax.models.cnn import CNN
+from ecg_jax.models.crnn import CRNN
+
+MODELS = {'cnn': CNN, 'crnn': CRNN}
+
+
+def create_model(name: str, **fields: Any) -> nn.Module:
+  """Returns the model of that name with these fields."""
+  return MODELS[name](**fields)
+
+
+def initialise(
+  model: nn.Module, key: jax.Array, frequency_bins: int
+) -> dict[str, Any]:
+  """Returns the variables of all kinds of phase: params and batch_stats.
+
+  A parameter depends on the key and its own path alone, so those that several
+  kinds share come out the same.
+  """
+  x = jnp.zeros((1, 16, frequency_bins))
+  lengths = jnp.full((1,), 16)
+  variables: dict[str, Any] = {'params': {}, 'batch_stats': {}}
+  for kind in model.trained:
+    found = model.init(key, x, lengths, train=False, kind=kind)
+    for collection in variables:
+      variables[collection].update(found[collection])
+  return variables
+
+
+def count_parameters(params: Mapping[str, Any]) -> int:
+  """Trainable parameters of the full model, the auxiliary layer not counted."""
+  arrays = jax.tree.leaves({k: v for k, v in params.items() if k != 'auxiliary'})
+  return sum(array.size for array in arrays)

@@ -1,0 +1,535 @@
+"""Trains one fold: the step, the chunk of steps, the loop."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import functools
+import itertools
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from ecg_jax import artifacts
+from ecg_jax import checkpoint
+from ecg_jax import evaluate
+from ecg_jax import forward
+from ecg_jax import input_pipeline
+from ecg_jax import metrics as metrics_lib
+from ecg_jax import models
+from ecg_jax import optimizer
+from ecg_jax import sampler
+from ecg_jax import sharding
+from ecg_jax import summary
+from ecg_jax import train_state
+from ecg_jax import writers
+
+
+class TrainingError(Exception):
+  """Training went wrong; the message is a sentence that says where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One fold to train, and all that decides what comes out."""
+
+  name: str
+  """What to call it in messages, like 'fold 0'."""
+  folder: pathlib.Path
+  """Where its artifacts go."""
+  seed: int
+  fold: int
+  network: forward.Network
+  phases: tuple[optimizer.Phase, ...]
+  dataset: input_pipeline.Dataset
+  sets: Mapping[str, np.ndarray]
+  """'train', 'validation', 'test' -> int32 positions in the dataset."""
+  label_version: str
+  class_weights: np.ndarray
+  """float32 [4], in the loss."""
+  repeats: np.ndarray | None
+  """int [train records], of class-compensated sampling, or None."""
+  resampling: sampler.Resampling | None
+  training_buckets: int
+  evaluation_buckets: int
+  batch_size: int
+  evaluation_batch_size: int
+  chunk_steps: int
+  validate_every_epochs: int
+  patience_epochs: int
+  checkpoint_minutes: float
+  """Between saves; a state is also saved at each validation."""
+  tensorboard: bool
+  max_records: int | None
+  """What the sets were thinned to, for the record."""
+
+
+@dataclasses.dataclass
+class Progress:
+  """Where the loop of a job stands, beside its arrays."""
+
+  phase: int = 0
+  begun: bool = False
+  """Whether the phase has its initial state."""
+  epoch: int = 0
+  """Complete epochs of the phase."""
+  chunk: int = 0
+  """Complete chunks of the epoch after it."""
+  loss: float = 0.0
+  """Sum of the losses over those chunks."""
+  records: int = 0
+  """Records in those chunks."""
+  seconds: float = 0.0
+  """Time spent on those chunks."""
+  best_score: float = -math.inf
+  """Validation score of the best weights, in percent."""
+  best_phase: int | None = None
+  best_epoch: int | None = None
+  last_improvement: int = 0
+  """Epoch of this phase that made the best weights; 0 if none did."""
+
+
+def train_step(
+  state: train_state.TrainState,
+  batch: forward.Batch,
+  key: jax.Array,
+  class_weights: jax.Array,
+  learning_rate: jax.Array,
+  *,
+  network: forward.Network,
+  kind: str,
+  samples: int,
+) -> tuple[train_state.TrainState, jax.Array, jax.Array]:
+  """One step of Adam on the mean weighted cross-entropy of a batch.
+
+  Args:
+    state: The state before.
+    batch: Recordings; at least one row is valid.
+    key: The step's random key.
+    class_weights: float32 [4].
+    learning_rate: float32 scalar.
+    network: The static half of the forward pass.
+    kind: Which parameters are trained: a key of `network.model.trained`.
+    samples: Length that the batch's signals are computed in.
+
+  Returns:
+    The state after, and each row's probabilities [B, 4] and loss [B].
+  """
+  trained, frozen = optimizer.split(
+    state.params, network.model.trained[kind]
+  )
+
+  def mean_loss(trained):
+    logits, batch_stats = forward.train_logits(
+      network,
+      {'params': {**trained, **frozen}, 'batch_stats': state.batch_stats},
+      batch,
+      key,
+      samples=samples,
+      kind=kind,
+    )
+    losses = forward.losses(logits, batch.labels, class_weights)
+    total = jnp.sum(losses, where=batch.mask)
+    return total / jnp.sum(batch.mask), (logits, losses, batch_stats)
+
+  gradients, (logits, losses, batch_stats) = jax.grad(mean_loss, has_aux=True)(
+    trained
+  )
+  trained, moments = optimizer.update(
+    trained, gradients, state.optimizer_state, learning_rate
+  )
+  state = state.replace(
+    params={**trained, **frozen},
+    batch_stats=batch_stats,
+    optimizer_state=moments,
+    step=state.step + 1,
+  )
+  return state, jax.nn.softmax(logits), losses
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('network', 'kind', 'samples', 'window'),
+  donate_argnames=('state',),
+)
+def train_chunk(
+  state: train_state.TrainState,
+  data: input_pipeline.DeviceData,
+  chunk: input_pipeline.ChunkArrays,
+  num_steps: jax.Array,
+  key: jax.Array,
+  class_weights: jax.Array,
+  learning_rate: jax.Array,
+  *,
+  network: forward.Network,
+  kind: str,
+  samples: int,
+  window: int,
+) -> tuple[train_state.TrainState, metrics_lib.Metrics]:
+  """The steps of a chunk, without the host.
+
+  The number of steps is an argument, so a chunk that is not full costs no
+  more than its steps and is the same program.
+
+  Args:
+    state: The state before; its memory is used for the state after.
+    data: The dataset.
+    chunk: Which records, [K, B].
+    num_steps: Steps to make, at most K.
+    key: The job's random key; a step's comes from it and the step's number.
+    class_weights: float32 [4].
+    learning_rate: float32 scalar.
+    network: The static half of the forward pass.
+    kind: Which parameters are trained.
+    samples: The bucket: length that signals are computed in.
+    window: Samples to cut out of the dataset for each record.
+
+  Returns:
+    The state after, and sums over the chunk's records.
+  """
+
+  def step(index, carry):
+    state, metrics = carry
+    batch = input_pipeline.take_batch(data, chunk, index, window)
+    state, probabilities, losses = train_step(
+      state,
+      batch,
+      jax.random.fold_in(key, state.step),
+      class_weights,
+      learning_rate,
+      network=network,
+      kind=kind,
+      samples=samples,
+    )
+    metrics = metrics.add(probabilities, batch.labels, losses, batch.mask)
+    return state, metrics
+
+  empty = metrics_lib.Metrics.empty()
+  return jax.lax.fori_loop(0, num_steps, step, (state, empty))
+
+
+def epoch_chunks(
+  job: Job, bounds: tuple[int, ...], phase: int, epoch: int
+) -> list[sampler.Chunk]:
+  """The chunks of an epoch (from 1), whatever happened before."""
+  records = job.sets['train']
+  return sampler.training_chunks(
+    key=(job.seed, job.fold, phase, epoch),
+    records=records,
+    lengths=job.dataset.lengths[records],
+    repeats=job.repeats,
+    resampling=job.resampling,
+    shortest=job.network.spectrogram.window_samples,
+    bounds=bounds,
+    batch_size=job.batch_size,
+    chunk_steps=job.chunk_steps,
+  )
+
+
+def set_chunks(job: Job, set_name: str) -> list[sampler.Chunk]:
+  """The chunks of a set's evaluation."""
+  records = job.sets[set_name]
+  return sampler.evaluation_chunks(
+    records=records,
+    lengths=job.dataset.lengths[records],
+    bounds=sampler.bucket_bounds(
+      job.dataset.lengths,
+      num_buckets=job.evaluation_buckets,
+      resampling=None,
+    ),
+    batch_size=job.evaluation_batch_size,
+    chunk_steps=job.chunk_steps,
+  )
+
+
+def initial_variables(job: Job) -> dict[str, Any]:
+  """Variables of the job's model as its seed and fold draw them."""
+  key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
+  bins = job.network.spectrogram.window_samples // 2 + 1
+  return models.initialise(job.network.model, key, bins)
+
+
+def train_fold(
+  job: Job,
+  mesh: Mesh,
+  data: input_pipeline.DeviceData,
+  *,
+  position: int,
+) -> Iterator[None]:
+  """Trains a fold to its end and leaves its artifacts, or goes on with it.
+
+  Each `next` dispatches work to the mesh without waiting for it, so that a host
+  loop over several jobs keeps all their devices busy. The order, for each
+  phase: take over the best weights of the phase before, with fresh optimizer
+  moments; for each epoch dispatch its chunks, each one's metrics fetched after
+  the next was dispatched; validate when due; keep the weights if they are
+  better; write the row; save; stop early if nothing improved for long. At the
+  end the best weights score every set, the test set for the first time.
+
+  Args:
+    job: What to train.
+    mesh: The devices to train on.
+    data: The dataset on these devices.
+    position: Line of the progress bar.
+
+  Yields:
+    After each dispatch.
+
+  Raises:
+    TrainingError: The loss is not finite.
+  """
+  checkpoints = checkpoint.Checkpoints(job.folder / 'checkpoints')
+  step_key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
+  step_key, class_weights = sharding.replicate(
+    (jax.random.fold_in(step_key, 1), job.class_weights), mesh
+  )
+  best = sharding.replicate(initial_variables(job), mesh)
+  saved = checkpoints.progress()
+  progress = Progress(**saved) if saved else Progress()
+  state = _begin(job, progress, best, 0, mesh)
+  if saved:
+    best = checkpoints.restore_best(best)
+    state = checkpoints.restore_state(state)
+  bounds = sampler.bucket_bounds(
+    job.dataset.lengths,
+    num_buckets=job.training_buckets,
+    resampling=job.resampling,
+  )
+  validation_chunks = set_chunks(job, 'validation')
+  rows = writers.MetricsFile(
+    job.folder / 'metrics.csv', progress.phase, progress.epoch
+  )
+  step = int(sharding.fetch(state.step))
+  board = writers.TensorBoard(
+    job.folder / 'tensorboard', step=step, enabled=job.tensorboard
+  )
+  bar = _progress_bar(job, progress, position)
+  last_save = time.monotonic()
+
+  def count(metrics: metrics_lib.Metrics) -> None:
+    """Adds a finished chunk to the epoch's row."""
+    fetched = sharding.fetch(metrics)
+    progress.loss += float(fetched.loss)
+    progress.records += int(fetched.records)
+    progress.chunk += 1
+    if not math.isfinite(progress.loss):
+      raise TrainingError(
+        f'{job.name}: the loss is {progress.loss} in {_where(job, progress)},'
+        ' before step'
+        f' {int(sharding.fetch(state.step))}: try a lower learning rate'
+      )
+    bar.advance(
+      int(fetched.records),
+      where=_where(job, progress),
+      loss=progress.loss / progress.records,
+      best=progress.best_score,
+    )
+
+  while progress.phase < len(job.phases):
+    phase = job.phases[progress.phase]
+    if not progress.begun:
+      state = _begin(job, progress, best, state.step, mesh)
+      progress.begun = True
+    learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+
+    while not _over(job, progress):
+      begun = time.monotonic() - progress.seconds
+      pending = None
+      chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
+      for chunk in itertools.islice(chunks, progress.chunk, None):
+        state, metrics = train_chunk(
+          state,
+          data,
+          *input_pipeline.put_chunk(chunk, mesh),
+          step_key,
+          class_weights,
+          learning_rate,
+          network=job.network,
+          kind=phase.kind,
+          samples=chunk.samples,
+          window=sampler.window_samples(
+            chunk.samples, int(job.dataset.lengths.max()), job.resampling
+          ),
+        )
+        yield
+        if pending is not None:
+          count(pending)
+        pending = metrics
+        if time.monotonic() - last_save > 60 * job.checkpoint_minutes:
+          count(pending)
+          pending = None
+          progress.seconds = time.monotonic() - begun
+          checkpoints.save(state, best, dataclasses.asdict(progress))
+          last_save = time.monotonic()
+      if pending is not None:
+        count(pending)
+      progress.seconds = time.monotonic() - begun
+
+      progress.epoch += 1
+      validated = None
+      if _validation_due(job, progress):
+        outputs = evaluate.dispatch(
+          state.variables,
+          data,
+          validation_chunks,
+          class_weights,
+          network=job.network,
+          kind=phase.evaluated_as,
+          mesh=mesh,
+        )
+        yield
+        validated = evaluate.collect(validation_chunks, outputs).scores
+        if validated['score'] > progress.best_score:
+          progress.best_score = validated['score']
+          progress.best_phase = progress.phase
+          progress.best_epoch = progress.last_improvement = progress.epoch
+          best = _copy(state.variables)
+      row = {
+        'phase': progress.phase,
+        'epoch': progress.epoch,
+        'step': int(sharding.fetch(state.step)),
+        'train_loss': progress.loss / progress.records,
+        'validation_loss': validated and validated['loss'],
+        'validation_score': validated and validated['score'],
+        'learning_rate': phase.learning_rate,
+        'records_per_second': progress.records / progress.seconds,
+        'seconds': progress.seconds,
+      }
+      rows.append(row)
+      board.write(row)
+      bar.end_epoch(
+        row, where=_where(job, progress, 0), best=progress.best_score
+      )
+      progress.chunk, progress.records = 0, 0
+      progress.loss, progress.seconds = 0.0, 0.0
+      if validated is not None:
+        checkpoints.save(state, best, dataclasses.asdict(progress))
+        last_save = time.monotonic()
+
+    bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
+    _next_phase(job, progress)
+
+  bar.close()
+  board.close()
+  checkpoints.close()
+  yield from _write_results(job, mesh, data, class_weights, best, progress)
+
+
+def _begin(
+  job: Job,
+  progress: Progress,
+  best: Mapping[str, Any],
+  step: jax.Array | int,
+  mesh: Mesh,
+) -> train_state.TrainState:
+  """The phase's initial state: the best weights with fresh moments."""
+  trained = job.network.model.trained[job.phases[progress.phase].kind]
+  state = train_state.begin_phase(_copy(best), step, trained)
+  return sharding.replicate(state, mesh)
+
+
+def _where(job: Job, progress: Progress, running: int = 1) -> str:
+  phase = job.phases[progress.phase]
+  number = f'phase {progress.phase}/{len(job.phases) - 1}'
+  return f'{number} epoch {progress.epoch + running}/{phase.epochs}'
+
+
+def _over(job: Job, progress: Progress) -> bool:
+  """Whether the phase ends here; always after a validation."""
+  return (
+    progress.epoch >= job.phases[progress.phase].epochs
+    or progress.epoch - progress.last_improvement >= job.patience_epochs
+  )
+
+
+def _validation_due(job: Job, progress: Progress) -> bool:
+  """Whether to validate after the epoch just completed."""
+  return progress.epoch % job.validate_every_epochs == 0 or _over(job, progress)
+
+
+def _next_phase(job: Job, progress: Progress) -> None:
+  """Goes on to the next phase.
+
+  Its network starts from the best weights. If it is the one that gave them
+  their score, that stands (evaluation is deterministic: validating them again
+  would give it again); another network has no score yet.
+  """
+  phase = job.phases[progress.phase]
+  progress.phase += 1
+  progress.begun = False
+  progress.epoch = progress.last_improvement = 0
+  if progress.phase < len(job.phases):
+    if job.phases[progress.phase].evaluated_as != phase.evaluated_as:
+      progress.best_score = -math.inf
+      progress.best_phase = progress.best_epoch = None
+
+
+def _progress_bar(
+  job: Job, progress: Progress, position: int
+) -> writers.ProgressBar:
+  epoch = len(job.sets['train'])
+  epochs = [phase.epochs for phase in job.phases]
+  done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
+  return writers.ProgressBar(
+    job.name,
+    total=epoch * sum(epochs),
+    done=done + progress.records,
+    position=position,
+  )
+
+
+def _copy(tree: Any) -> Any:
+  """Arrays of their own, since a step takes over the memory of its state."""
+  return jax.tree.map(jnp.copy, tree)
+
+
+def _write_results(
+  job: Job,
+  mesh: Mesh,
+  data: input_pipeline.DeviceData,
+  class_weights: jax.Array,
+  best: Mapping[str, Any],
+  progress: Progress,
+) -> Iterator[None]:
+  """Scores every set with the best weights; scores.json, the last, ends it."""
+  scores = {}
+  labels = job.dataset.labels(job.label_version)
+  for set_name in job.sets:
+    chunks = set_chunks(job, set_name)
+    outputs = evaluate.dispatch(
+      dict(best),
+      data,
+      chunks,
+      class_weights,
+      network=job.network,
+      kind=job.phases[-1].evaluated_as,
+      mesh=mesh,
+    )
+    yield
+    result = evaluate.collect(chunks, outputs)
+    scores[set_name] = result.scores
+    if set_name in summary.PREDICTION_FILES:
+      artifacts.write_predictions(
+        job.folder / summary.PREDICTION_FILES[set_name],
+        records=[job.dataset.records[index] for index in result.records],
+        labels=[labels[job.dataset.records[i]] for i in result.records],
+        probabilities=result.probabilities,
+        fold=job.fold,
+      )
+  artifacts.write_scores(
+    job.folder / 'scores.json',
+    {
+      'fold': job.fold,
+      'seed': job.seed,
+      'label_version': job.label_version,
+      'max_records': job.max_records,
+      'versions': artifacts.versions(),
+      'commit': artifacts.commit(),
+      'best': {'phase': progress.best_phase, 'epoch': progress.best_epoch},
+      'sets': scores,
+    },
+  )

@@ -1,0 +1,44 @@
+"""All arrays that a training step changes, in one pytree."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from ecg_jax import optimizer
+
+
+@struct.dataclass
+class TrainState:
+  """The state of one training job."""
+
+  params: dict[str, Any]
+  """Parameters of all kinds of phase, by top-level module; float32."""
+  batch_stats: dict[str, Any]
+  """Running mean and variance of each batch normalisation; float32."""
+  optimizer_state: Any
+  """Adam's moments of the parameters that the present phase trains."""
+  step: jax.Array
+  """int32, steps made since the job began, through all phases."""
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What the model is applied with."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def begin_phase(
+  variables: Mapping[str, Any],
+  step: jax.Array | int,
+  trained: tuple[str, ...],
+) -> TrainState:
+  """A state with these variables and fresh optimizer moments."""
+  trainable, _ = optimizer.split(variables['params'], trained)
+  return TrainState(
+    params=dict(variables['params']),
+    batch_stats=dict(variables['batch_stats']),
+    optimizer_state=optimizer.fresh_moments(trainable),
+    step=jnp.asarray(step, jnp.int32),
+  )

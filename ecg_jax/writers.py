@@ -1,0 +1,153 @@
+"""What a job leaves to read: metrics.csv, TensorBoard, a progress bar."""
+
+import csv
+import datetime
+import io
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+from ecg_jax import summary
+
+METRICS = (
+  'phase',
+  'epoch',
+  'step',
+  'train_loss',
+  'validation_loss',
+  'validation_score',
+  'learning_rate',
+  'records_per_second',
+  'seconds',
+)
+"""Columns of metrics.csv; those of the validation are empty where none was."""
+
+
+class MetricsFile:
+  """metrics.csv of a fold: one row an epoch, whole at any time."""
+
+  def __init__(self, path: pathlib.Path, phase: int, epochs: int):
+    """Opens the file, cut back to where training goes on.
+
+    Args:
+      path: The file; need not be there.
+      phase: The phase that goes on.
+      epochs: Epochs of it that are complete.
+    """
+    self._path = path
+    self._rows: list[dict[str, Any]] = []
+    if path.exists():
+      for row in csv.DictReader(io.StringIO(summary.read_text(path))):
+        if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
+          self._rows.append(row)
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Adds the row of an epoch, keys METRICS; None leaves a field empty."""
+    self._rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, METRICS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(self._rows)
+    summary.write_atomically(self._path, text.getvalue().encode())
+
+
+class TensorBoard:
+  """Scalars of each epoch for TensorBoard, or nothing when switched off."""
+
+  def __init__(self, folder: pathlib.Path, *, step: int, enabled: bool):
+    """Opens the folder; what stands in it from `step` on is superseded."""
+    self._writer = None
+    if enabled:
+      self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step)
+
+  def write(self, row: dict[str, Any]) -> None:
+    """Writes the fields of a row of metrics.csv."""
+    if self._writer is not None:
+      for name, value in row.items():
+        if value is not None and name != 'step':
+          self._writer.add_scalar(name, value, row['step'])
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Releases the folder."""
+    if self._writer is not None:
+      self._writer.close()
+
+
+class ProgressBar:
+  """How far a job is: a bar on a terminal, else a plain line an epoch."""
+
+  def __init__(self, name: str, *, total: int, done: int, position: int):
+    """Begins.
+
+    Args:
+      name: What to call the job.
+      total: Records that training will see at most, in all its epochs.
+      done: Of them, those seen before this start.
+      position: The bar's line, 0 for the first.
+    """
+    self._name = name
+    self._total, self._seen, self._begun = total, 0, time.monotonic()
+    self._done = done
+    self._bar = tqdm.tqdm(
+      desc=name,
+      total=total,
+      initial=done,
+      position=position,
+      unit=' records',
+      dynamic_ncols=True,
+      smoothing=0.05,
+      disable=not sys.stderr.isatty(),
+      bar_format=(
+        '{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left'
+        '{postfix}'
+      ),
+    )
+
+  def advance(self, records: int, *, where: str, loss: float, best: float):
+    """Counts records of a chunk.
+
+    Args:
+      records: Records that training saw.
+      where: Phase and epoch.
+      loss: Mean training loss of the epoch so far.
+      best: Best validation score so far, in percent.
+    """
+    self._seen += records
+    self._bar.set_postfix_str(
+      f'{where}, loss {loss:.4f}, best validation {best:.1f}', refresh=False
+    )
+    self._bar.update(records)
+
+  def skip(self, records: int) -> None:
+    """Takes off records that an early stop saves."""
+    self._total -= records
+    self._bar.total -= records
+
+  def end_epoch(self, row: dict[str, Any], *, where: str, best: float) -> None:
+    """Tells of an epoch, where the output is no terminal."""
+    if not self._bar.disable:
+      return
+    rate = self._seen / max(1e-9, time.monotonic() - self._begun)
+    left = max(0, self._total - self._done - self._seen) / max(rate, 1e-9)
+    score = row['validation_score']
+    validation = (
+      ''
+      if score is None
+      else f', validation loss {row["validation_loss"]:.4f} score {score:.1f}'
+      f' (best {best:.1f})'
+    )
+    print(
+      f'{self._name}, {where}: loss {row["train_loss"]:.4f}{validation},'
+      f' {row["records_per_second"]:.1f} records/s,'
+      f' {datetime.timedelta(seconds=round(left))} left',
+      flush=True,
+    )
+
+  def close(self) -> None:
+    """Ends."""
+    self._bar.close()

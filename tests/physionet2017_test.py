@@ -1,0 +1,296 @@
+import collections
+import email.message
+import hashlib
+import io
+import pathlib
+import shutil
+import struct
+import urllib.error
+import zipfile
+
+import numpy as np
+import pytest
+
+from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.errors import InputError
+
+DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
+
+
+def content_digest(files):
+  lines = ''.join(
+    f'{name[:6]} {hashlib.sha256(files[name]).hexdigest()}\n'
+    for name in sorted(files)
+    if name.endswith('.mat')
+  )
+  return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.fixture
+def files(monkeypatch):
+  """The dummy files, taken for the official ones."""
+  files = source.read_folder(DUMMY)
+  monkeypatch.setattr(source, 'CONTENT_DIGEST', content_digest(files))
+  for version, name in source.LABEL_FILES.items():
+    digest = hashlib.sha256(files[name]).hexdigest()
+    monkeypatch.setitem(source.LABEL_DIGESTS, version, digest)
+  return files
+
+
+@pytest.fixture(scope='module')
+def official(real_data):
+  return source.verify(source.read_folder(real_data))
+
+
+def equal(first, second):
+  return len(first) == len(second) and all(
+    a.name == b.name
+    and a.labels == b.labels
+    and np.array_equal(a.signal, b.signal)
+    for a, b in zip(first, second, strict=True)
+  )
+
+
+def test_official_records(official):
+  lengths = np.array([len(record.signal) for record in official])
+  assert [r.name for r in official] == [f'A{i:05d}' for i in range(1, 8529)]
+  assert (lengths.min(), lengths.max(), lengths.sum()) == (
+    2714,
+    18286,
+    83141521,
+  )
+  assert np.count_nonzero(lengths == 9000) == 5977
+  assert np.count_nonzero(lengths == 18000) == 809
+  assert min(record.signal.min() for record in official) == -10636
+  assert max(record.signal.max() for record in official) == 8318
+
+
+@pytest.mark.parametrize(
+  ('version', 'counts'),
+  [
+    ('v1', [5154, 771, 2557, 46]),
+    ('v2', [5050, 738, 2456, 284]),
+    ('v3', [5076, 758, 2415, 279]),
+  ],
+)
+def test_official_labels(official, version, counts):
+  found = collections.Counter(record.labels[version] for record in official)
+  assert [found[name] for name in 'NAO~'] == counts
+
+
+def test_version_3_changes_148_labels(official):
+  assert sum(r.labels['v2'] != r.labels['v3'] for r in official) == 148
+
+
+def test_records_are_sorted_and_carry_what_the_files_say(files):
+  records = source.verify(dict(reversed(files.items())))
+  assert [r.name for r in records] == [f'A{i:05d}' for i in range(1, 25)]
+  for record in records:
+    content = files[f'{record.name}.mat']
+    assert record.signal.dtype == np.int16
+    assert record.signal.tobytes() == content[24:]
+    for version, name in source.LABEL_FILES.items():
+      line = f'{record.name},{record.labels[version]}'
+      assert line in files[name].decode().splitlines()
+
+
+def test_zip_and_unpacked_folders_give_the_same_records(files, tmp_path):
+  expected = source.verify(files)
+  nested, flat = tmp_path / 'nested', tmp_path / 'flat'
+  with zipfile.ZipFile(DUMMY / 'training2017.zip') as archive:
+    archive.extractall(nested)
+  shutil.copy(DUMMY / 'REFERENCE-v3.csv', nested)
+  shutil.copytree(nested / 'training2017', flat)
+  shutil.copy(DUMMY / 'REFERENCE-v3.csv', flat)
+  (flat / 'notes.txt').write_text('not read')
+  assert equal(source.verify(source.read_folder(nested)), expected)
+  assert equal(source.verify(source.read_folder(flat)), expected)
+
+
+def test_label_files_may_have_either_line_ends(files):
+  expected = source.verify(files)
+  for name in source.LABEL_FILES.values():
+    files[name] = files[name].replace(b'\n', b'\r\n')
+  assert equal(source.verify(files), expected)
+
+
+def alter(name, old, new):
+  def change(files):
+    assert old in files[name]
+    files[name] = files[name].replace(old, new, 1)
+
+  return change
+
+
+def replace(name, content):
+  return lambda files: files.update({name: content})
+
+
+ROW = struct.pack('<3h', 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda f: f.pop('A00007.mat'), 'Record A00007 is missing'),
+    (lambda f: f.pop('A00007.hea'), 'header A00007.hea is missing'),
+    (lambda f: f.pop('REFERENCE.csv'), 'REFERENCE.csv is missing'),
+    (lambda f: f.pop('REFERENCE-original.csv'), 'original.csv is missing'),
+    (lambda f: f.pop('REFERENCE-v3.csv'), 'v3.csv is missing: .*v3.csv'),
+    (replace('A00025.mat', b''), 'Record A00025 is one too many, 24 '),
+    (alter('REFERENCE.csv', b'3,N', b'3,A'), 'REFERENCE.csv is not the off'),
+    (alter('A00002.hea', b' 300 ', b' 250 '), "A00002.hea reads 'A00002 1 250"),
+    (alter('A00002.hea', b'1000/mV', b'200/mV'), 'A00002.hea .* 200/mV'),
+    (alter('A00002.hea', b'16+24', b'16'), 'A00002.hea reads'),
+    (alter('A00002.hea', b'A00002', b'A00003'), 'A00002.hea reads'),
+    (replace('A00002.hea', b'\xff'), 'A00002.hea reads'),
+    (lambda f: f.update({'A00002.mat': f['A00003.mat']}), 'A00002.hea reads'),
+    (lambda f: f.update({'A00001.mat': f['A00013.mat']}), 'content digest'),
+    (replace('A00004.mat', b''), 'A00004.mat .0 bytes. is damaged'),
+    (replace('A00004.mat', ROW), 'A00004.mat .6 bytes. is damaged'),
+  ],
+)
+def test_other_files_are_refused(files, change, message):
+  change(files)
+  with pytest.raises(InputError, match=message):
+    source.verify(files)
+
+
+def test_one_altered_sample_is_refused(files):
+  content = bytearray(files['A00009.mat'])
+  content[40] ^= 1
+  files['A00009.mat'] = bytes(content)
+  with pytest.raises(InputError, match='content digest'):
+    source.verify(files)
+
+
+def test_signal_of_any_other_format_is_refused():
+  def mat(*header, name=b'val\0', data=ROW):
+    return struct.pack('<5i', *header) + name + data
+
+  good = mat(30, 1, 3, 0, 4)
+  assert source.parse_signal(good, record='A1').tolist() == [1, 2, 3]
+  others = [
+    mat(0, 1, 3, 0, 4),
+    mat(1030, 1, 3, 0, 4),
+    mat(30, 3, 1, 0, 4),
+    mat(30, 1, 4, 0, 4),
+    mat(30, 1, 3, 1, 4),
+    mat(30, 1, 3, 0, 4, name=b'vai\0'),
+    mat(30, 1, 0, 0, 4, data=b''),
+    good + b'\0',
+    good + b'\0\0',
+    good[:-1],
+    good[:10],
+  ]
+  for content in others:
+    with pytest.raises(InputError, match=r'A1\.mat'):
+      source.parse_signal(content, record='A1')
+
+
+def test_damaged_archives_are_refused(tmp_path):
+  whole = (DUMMY / 'training2017.zip').read_bytes()
+  with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+    info = archive.getinfo('training2017/A00005.mat')
+  flipped = bytearray(whole)
+  flipped[info.header_offset + 30 + len(info.filename) + 40] ^= 0xFF
+  doubled = io.BytesIO(whole)
+  with zipfile.ZipFile(doubled, 'a') as archive:
+    archive.writestr('other/A00005.mat', b'')
+  # A local header before the start of the file: zipfile raises ValueError.
+  misplaced = bytearray(whole)
+  end = misplaced.rindex(b'PK\5\6')
+  misplaced[end + 16 : end + 20] = (len(whole) * 2).to_bytes(4, 'little')
+  empty = io.BytesIO()
+  with zipfile.ZipFile(empty, 'w') as archive:
+    archive.writestr('../../A00001.txt', b'never read')
+  target = tmp_path / 'training2017.zip'
+  for content, message in [
+    (whole[: len(whole) // 2], 'training2017.zip is damaged'),
+    (b'', 'training2017.zip is damaged'),
+    (b'no archive', 'training2017.zip is damaged'),
+    (flipped, 'is damaged at training2017/A00005.mat'),
+    (misplaced, 'training2017.zip is damaged'),
+    (doubled.getvalue(), 'holds A00005.mat twice'),
+    (empty.getvalue(), 'holds no records'),
+  ]:
+    target.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+      source.read_folder(tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'notes.txt').write_text('no records here')
+  with pytest.raises(InputError, match=r'training2017\.zip .*REFERENCE-v3'):
+    source.read_folder(tmp_path)
+  (tmp_path / 'A00001.mat').mkdir()
+  with pytest.raises(InputError, match=r'A00001\.mat'):
+    source.read_folder(tmp_path)
+
+
+class Response(io.BytesIO):
+  """What urlopen answers: the content from an offset on, cut at a length."""
+
+  def __init__(self, content, *, offset=0, length=None):
+    super().__init__(content[offset:][:length])
+    self.status = 206 if offset else 200
+    self.headers = email.message.Message()
+    self.headers['Content-Length'] = str(len(content) - offset)
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+  monkeypatch.setattr(source.time, 'sleep', lambda seconds: None)
+
+
+def test_without_a_network_both_addresses_and_the_way_out_are_named(
+  monkeypatch, no_pause
+):
+  calls = []
+
+  def unreachable(request, timeout):
+    calls.append(timeout)
+    raise urllib.error.URLError('Network is unreachable')
+
+  monkeypatch.setattr(source.urllib.request, 'urlopen', unreachable)
+  with pytest.raises(InputError) as caught:
+    source.download()
+  assert source.ZIP_URL in str(caught.value)
+  assert source.LABELS_URL in str(caught.value)
+  assert '--config.data.manual_dir' in str(caught.value)
+  assert 'Network is unreachable' in str(caught.value)
+  # The pauses between attempts are 1, 2, ... seconds.
+  pauses = sum(range(len(calls)))
+  assert sum(calls) + pauses <= 30
+
+
+def test_download_gives_the_files_of_the_archive_and_the_labels(
+  files, monkeypatch, no_pause
+):
+  contents = {
+    source.ZIP_URL: (DUMMY / 'training2017.zip').read_bytes(),
+    source.LABELS_URL: (DUMMY / 'REFERENCE-v3.csv').read_bytes(),
+  }
+  ranges = []
+
+  def breaks_off_and_resumes(request, timeout):
+    ranges.append(request.get_header('Range'))
+    offset = int(ranges[-1][6:-1]) if ranges[-1] else 0
+    return Response(contents[request.full_url], offset=offset, length=9000)
+
+  monkeypatch.setattr(source.urllib.request, 'urlopen', breaks_off_and_resumes)
+  assert source.download() == files
+  assert ranges == [None, None, 'bytes=9000-']
+
+
+def test_download_starts_over_where_resuming_is_not_supported(
+  monkeypatch, no_pause
+):
+  content = bytes(range(256)) * 10
+  lengths = iter([1000, None])
+
+  def ignores_ranges(request, timeout):
+    return Response(content, length=next(lengths))
+
+  monkeypatch.setattr(source.urllib.request, 'urlopen', ignores_ranges)
+  assert source._download_file(source.ZIP_URL) == content

@@ -1,0 +1,280 @@
+import errno
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_metadata
+
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.physionet2017 import (
+  physionet2017_dataset_builder,
+  source,
+)
+from ecg_jax.datasets.prepare import prepare
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from ecg_jax.errors import InputError
+
+DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
+
+
+def use_dummy_as_official(set_content_digest, set_label_digest):
+  files = source.read_folder(DUMMY)
+  lines = ''.join(
+    f'{name[:6]} {hashlib.sha256(files[name]).hexdigest()}\n'
+    for name in sorted(files)
+    if name.endswith('.mat')
+  )
+  set_content_digest(hashlib.sha256(lines.encode()).hexdigest())
+  for version, name in source.LABEL_FILES.items():
+    set_label_digest(version, hashlib.sha256(files[name]).hexdigest())
+
+
+@pytest.fixture
+def records(monkeypatch):
+  """The dummy records, taken for the official ones."""
+  use_dummy_as_official(
+    lambda digest: monkeypatch.setattr(source, 'CONTENT_DIGEST', digest),
+    lambda version, digest: monkeypatch.setitem(
+      source.LABEL_DIGESTS, version, digest
+    ),
+  )
+  return source.verify(source.read_folder(DUMMY))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+  def refuse():
+    raise InputError('there is no network')
+
+  monkeypatch.setattr(source, 'download', refuse)
+
+
+def datasets_in(folder):
+  return [path for path in folder.glob('physionet2017/*') if path.is_dir()]
+
+
+def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
+  prepare('physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path))
+  builder = prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+  table = folds.make_folds({r.name: r.labels['v2'] for r in records})
+  by_name = {record.name: record for record in records}
+  seen = []
+  for fold, sets in table['folds'].items():
+    examples = list(builder.as_data_source(f'fold{fold}'))
+    names = [example['record'].decode() for example in examples]
+    assert names == sets['test']
+    seen += names
+    for name, example in zip(names, examples, strict=True):
+      record = by_name[name]
+      assert example['signal'].dtype == np.int16
+      assert np.array_equal(example['signal'], record.signal)
+      assert example['sampling_rate'] == 300
+      for version, label in record.labels.items():
+        assert folds.CLASSES[example[f'label_{version}']] == label
+      for other, other_sets in table['folds'].items():
+        membership = folds.SETS[example['fold_membership'][f'fold{other}']]
+        assert name in other_sets[membership]
+  assert sorted(seen) == [record.name for record in records]
+  assert len(builder.as_data_source('fold0+fold3')) == len(
+    table['folds']['0']['test'] + table['folds']['3']['test']
+  )
+
+
+def test_real_set(real_data, tmp_path):
+  builder = prepare(
+    'physionet2017', manual_dir=str(real_data), data_dir=str(tmp_path)
+  )
+  sizes = {name: s.num_examples for name, s in builder.info.splits.items()}
+  expected = [1707, 1706, 1706, 1705, 1704]
+  assert sizes == {f'fold{k}': size for k, size in enumerate(expected)}
+  published = json.loads((real_data / 'splits.sha256.json').read_text())
+  examples = builder.as_data_source('+'.join(sizes))
+  members: dict[tuple[str, str], list[str]] = {}
+  for example in examples:
+    for fold, membership in example['fold_membership'].items():
+      key = fold[-1], folds.SETS[membership]
+      members.setdefault(key, []).append(example['record'].decode())
+  assert len(members) == 15
+  for (fold, name), names in members.items():
+    lines = ''.join(f'{record}\n' for record in sorted(names))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    assert digest == published['folds'][fold][name]
+
+
+def test_synthetic_set_needs_no_source(no_network, monkeypatch, tmp_path):
+  builder_class = synthetic_ecg_dataset_builder.Builder
+  monkeypatch.setattr(builder_class, 'NUM_RECORDS', 200)
+  builder = prepare('synthetic_ecg', manual_dir=None, data_dir=str(tmp_path))
+  assert sorted(builder.info.splits) == [f'fold{fold}' for fold in range(5)]
+
+
+def test_unknown_dataset_is_refused(tmp_path):
+  with pytest.raises(InputError, match=r'physionet2018.*physionet2017, synth'):
+    prepare('physionet2018', manual_dir=None, data_dir=str(tmp_path))
+
+
+def test_missing_and_empty_folders_are_refused(no_network, tmp_path):
+  data_dir = tmp_path / 'data'
+  for folder, message in [
+    (tmp_path / 'none', 'none does not exist'),
+    (tmp_path, 'is empty'),
+  ]:
+    with pytest.raises(InputError, match=message):
+      prepare('physionet2017', manual_dir=str(folder), data_dir=str(data_dir))
+  assert not data_dir.exists()
+
+
+def test_empty_text_is_not_taken_for_no_folder(
+  no_network, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'notes.txt').write_text('no records here')
+  with pytest.raises(InputError, match='holds no records'):
+    prepare('physionet2017', manual_dir='', data_dir=str(tmp_path))
+
+
+def test_folder_is_never_supplemented_from_the_network(
+  records, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(source, 'download', lambda: source.read_folder(DUMMY))
+  manual_dir = tmp_path / 'manual'
+  manual_dir.mkdir()
+  shutil.copy(DUMMY / 'training2017.zip', manual_dir)
+  with pytest.raises(InputError, match=r'REFERENCE-v3\.csv is missing'):
+    prepare('physionet2017', manual_dir=str(manual_dir), data_dir=str(tmp_path))
+  assert not datasets_in(tmp_path)
+  prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+  assert [path.name for path in datasets_in(tmp_path)] == ['1.0.0']
+
+
+def test_failure_leaves_nothing_and_the_next_try_succeeds(
+  records, no_network, tmp_path
+):
+  data_dir = tmp_path / 'data'
+  manual_dir = tmp_path / 'manual'
+  shutil.copytree(DUMMY, manual_dir)
+  archive = manual_dir / 'training2017.zip'
+  whole = archive.read_bytes()
+  archive.write_bytes(whole[:5000])
+  for folder, message in [(manual_dir, 'damaged'), (None, 'no network')]:
+    with pytest.raises(InputError, match=message):
+      prepare(
+        'physionet2017',
+        manual_dir=folder and str(folder),
+        data_dir=str(data_dir),
+      )
+    assert not datasets_in(data_dir)
+    assert not any(
+      p.stat().st_size for p in data_dir.rglob('*.*') if p.is_file()
+    )
+  archive.write_bytes(whole)
+  prepare('physionet2017', manual_dir=str(manual_dir), data_dir=str(data_dir))
+  assert [path.name for path in datasets_in(data_dir)] == ['1.0.0']
+
+
+def test_folder_that_cannot_be_written_to_is_refused(records, tmp_path):
+  (tmp_path / 'file').write_text('in the way')
+  with pytest.raises(InputError, match=r'--config\.data\.data_dir'):
+    prepare(
+      'physionet2017', manual_dir=str(DUMMY), data_dir=f'{tmp_path}/file/data'
+    )
+
+
+@pytest.mark.parametrize(
+  'error',
+  [OSError(errno.ENOSPC, 'No space left'), RuntimeError('No space left')],
+)
+def test_full_disk_is_one_sentence_and_leaves_nothing(
+  records, monkeypatch, tmp_path, error
+):
+  def write_then_fail(self, *arguments):
+    yield 'A00001', next(generate(self, *arguments))[1]
+    raise error
+
+  builder_class = physionet2017_dataset_builder.Builder
+  generate = builder_class._generate_examples
+  monkeypatch.setattr(builder_class, '_generate_examples', write_then_fail)
+  with pytest.raises(InputError, match='No space left'):
+    prepare('physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path))
+  assert not datasets_in(tmp_path)
+
+
+def test_prepared_dataset_that_lost_a_file_is_refused(records, tmp_path):
+  builder = prepare(
+    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
+  )
+  for pattern in ['*fold3*array_record*', 'dataset_info.json']:
+    next(pathlib.Path(builder.data_dir).glob(pattern)).unlink()
+    with pytest.raises(InputError, match='incomplete: delete that folder'):
+      prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+
+
+TWO_AT_ONCE = """
+import pathlib, sys, time
+from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.datasets.prepare import prepare
+from tests.prepare_test import DUMMY, use_dummy_as_official
+
+folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+use_dummy_as_official(
+  lambda digest: setattr(source, 'CONTENT_DIGEST', digest),
+  source.LABEL_DIGESTS.__setitem__,
+)
+verify = source.verify
+def slow(files):
+  print('builds', file=sys.__stdout__, flush=True)
+  # The other process has started, and finds no dataset, before this one ends.
+  while not (folder / other).exists():
+    time.sleep(0.01)
+  time.sleep(0.3)
+  return verify(files)
+source.verify = slow
+(folder / me).touch()
+builder = prepare(
+  'physionet2017', manual_dir=str(DUMMY), data_dir=str(folder / 'data'))
+print(sum(len(s) for s in builder.as_data_source().values()))
+"""
+
+
+def test_two_processes_at_once_build_it_once(tmp_path):
+  root = pathlib.Path(__file__).parents[1]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', TWO_AT_ONCE, str(tmp_path), *names],
+      cwd=root,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for names in ['ab', 'ba']
+  ]
+  outputs = [process.communicate(timeout=60)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  assert sorted(outputs) == ['24\n', 'builds\n24\n']
+
+
+def test_description_is_complete():
+  builder_class = physionet2017_dataset_builder.Builder
+  metadata = builder_class.get_metadata()
+  assert '8,528' in metadata.description
+  assert '10.22489/CinC.2017.065-469' in metadata.citation
+  assert set(metadata.tags) <= {
+    tag.split(' ')[0] for tag in dataset_metadata.valid_tags()
+  }
+  registered = builder_class.url_infos[source.LABELS_URL]
+  assert registered.checksum == source.LABEL_DIGESTS['v3']
+  assert registered.filename == 'REFERENCE-v3.csv'
+
+
+def test_mock_data_for_users_of_tfds(tmp_path):
+  with tfds.testing.mock_data(num_examples=3):
+    builder = physionet2017_dataset_builder.Builder(
+      data_dir=str(tmp_path), file_format='array_record'
+    )
+    examples = list(builder.as_data_source('fold0'))
+  assert [example['signal'].dtype for example in examples] == [np.int16] * 3

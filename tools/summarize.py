@@ -1,0 +1,334 @@
+"""Prints the fold scores of training runs as a table, and plots them.
+
+    python tools/summarize.py RUN_FOLDER [RUN_FOLDER ...] [--plot]
+
+Reads the artifacts of a run and nothing else; needs NumPy and Matplotlib only.
+Also writes summary.json and summary.md into each run folder.
+"""
+
+import argparse
+import csv
+import io
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# So that the package is found without an installation, from any folder.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ecg_jax.errors import InputError
+from ecg_jax.score import CLASSES
+from ecg_jax.summary import (
+  PREDICTION_FILES,
+  find_runs,
+  format_table,
+  read_text,
+  summarize,
+  write_atomically,
+  write_summary,
+)
+
+METRIC_COLUMNS = [
+  'phase',
+  'epoch',
+  'step',
+  'train_loss',
+  'validation_loss',
+  'validation_score',
+  'learning_rate',
+  'records_per_second',
+  'seconds',
+]
+
+
+def read_metrics(path: pathlib.Path) -> np.ndarray:
+  """Reads the metrics.csv of a fold.
+
+  Args:
+    path: The file; one row an epoch.
+
+  Returns:
+    [epochs, 9] float64, columns as `METRIC_COLUMNS`; NaN where no validation
+    was made.
+
+  Raises:
+    InputError: The file cannot be read or is damaged.
+  """
+  lines = csv.reader(read_text(path).splitlines(), strict=True)
+  try:
+    header = next(lines, [])
+    if header != METRIC_COLUMNS:
+      raise InputError(
+        f'{path} has the columns {",".join(header)!r} instead of '
+        f'{",".join(METRIC_COLUMNS)!r}; restore it.'
+      )
+    rows = []
+    for row in lines:
+      if len(row) != len(header):
+        raise ValueError
+      rows.append([float(cell) if cell else np.nan for cell in row])
+      if not np.all(np.isfinite(rows[-1][:3])):
+        raise ValueError
+  except (ValueError, csv.Error) as error:
+    raise InputError(
+      f'Line {lines.line_num} of {path} is not a row of metrics; restore it.'
+    ) from error
+  return np.array(rows).reshape(-1, len(header))
+
+
+def _png(figure: Figure) -> bytes:
+  content = io.BytesIO()
+  figure.savefig(content, format='png', dpi=150)
+  return content.getvalue()
+
+
+def plot_learning_curves(
+  summary: dict[str, Any], metrics: dict[int, np.ndarray]
+) -> bytes:
+  """Draws losses and validation score over the epochs of all phases.
+
+  A phase begins at the same place for all folds, even where one of them
+  stopped early in the phase before. A dot marks the epoch whose weights were
+  kept (none where a phase did not improve on those that it was given).
+
+  Args:
+    summary: Result of `ecg_jax.summary.summarize`.
+    metrics: Result of `read_metrics` by fold, with no rows for a fold that has
+      no such file.
+
+  Returns:
+    A PNG file.
+  """
+  rows = np.concatenate(list(metrics.values()))
+  phases = np.arange(int(rows[:, 0].max()) + 1)
+  lengths = [rows[rows[:, 0] == p, 1].max(initial=0) for p in phases]
+  starts = np.concatenate([[0], np.cumsum(lengths)])
+  figure = Figure(figsize=(9, 8), layout='constrained')
+  figure.suptitle(f'{summary["run"]}: learning curves')
+  panels = figure.subplots(3, 1, sharex=True)
+  for panel, column, label in zip(
+    panels,
+    ('train_loss', 'validation_loss', 'validation_score'),
+    ('train loss', 'validation loss', 'validation score (%)'),
+    strict=True,
+  ):
+    for fold, values in metrics.items():
+      best = summary['folds'].get(str(fold), {}).get('best')
+      name = f'fold {fold}' if best else f'fold {fold} (unfinished)'
+      name = name if len(values) else f'fold {fold} (no epochs)'
+      for phase in phases:
+        part = values[values[:, 0] == phase]
+        y = part[:, METRIC_COLUMNS.index(column)]
+        part, y = part[np.isfinite(y)], y[np.isfinite(y)]
+        x = starts[phase] + part[:, 1]
+        # One point makes no line: show it as a marker.
+        style = '-' if len(x) > 1 else '.'
+        panel.plot(x, y, style, color=f'C{fold}', linewidth=1.2)
+        if best and best['phase'] == phase and column != 'train_loss':
+          kept = part[:, 1] == best['epoch']
+          panel.plot(
+            x[kept],
+            y[kept],
+            'o',
+            color=f'C{fold}',
+            markeredgecolor='black',
+            zorder=3,
+          )
+      panel.plot([], [], color=f'C{fold}', label=name)
+    for border in starts[1:-1]:
+      panel.axvline(border + 0.5, color='0.6', linestyle='--', linewidth=0.8)
+    panel.set_ylabel(label)
+    panel.grid(alpha=0.25)
+    panel.spines[['top', 'right']].set_visible(False)
+  for phase in phases:
+    panels[0].annotate(
+      f'phase {phase}' if len(phases) < 8 else str(phase),
+      ((starts[phase] + starts[phase + 1] + 1) / 2, 1.02),
+      xycoords=('data', 'axes fraction'),
+      ha='center',
+      fontsize=9,
+      color='0.3',
+    )
+  panels[-1].plot(
+    [], [], 'o', color='white', markeredgecolor='black', label='weights kept'
+  )
+  panels[-1].set_xlabel('epoch, all phases in a row')
+  panels[-1].set_xlim(0.5, starts[-1] + 0.5)
+  panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+  figure.legend(
+    *panels[-1].get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=6,
+    frameon=False,
+  )
+  return _png(figure)
+
+
+def plot_confusion(summary: dict[str, Any]) -> bytes:
+  """Draws the pooled confusion matrix with counts and row percentages.
+
+  Args:
+    summary: Result of `ecg_jax.summary.summarize` with a finished fold.
+
+  Returns:
+    A PNG file.
+  """
+  pooled = summary['pooled']
+  counts = np.array(pooled['confusion'])
+  shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  figure = Figure(figsize=(6, 5.6), layout='constrained')
+  axes = figure.subplots()
+  image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
+  for (row, column), share in np.ndenumerate(shares):
+    axes.text(
+      column,
+      row,
+      f'{counts[row, column]:,}\n{share:.1f} %',
+      ha='center',
+      va='center',
+      fontsize=12,
+      color='white' if share > 50 else 'black',
+    )
+  axes.set_xticks(range(len(CLASSES)), CLASSES, fontsize=12)
+  axes.set_yticks(range(len(CLASSES)), CLASSES, fontsize=12)
+  axes.set_xlabel('predicted')
+  axes.set_ylabel('actual')
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
+  axes.set_title(
+    f'{summary["run"]}: pooled {summary["set"]} predictions, '
+    f'{len(summary["folds"])} of {len(summary["folds_expected"])} folds\n'
+    f'{pooled["records"]:,} records, labels {summary["label_version"]}, '
+    f'score {pooled["score"]:.1f}',
+    fontsize=11,
+  )
+  figure.colorbar(image, label='percent of the actual class', shrink=0.8)
+  return _png(figure)
+
+
+def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
+  """Draws what a run has to show.
+
+  Args:
+    run: Folder of the run.
+    summary: Its result of `ecg_jax.summary.summarize`.
+
+  Returns:
+    PNG files by name: the learning curves where an epoch is finished, the
+    confusion matrix where a fold is.
+
+  Raises:
+    InputError: A metrics.csv is damaged.
+  """
+  metrics = {}
+  for fold in summary['folds_expected']:
+    path = run / f'fold{fold}' / 'metrics.csv'
+    metrics[fold] = (
+      read_metrics(path)
+      if path.exists()
+      else np.empty((0, len(METRIC_COLUMNS)))
+    )
+  plots = {}
+  if any(map(len, metrics.values())):
+    plots['learning_curves.png'] = plot_learning_curves(summary, metrics)
+  if summary['pooled']:
+    prefix = '' if summary['set'] == 'test' else f'{summary["set"]}_'
+    plots[f'{prefix}confusion.png'] = plot_confusion(summary)
+  return plots
+
+
+def summarize_folders(
+  folders: list[pathlib.Path], *, set_name: str, plot_folder: str | None
+) -> None:
+  """Prints one table for all runs in some folders and writes the summaries.
+
+  Everything is read and checked before anything is written.
+
+  Args:
+    folders: Folders of runs or of lists of runs.
+    set_name: The set to summarise, test or validation.
+    plot_folder: Folder for the plots, '' for each run's own, None for none.
+
+  Raises:
+    InputError: A folder is not that of a run, is damaged or not writable.
+  """
+  if (
+    plot_folder
+    and (pathlib.Path(plot_folder) / 'config.json').exists()
+    and pathlib.Path(plot_folder) not in folders
+  ):
+    raise InputError(
+      f'--plot {plot_folder} takes a run folder as the place for the plots; '
+      'put --plot after the run folders.'
+    )
+  runs = {folder: find_runs(folder) for folder in folders}
+  summaries = {
+    run: summarize(run, set_name) for found in runs.values() for run in found
+  }
+  names = [summary['run'] for summary in summaries.values()]
+  for run, summary in summaries.items():
+    if names.count(summary['run']) > 1:
+      summary['run'] = str(run)
+  files = {}
+  if plot_folder is not None:
+    for run, summary in summaries.items():
+      for name, content in plot(run, summary).items():
+        if plot_folder and len(summaries) > 1:
+          name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
+        files[pathlib.Path(plot_folder or run) / name] = content
+  print(format_table(list(summaries.values())))
+  for run, summary in summaries.items():
+    write_summary(run, [summary])
+  for folder, found in runs.items():
+    if folder not in summaries:
+      write_summary(folder, [summaries[run] for run in found])
+  for path, content in files.items():
+    write_atomically(path, content)
+    print(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns its exit code, 2 for bad input."""
+  parser = argparse.ArgumentParser(
+    description='Fold scores of training runs as a table.'
+  )
+  parser.add_argument(
+    'run_folders',
+    metavar='RUN_FOLDER',
+    nargs='+',
+    type=pathlib.Path,
+    help='folder of a run, or of a list of runs (NAME/seedS in it)',
+  )
+  parser.add_argument(
+    '--set', choices=list(PREDICTION_FILES), default='test', dest='set_name'
+  )
+  parser.add_argument(
+    '--plot',
+    metavar='DIR',
+    nargs='?',
+    const='',
+    help='draw learning curves and confusion matrix into DIR, by default into '
+    'the run folder; comes after the run folders',
+  )
+  parser.add_argument(
+    '--debug', action='store_true', help='show where an error comes from'
+  )
+  given = parser.parse_args(arguments)
+  try:
+    summarize_folders(
+      given.run_folders, set_name=given.set_name, plot_folder=given.plot
+    )
+  except InputError as error:
+    if given.debug:
+      raise
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
