@@ -6,8 +6,9 @@
 where that differs from the paper.
 """
 
-from configs import common
 import ml_collections
+
+from configs import common
 
 
 def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:

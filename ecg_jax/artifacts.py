@@ -3,7 +3,6 @@
 Each is whole or absent: written to a temporary name and renamed.
 """
 
-from collections.abc import Iterator, Mapping
 import contextlib
 import csv
 import fcntl
@@ -17,13 +16,12 @@ import pathlib
 import platform
 import socket
 import subprocess
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from ecg_jax import configuration
-from ecg_jax import score
-from ecg_jax import summary
+from ecg_jax import configuration, score, summary
 from ecg_jax.errors import InputError
 
 _PACKAGES = (
@@ -84,7 +82,7 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
   except OSError as error:
     raise InputError(
       f'{folder} cannot be written to ({error.strerror}): name another folder'
-      ' with --workdir'
+      ' with --workdir.'
     ) from error
   with file:
     try:
@@ -93,13 +91,19 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
       file.seek(0)
       raise InputError(
         f'{folder} is in use by {file.read().strip() or "another process"}:'
-        ' wait for it or name another folder with --workdir'
+        ' wait for it or name another folder with --workdir.'
       ) from error
     file.seek(0)
     file.truncate()
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()
     yield
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Makes the folder if need be; InputError where it cannot be written to."""
+  with locked(folder, wait=True):
+    pass
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     raise InputError(
       f'{workdir} is no run folder: it has no config.json; name the --workdir'
-      ' of a run'
+      ' of a run.'
     )
   try:
     run = json.loads(summary.read_text(path))
@@ -120,7 +124,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     run['digests'].items()
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     raise InputError(
-      f'{path} is damaged ({error}): restore it or start in another folder'
+      f'{path} is damaged ({error}): restore it or start in another folder.'
     ) from error
   return run
 
@@ -140,7 +144,7 @@ def check_config(
   if differing:
     raise InputError(
       f'{workdir} holds a run of another config ({"; ".join(differing)}): name'
-      ' another folder with --workdir, or set these fields alike'
+      ' another folder with --workdir, or set these fields alike.'
     )
 
 
@@ -163,7 +167,7 @@ def begin_run(
   with locked(workdir, wait=True):
     check_config(workdir, config)
     path = workdir / 'config.json'
-    run = {
+    run: dict[str, Any] = {
       'config': configuration.to_json(config),
       'versions': versions(),
       'commit': commit(),
@@ -171,19 +175,40 @@ def begin_run(
     }
     if path.exists():
       run = read_run(workdir)
-      for name, value in digests.items():
-        if run['digests'].get(name) != value:
-          raise InputError(
-            f'{workdir} holds a run whose {name} had other content (digest'
-            f' {_short(run["digests"].get(name))} there, {_short(value)} here):'
-            ' name another folder with --workdir'
-          )
+      check_digests(workdir, run, digests)
       folds = {*run['config']['folds'], *config.folds}
       if folds == set(run['config']['folds']):
         return
       run['config']['folds'] = sorted(folds)
     text = json.dumps(run, indent=1) + '\n'
     summary.write_atomically(path, text.encode())
+
+
+def check_digests(
+  workdir: pathlib.Path, run: Mapping[str, Any], digests: Mapping[str, Any]
+) -> None:
+  """Refuses data that are not those of the run in a folder.
+
+  Raises:
+    InputError: Names what differs: the dataset, labels, folds or records.
+  """
+  for name, value in digests.items():
+    if run['digests'].get(name) != value:
+      raise InputError(
+        f'{workdir} holds a run whose {name} had other content (digest'
+        f' {_short(run["digests"].get(name))} there, {_short(value)} here):'
+        ' use the same data, or name another folder with --workdir.'
+      )
+
+
+def read_scores(path: pathlib.Path) -> dict[str, Any]:
+  """The content of a scores.json; InputError where it cannot be read."""
+  try:
+    return dict(json.loads(summary.read_text(path)))
+  except ValueError as error:
+    raise InputError(
+      f'{path} is damaged ({error}): delete it to have the fold finished again.'
+    ) from error
 
 
 def _short(value: Any) -> str:

@@ -5,8 +5,8 @@ far, and the progress. The two latest are kept; a save that was interrupted is
 no checkpoint, so the one before it is the latest.
 """
 
-from collections.abc import Mapping
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,15 +17,13 @@ from ecg_jax import train_state
 
 
 class Checkpoints:
-  """The checkpoints of one fold's folder; close when done."""
+  """The checkpoints of one fold's folder: a context that holds it open."""
 
   def __init__(self, folder: pathlib.Path):
     self._manager = ocp.CheckpointManager(
       folder.resolve(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(2),
-        # Read and written by this process alone.
-        enable_async_checkpointing=True,
+        preservation_policy=checkpoint_managers.LatestN(2)
       ),
       item_names=('state', 'best', 'progress'),
     )
@@ -81,7 +79,9 @@ class Checkpoints:
     )
     return restored[item]
 
-  def close(self) -> None:
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *error: object) -> None:
     """Waits for a save under way and releases the folder."""
-    self._manager.wait_until_finished()
     self._manager.close()

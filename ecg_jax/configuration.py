@@ -3,15 +3,15 @@
 No jax here: a mistake is told before anything slow is imported.
 """
 
-from collections.abc import Mapping, Sequence
 import difflib
 import json
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from ecg_jax.errors import InputError
@@ -110,9 +110,9 @@ def parse(
     # Of an error inside the config file, its last line says what it was.
     raise InputError(str(error).strip().splitlines()[-1]) from error
   except OSError as error:
-    path = values['config'].config_filename
+    path = config_path(values)
     raise InputError(
-      f'there is no config file {path}: name one like configs/crnn.py'
+      f'there is no config file {path}: name one like configs/crnn.py.'
     ) from error
   except (AttributeError, KeyError) as error:
     message = str(error.args[0]).split('\n')
@@ -120,20 +120,23 @@ def parse(
     known = sorted(_fields(_load_plain(argv)))
     near = difflib.get_close_matches(field, [k.split('.')[-1] for k in known])
     hint = [k for k in known if near and k.split('.')[-1] == near[0]]
-    raise InputError(
-      f'the config has no field {field!r}: '
-      + (f'did you mean {hint[0]!r}?' if hint else f'it has {", ".join(known)}')
-    ) from error
+    advice = f'use {hint[0]!r}' if hint else f'it has {", ".join(known)}'
+    raise InputError(f'The config has no field {field!r}: {advice}.') from error
   except (TypeError, ValueError) as error:
-    raise InputError(f'the config cannot be used: {error}') from error
+    raise InputError(f'the config cannot be used: {error}.') from error
   if len(rest) > 1:
     raise InputError(
-      f'{rest[1]!r} is no option: options begin with --config or --workdir'
+      f'{rest[1]!r} is no option: options begin with --config or --workdir.'
     )
   if values.config is None:
-    raise InputError('no config given: add --config configs/crnn.py')
+    raise InputError('no config given: add --config configs/crnn.py.')
   check(values.config)
   return values.config
+
+
+def config_path(values: flags.FlagValues) -> str:
+  """What --config was given."""
+  return config_flags.get_config_filename(values['config'])
 
 
 def _load_plain(argv: Sequence[str]) -> ml_collections.ConfigDict:
@@ -168,33 +171,33 @@ def check(config: ml_collections.ConfigDict) -> None:
       near = difflib.get_close_matches(str(fields[field]), choices)
       raise InputError(
         f'{field} is {fields[field]!r}: use '
-        + (f'{near[0]!r}' if near else ' or '.join(map(repr, choices)))
+        + (f'{near[0]!r}.' if near else f'{" or ".join(map(repr, choices))}.')
       )
   for field, least in _AT_LEAST.items():
     if fields.get(field) is not None and fields[field] < least:
       raise InputError(
-        f'{field} is {fields[field]}: it must be at least {least}'
+        f'{field} is {fields[field]}: it must be at least {least}.'
       )
   for field in _POSITIVE:
     if not 0 < fields[field] < math.inf:
-      raise InputError(f'{field} is {fields[field]}: it must be positive')
+      raise InputError(f'{field} is {fields[field]}: it must be positive.')
   for field in _SHARES:
     if field in fields and not 0 <= fields[field] < 1:
       raise InputError(
-        f'{field} is {fields[field]}: it must be at least 0 and below 1'
+        f'{field} is {fields[field]}: it must be at least 0 and below 1.'
       )
   slowest = fields['augmentation.slowest_heart_rate']
   fastest = fields['augmentation.fastest_heart_rate']
   if not slowest <= fastest < math.inf:
     raise InputError(
       f'augmentation.fastest_heart_rate is {fastest}: it must be at least'
-      f' augmentation.slowest_heart_rate, {slowest}'
+      f' augmentation.slowest_heart_rate, {slowest}.'
     )
   if fields['spectrogram.hop_samples'] > fields['spectrogram.window_samples']:
     raise InputError(
       f'spectrogram.hop_samples is {fields["spectrogram.hop_samples"]}: it must'
       f' not exceed spectrogram.window_samples,'
-      f' {fields["spectrogram.window_samples"]}'
+      f' {fields["spectrogram.window_samples"]}.'
     )
   _check_folds(fields['folds'], fields['data.folds_file'])
   _check_phases(fields)
@@ -202,15 +205,15 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _check_folds(folds: Any, folds_file: str | None) -> None:
   if not folds:
-    raise InputError('folds is empty: name at least one, like (0,)')
+    raise InputError('folds is empty: name at least one, like (0,).')
   for fold in folds:
     if not isinstance(fold, int) or isinstance(fold, bool):
-      raise InputError(f'folds holds {fold!r}: folds are whole numbers')
+      raise InputError(f'folds holds {fold!r}: folds are whole numbers.')
     if fold < 0 or (folds_file is None and fold >= PUBLISHED_FOLDS):
       last = '' if folds_file else f' to {PUBLISHED_FOLDS - 1}'
-      raise InputError(f'folds holds {fold}: folds are numbered from 0{last}')
+      raise InputError(f'folds holds {fold}: folds are numbered from 0{last}.')
   if len(set(folds)) < len(folds):
-    raise InputError(f'folds is {folds}: it names a fold twice')
+    raise InputError(f'folds is {folds}: it names a fold twice.')
 
 
 def _check_phases(fields: Mapping[str, Any]) -> None:
@@ -218,28 +221,28 @@ def _check_phases(fields: Mapping[str, Any]) -> None:
   for field in ('phases.epochs', 'phases.learning_rates'):
     if len(fields[field]) != len(kinds):
       raise InputError(
-        f'{field} is {fields[field]}: phases.kinds has {len(kinds)} phases'
+        f'{field} is {fields[field]}: phases.kinds has {len(kinds)} phases.'
       )
   known = _PHASE_KINDS[fields['model.name']]
   for kind in kinds:
     if kind not in known:
       raise InputError(
         f'phases.kinds holds {kind!r}: a {fields["model.name"]} has'
-        f' {" and ".join(map(repr, known))}'
+        f' {" and ".join(map(repr, known))}.'
       )
   if not kinds or kinds[-1] == 'auxiliary':
     raise InputError(
-      f'phases.kinds is {kinds}: the last phase must train the model itself'
+      f'phases.kinds is {kinds}: the last phase must train the model itself.'
     )
   for epochs in fields['phases.epochs']:
     if not isinstance(epochs, int) or epochs < 1:
       raise InputError(
-        f'phases.epochs holds {epochs!r}: epochs are whole numbers from 1'
+        f'phases.epochs holds {epochs!r}: epochs are whole numbers from 1.'
       )
   for rate in fields['phases.learning_rates']:
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
       raise InputError(
-        f'phases.learning_rates holds {rate!r}: rates are positive numbers'
+        f'phases.learning_rates holds {rate!r}: rates are positive numbers.'
       )
 
 
@@ -273,7 +276,7 @@ def _with_tuples(value: Any) -> Any:
 
 def _fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Field with its groups, 'data.name' -> value."""
-  found = {}
+  found: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, Mapping | ml_collections.ConfigDict):
       found |= _fields(value, f'{prefix}{name}.')

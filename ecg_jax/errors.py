@@ -1,8 +1,10 @@
 """Mistakes the user can mend, and how commands end."""
 
-from collections.abc import Callable
+import argparse
 import sys
 import traceback
+from collections.abc import Callable
+from typing import NoReturn
 
 
 class InputError(Exception):
@@ -13,6 +15,10 @@ class InputError(Exception):
   """
 
 
+class PartialFailure(Exception):  # noqa: N818
+  """Some jobs or files of a command failed, the others are done: code 3."""
+
+
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
   """Runs a command and tells of its errors as every command does.
 
@@ -21,15 +27,20 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     debug: Whether to print the traceback of an error.
 
   Returns:
-    The exit code: the command's, 2 after an InputError, 1 after any other
-    error, 130 after Ctrl-C.
+    The exit code: the command's, 2 after an InputError, 3 after a
+    PartialFailure, 130 after Ctrl-C, 1 after any other error.
   """
   try:
     return command()
   except KeyboardInterrupt:
-    message, code = 'Interrupted: start again with the same command to go on.', 130
+    message, code = (
+      'Interrupted: start again with the same command to go on.',
+      130,
+    )
   except InputError as error:
     message, code = str(error), 2
+  except PartialFailure as error:
+    message, code = str(error), 3
   except Exception as error:  # The last resort of a command: nothing is hidden.
     message = (
       f'Failed ({type(error).__name__}: {error}): --debug prints the traceback.'
@@ -39,3 +50,11 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     traceback.print_exc()
   print(message, file=sys.stderr)
   return code
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """Says what is wrong with the arguments in one sentence."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises InputError."""
+    raise InputError(f'{message[:1].upper()}{message[1:]}: see --help.')

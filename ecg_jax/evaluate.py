@@ -1,22 +1,34 @@
 """Scores a set of records: each counted once, deterministically.
 
-  python -m ecg_jax.evaluate RUN_FOLDER --set test --label_version v2
+python -m ecg_jax.evaluate RUN_FOLDER --set test --label_version v2
 """
 
-from collections.abc import Sequence
 import functools
+import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
+from jax.sharding import Mesh
 
-from ecg_jax import forward
-from ecg_jax import input_pipeline
+from ecg_jax import (
+  artifacts,
+  checkpoint,
+  configuration,
+  errors,
+  experiment,
+  forward,
+  input_pipeline,
+  models,
+  sampler,
+  sharding,
+  summary,
+)
 from ecg_jax import metrics as metrics_lib
-from ecg_jax import sampler
-from ecg_jax import sharding
+from ecg_jax.errors import InputError
 
 
 class Result(NamedTuple):
@@ -104,10 +116,10 @@ def collect(
 ) -> Result:
   """Brings to the host what `dispatch` started, in the order of records."""
   fetched = sharding.fetch(list(outputs))
-  total = metrics_lib.Metrics(
-    confusion=sum(metrics.confusion for metrics, _ in fetched),
-    loss=sum(float(metrics.loss) for metrics, _ in fetched),
-    records=sum(int(metrics.records) for metrics, _ in fetched),
+  # In float64: what is added up does not depend on how it was chunked.
+  total = jax.tree.map(
+    lambda *parts: np.sum(np.array(parts, np.float64), axis=0),
+    *[metrics for metrics, _ in fetched],
   )
   records = np.concatenate([chunk.records[chunk.mask] for chunk in chunks])
   probabilities = np.concatenate(
@@ -120,3 +132,200 @@ def collect(
   return Result(
     metrics_lib.finalise(total), records[order], probabilities[order]
   )
+
+
+def set_chunks(
+  dataset: input_pipeline.Dataset,
+  records: np.ndarray,
+  *,
+  num_buckets: int,
+  batch_size: int,
+  chunk_steps: int,
+) -> list[sampler.Chunk]:
+  """The chunks that evaluate a set of records.
+
+  Args:
+    dataset: All records; its lengths make the buckets.
+    records: int32 [n], positions in the dataset of the set.
+    num_buckets: Buckets at most.
+    batch_size: Records of a batch.
+    chunk_steps: Batches of a chunk.
+  """
+  return sampler.evaluation_chunks(
+    records=records,
+    lengths=dataset.lengths[records],
+    bounds=sampler.bucket_bounds(
+      dataset.lengths, num_buckets=num_buckets, resampling=None
+    ),
+    batch_size=batch_size,
+    chunk_steps=chunk_steps,
+  )
+
+
+def write_predictions(
+  path: pathlib.Path,
+  result: Result,
+  dataset: input_pipeline.Dataset,
+  *,
+  fold: int,
+  label_version: str,
+) -> None:
+  """Writes the predictions of a set, rows sorted by record."""
+  labels = dataset.labels(label_version)
+  records = [dataset.records[index] for index in result.records]
+  artifacts.write_predictions(
+    path,
+    records=records,
+    labels=[labels[record] for record in records],
+    probabilities=result.probabilities,
+    fold=fold,
+  )
+
+
+def evaluate_run(
+  run_folder: pathlib.Path,
+  *,
+  set_name: str,
+  label_version: str | None,
+  manual_dir: str | None,
+  data_dir: str | None,
+) -> pathlib.Path:
+  """Scores the kept weights of a run's finished folds again.
+
+  Args:
+    run_folder: The run.
+    set_name: 'test' or 'validation'.
+    label_version: Labels to score with, or None for the run's own. Sets and
+      loss weights stay those of the training.
+    manual_dir: Folder of the source files, or None for the run's.
+    data_dir: Folder of the prepared datasets, or None for the run's.
+
+  Returns:
+    The folder `evaluation_SET_VERSION` in the run's, with the artifacts of a
+    run: config.json, foldK/scores.json and predictions.
+
+  Raises:
+    InputError: There is no finished fold, or the data are not the run's.
+  """
+  run = artifacts.read_run(run_folder)
+  config = configuration.from_json(run['config'])
+  config.data.manual_dir = manual_dir or config.data.manual_dir
+  config.data.data_dir = data_dir or config.data.data_dir
+  finished = {
+    fold: run_folder / f'fold{fold}'
+    for fold in config.folds
+    if (run_folder / f'fold{fold}' / 'scores.json').exists()
+  }
+  if not finished:
+    raise InputError(f'{run_folder} has no finished fold: train one first.')
+  data = experiment.load_data(config)
+  artifacts.check_digests(run_folder, run, data.digests())
+
+  version = label_version or config.label_version
+  scored = config.copy_and_resolve_references()
+  scored.label_version = version
+  scored.folds = tuple(finished)
+  out = run_folder / f'evaluation_{set_name}_{version}'
+  artifacts.begin_run(out, scored, run['digests'])
+
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  arrays = input_pipeline.put_dataset(data.dataset, version, mesh)
+  network = experiment.make_network(config)
+  like = sharding.replicate(
+    models.initialise(
+      network.model, jax.random.key(0), network.spectrogram.bins
+    ),
+    mesh,
+  )
+  for fold, folder in finished.items():
+    sets = experiment.make_sets(data, fold, config)
+    train_classes = data.dataset.classes[config.label_version][sets['train']]
+    chunks = set_chunks(
+      data.dataset,
+      sets[set_name],
+      num_buckets=config.buckets.evaluation,
+      batch_size=config.evaluation_batch_size,
+      chunk_steps=config.chunk_steps,
+    )
+    with checkpoint.Checkpoints(folder / 'checkpoints') as checkpoints:
+      best = checkpoints.restore_best(like)
+    outputs = dispatch(
+      best,
+      arrays,
+      chunks,
+      sharding.replicate(
+        experiment.make_class_weights(train_classes, config), mesh
+      ),
+      network=network,
+      kind='all',
+      mesh=mesh,
+    )
+    result = collect(chunks, outputs)
+    write_predictions(
+      out / f'fold{fold}' / summary.PREDICTION_FILES[set_name],
+      result,
+      data.dataset,
+      fold=fold,
+      label_version=version,
+    )
+    trained = artifacts.read_scores(folder / 'scores.json')
+    artifacts.write_scores(
+      out / f'fold{fold}' / 'scores.json',
+      {
+        **trained,
+        'label_version': version,
+        'versions': artifacts.versions(),
+        'commit': artifacts.commit(),
+        'sets': {set_name: result.scores},
+      },
+    )
+  return out
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  return errors.run_command(
+    lambda: _run(arguments), debug='--debug' in arguments
+  )
+
+
+def _run(arguments: Sequence[str]) -> int:
+  parser = errors.ArgumentParser(
+    prog='ecg_jax.evaluate',
+    description='Scores the kept weights of a run again, and prints a table.',
+  )
+  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
+  parser.add_argument(
+    '--set',
+    choices=list(summary.PREDICTION_FILES),
+    default='test',
+    dest='set_name',
+  )
+  parser.add_argument(
+    '--label_version',
+    choices=configuration.CHOICES['label_version'],
+    help="labels to score with; default: the run's",
+  )
+  parser.add_argument('--manual_dir', help="source files; default: the run's")
+  parser.add_argument(
+    '--data_dir', help="prepared datasets; default: the run's"
+  )
+  parser.add_argument(
+    '--debug', action='store_true', help='print the traceback of an error'
+  )
+  given = parser.parse_args(arguments)
+  out = evaluate_run(
+    given.run_folder,
+    set_name=given.set_name,
+    label_version=given.label_version,
+    manual_dir=given.manual_dir,
+    data_dir=given.data_dir,
+  )
+  found = summary.summarize(out, given.set_name)
+  print(summary.format_table([found]))
+  summary.write_summary(out, [found])
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,24 +1,24 @@
 """What a config stands for: data, folds, network. Only this reads a config."""
 
-from collections.abc import Mapping
 import dataclasses
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from absl import logging
 
-from ecg_jax import artifacts
-from ecg_jax import augmentation
-from ecg_jax import configuration
-from ecg_jax import forward
-from ecg_jax import input_pipeline
-from ecg_jax import models
-from ecg_jax import preprocessing
-from ecg_jax import sampler
-from ecg_jax import score
+from ecg_jax import (
+  artifacts,
+  augmentation,
+  forward,
+  input_pipeline,
+  models,
+  preprocessing,
+  sampler,
+  score,
+)
 from ecg_jax.datasets import folds as folds_lib
 from ecg_jax.datasets import prepare
 from ecg_jax.errors import InputError

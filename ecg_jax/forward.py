@@ -7,19 +7,18 @@ with the signal at every step. B: batch, W: samples given, N: samples computed.
 import dataclasses
 from typing import Any, NamedTuple
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from ecg_jax import augmentation
-from ecg_jax import preprocessing
+from ecg_jax import augmentation, preprocessing
 
 
 class Batch(NamedTuple):
   """What a step is given; rows outside the mask are padding."""
 
   signal: jax.Array
-  """int16 [B, W], counts of 1/1000 mV; what lies behind a length is not read."""
+  """int16 [B, W], counts of 1/1000 mV; not read behind a length."""
   signal_lengths: jax.Array
   """int32 [B], valid samples of `signal`."""
   lengths: jax.Array
@@ -37,7 +36,7 @@ class Network:
   model: nn.Module
   spectrogram: preprocessing.Spectrogram
   bursts: augmentation.Bursts | None
-  """Dropout bursts in training, or None. (Random resampling is in `lengths`.)"""
+  """Dropout bursts in training, or None. Resampling is in `Batch.lengths`."""
 
 
 def evaluate_logits(
@@ -61,9 +60,10 @@ def evaluate_logits(
   lengths = jnp.where(batch.mask, batch.signal_lengths, 0)
   mask = preprocessing.valid(lengths, signal.shape[1])
   features, frames = _features(jnp.where(mask, signal, 0.0), lengths, network)
-  return network.model.apply(
+  logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
   )
+  return jnp.asarray(logits)
 
 
 def train_logits(

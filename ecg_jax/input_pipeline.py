@@ -3,21 +3,17 @@
 R: records, S: samples of all records, K: steps of a chunk, B: batch size.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 import tensorflow_datasets as tfds
+from jax.sharding import Mesh
 
-from ecg_jax import forward
-from ecg_jax import sampler
-from ecg_jax import score
-from ecg_jax import sharding
+from ecg_jax import forward, sampler, score, sharding
 from ecg_jax.errors import InputError
 
 LABEL_VERSIONS = ('v1', 'v2', 'v3')
@@ -47,7 +43,9 @@ class Dataset:
     """Record -> SHA-256 of its int16 samples (little-endian bytes)."""
     ends = self.offsets + self.lengths
     return {
-      record: hashlib.sha256(self.signal[start:end].astype('<i2')).hexdigest()
+      record: hashlib.sha256(
+        self.signal[start:end].astype('<i2').tobytes()
+      ).hexdigest()
       for record, start, end in zip(
         self.records, self.offsets, ends, strict=True
       )
@@ -62,23 +60,23 @@ class Dataset:
 class DeviceData(NamedTuple):
   """The dataset on a device, as the step reads it."""
 
-  signal: jax.Array
+  signal: jax.Array | np.ndarray
   """int16 [S + longest window]; the tail keeps `dynamic_slice`, which clamps
   its start, from reading the last recordings shifted."""
-  offsets: jax.Array
+  offsets: jax.Array | np.ndarray
   """int32 [R]."""
-  lengths: jax.Array
+  lengths: jax.Array | np.ndarray
   """int32 [R]."""
-  labels: jax.Array
+  labels: jax.Array | np.ndarray
   """int32 [R], class in the version that is trained on."""
 
 
 class ChunkArrays(NamedTuple):
   """The arrays of a sampler.Chunk on a device, each [K, B]."""
 
-  records: jax.Array
-  lengths: jax.Array
-  mask: jax.Array
+  records: jax.Array | np.ndarray
+  lengths: jax.Array | np.ndarray
+  mask: jax.Array | np.ndarray
 
 
 def load(builder: tfds.core.DatasetBuilder) -> Dataset:
@@ -142,7 +140,7 @@ def put_dataset(dataset: Dataset, label_version: str, mesh: Mesh) -> DeviceData:
   if size >= 2**31:
     raise InputError(
       f'the dataset has {size:,} samples, more than the 2,147,483,647 that fit'
-      ' on a device: set data.max_records or use fewer records'
+      ' on a device: set data.max_records or use fewer records.'
     )
   return sharding.replicate(
     DeviceData(

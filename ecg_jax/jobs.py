@@ -1,19 +1,22 @@
 """Runs training jobs side by side, each on a group of devices of its own."""
 
-from collections.abc import Iterator, Sequence
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
+from jax.sharding import Mesh
 
-from ecg_jax import artifacts
-from ecg_jax import experiment
-from ecg_jax import input_pipeline
-from ecg_jax import optimizer
-from ecg_jax import sampler
-from ecg_jax import sharding
-from ecg_jax import train
+from ecg_jax import (
+  artifacts,
+  experiment,
+  input_pipeline,
+  optimizer,
+  sampler,
+  sharding,
+  train,
+)
 
 
 def make_job(
@@ -98,7 +101,12 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
   return failed
 
 
-def _work(job, mesh, data, group) -> Iterator[None]:
+def _work(
+  job: train.Job,
+  mesh: Mesh,
+  data: dict[int, input_pipeline.DeviceData],
+  group: int,
+) -> Iterator[None]:
   with artifacts.locked(job.folder, wait=False):
     if group not in data:
       # All jobs of a command share the dataset and the label version.

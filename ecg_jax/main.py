@@ -1,17 +1,15 @@
 """Trains the models of a config on its folds, and prints the table of scores.
 
-  python -m ecg_jax.main --config configs/crnn.py
+python -m ecg_jax.main --config configs/crnn.py
 """
 
-from collections.abc import Sequence
-import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
-from ecg_jax import configuration
-from ecg_jax import errors
+from ecg_jax import configuration, errors
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,20 +27,24 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
-  name = configuration.name_of(values['config'].config_filename_with_preset)
+  name = configuration.name_of(configuration.config_path(values))
   workdir = pathlib.Path(values.workdir or f'runs/{name}')
 
   # Imported once the command line is known to be good: they take seconds.
-  from ecg_jax import artifacts
-  from ecg_jax import experiment
-  from ecg_jax import input_pipeline
-  from ecg_jax import jobs
-  from ecg_jax import models
-  from ecg_jax import summary
-  from ecg_jax import train
+  from ecg_jax import (
+    artifacts,
+    compilation_cache,
+    experiment,
+    input_pipeline,
+    jobs,
+    models,
+    summary,
+    train,
+  )
 
   artifacts.check_config(workdir, config)
   artifacts.check_writable(workdir)
+  compilation_cache.enable()
   data = experiment.load_data(config)
   artifacts.begin_run(workdir, config, data.digests())
   artifacts.write_labels(
@@ -50,11 +52,11 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
   )
   work = [jobs.make_job(config, data, fold, workdir) for fold in config.folds]
-  parameters = models.count_parameters(train.initial_variables(work[0])['params'])
+  params = train.initial_variables(work[0])['params']
   print(
-    f'{config.model.name} with {parameters:,} trainable parameters on'
-    f' {config.data.name}, folds {", ".join(map(str, config.folds))}, in'
-    f' {workdir}',
+    f'{config.model.name} with {models.count_parameters(params):,} trainable'
+    f' parameters on {config.data.name}, folds'
+    f' {", ".join(map(str, config.folds))}, in {workdir}',
     flush=True,
   )
   failed = jobs.run(work)
@@ -62,9 +64,10 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   print(summary.format_table([found]))
   summary.write_summary(workdir, [found])
   if failed:
-    names = ', '.join(failed)
-    print(f'Failed: {names}. Start again to go on.', file=sys.stderr)
-    return 3
+    raise errors.PartialFailure(
+      f'{", ".join(failed)} failed: start again with the same command to train'
+      ' what is unfinished.'
+    )
   return 0
 
 

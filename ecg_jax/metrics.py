@@ -60,5 +60,5 @@ class Metrics(NamedTuple):
 
 def finalise(metrics: Metrics) -> dict[str, Any]:
   """The fields of one set in scores.json, from fetched sums."""
-  fields = score.scores(np.asarray(metrics.confusion))
+  fields = score.scores(np.asarray(metrics.confusion, np.int64))
   return {**fields, 'loss': float(metrics.loss) / max(1, int(metrics.records))}

@@ -1,7 +1,7 @@
 """The phases of training: which parameters, how long, at what learning rate."""
 
-from collections.abc import Mapping
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -71,9 +71,9 @@ def update(
     New parameters and moments.
   """
   directions, moments = _ADAM.update(gradients, moments)
-  params = jax.tree.map(
+  changed = jax.tree.map(
     lambda value, direction: value - learning_rate * direction,
-    params,
+    dict(params),
     directions,
   )
-  return params, moments
+  return changed, moments

@@ -4,6 +4,7 @@ Pure functions of arrays. B: batch, N: samples, T: frames, F: frequency bins.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +32,18 @@ class Spectrogram:
   normalise: str = 'none'
   """'none' or 'record'."""
 
+  @property
+  def bins(self) -> int:
+    """Frequency bins, F."""
+    return self.window_samples // 2 + 1
+
 
 def valid(lengths: jax.Array, size: int) -> jax.Array:
   """Returns the bool mask [B, size] of the first `lengths` [B] positions."""
   return jnp.arange(size) < lengths[:, None]
 
 
-def num_frames(samples, spectrogram: Spectrogram):
+def num_frames(samples: Any, spectrogram: Spectrogram) -> Any:
   """Number of whole frames in `samples` samples (an int or an int array)."""
   frames = (samples - spectrogram.window_samples) // spectrogram.hop_samples
   return (frames + 1) * (frames >= 0)
@@ -99,9 +105,8 @@ def log_spectrogram(
 
   window = scipy.signal.get_window(('tukey', 0.25), size)
   scale = 1 / (spectrogram.sampling_rate * np.sum(window**2))
-  bins = size // 2 + 1
   # One side stands for both, except at zero and at the Nyquist frequency.
-  sides = np.full(bins, 2.0)
+  sides = np.full(spectrogram.bins, 2.0)
   sides[0] = 1
   if size % 2 == 0:
     sides[-1] = 1

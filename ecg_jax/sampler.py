@@ -5,8 +5,8 @@ bucket into batches, batches of one bucket into chunks of steps that run as one
 program. K: steps of a chunk, B: batch size.
 """
 
-from collections.abc import Sequence
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _LONGEST_PRODUCT = 2**32
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Up to K batches of one bucket; steps and rows beyond the last are masked."""
+  """Up to K batches of one bucket; rows without a record are masked."""
 
   samples: int
   """Length of the bucket: what the batch's signals are padded to."""
@@ -42,7 +42,9 @@ class Resampling:
   fastest: float
   """Highest heart rate, in beats per minute."""
 
-  def lengths(self, lengths: np.ndarray, rates: np.ndarray) -> np.ndarray:
+  def lengths(
+    self, lengths: np.ndarray, rates: np.ndarray | float
+  ) -> np.ndarray:
     """Samples, int64, of recordings stretched to `rates` (beats per minute)."""
     return np.rint(lengths * (HEART_RATE / rates)).astype(np.int64)
 
@@ -74,7 +76,7 @@ def bucket_bounds(
   if resampling is not None:
     rates = np.linspace(resampling.slowest, resampling.fastest, 65)
     middles = (rates[1:] + rates[:-1]) / 2
-    longest = resampling.lengths(longest, np.float64(resampling.slowest))
+    longest = resampling.lengths(longest, resampling.slowest)
     lengths = resampling.lengths(lengths[:, None], middles).ravel()
   quantum = _QUANTUM * max(1, round(longest / 200 / _QUANTUM))
   # A bound just above a length that many recordings share wastes nothing.
@@ -111,7 +113,10 @@ def window_samples(
   """
   if resampling is None:
     return samples
-  return min(longest, int(samples * resampling.fastest / HEART_RATE) + 2)
+  # A length is rounded, and may have lost half a sample.
+  return min(
+    longest, int((samples + 0.5) * resampling.fastest / HEART_RATE) + 1
+  )
 
 
 def class_weights(classes: np.ndarray) -> np.ndarray:

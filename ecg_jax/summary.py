@@ -13,7 +13,8 @@ import numpy as np
 from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES, scores
 
-# File with the predictions of each set that can be summarised.
+# File with the predictions of each set that can be summarised; columns of
+# these and of metrics.csv (its validation columns empty where none was made).
 PREDICTION_FILES = {
   'test': 'predictions.csv',
   'validation': 'validation_predictions.csv',
@@ -24,6 +25,17 @@ PREDICTION_COLUMNS = [
   'label',
   'predicted',
   *(f'probability_{name}' for name in CLASSES),
+]
+METRIC_COLUMNS = [
+  'phase',
+  'epoch',
+  'step',
+  'train_loss',
+  'validation_loss',
+  'validation_score',
+  'learning_rate',
+  'records_per_second',
+  'seconds',
 ]
 
 

@@ -1,32 +1,34 @@
 """Trains one fold: the step, the chunk of steps, the loop."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
+from jax.sharding import Mesh
 
-from ecg_jax import artifacts
-from ecg_jax import checkpoint
-from ecg_jax import evaluate
-from ecg_jax import forward
-from ecg_jax import input_pipeline
+from ecg_jax import (
+  artifacts,
+  checkpoint,
+  evaluate,
+  forward,
+  input_pipeline,
+  models,
+  optimizer,
+  sampler,
+  sharding,
+  summary,
+  train_state,
+  writers,
+)
 from ecg_jax import metrics as metrics_lib
-from ecg_jax import models
-from ecg_jax import optimizer
-from ecg_jax import sampler
-from ecg_jax import sharding
-from ecg_jax import summary
-from ecg_jax import train_state
-from ecg_jax import writers
 
 
 class TrainingError(Exception):
@@ -92,6 +94,10 @@ class Progress:
   last_improvement: int = 0
   """Epoch of this phase that made the best weights; 0 if none did."""
 
+  def begin_row(self) -> None:
+    """Begins the sums of the next epoch."""
+    self.chunk, self.records, self.loss, self.seconds = 0, 0, 0.0, 0.0
+
 
 def train_step(
   state: train_state.TrainState,
@@ -119,9 +125,7 @@ def train_step(
   Returns:
     The state after, and each row's probabilities [B, 4] and loss [B].
   """
-  trained, frozen = optimizer.split(
-    state.params, network.model.trained[kind]
-  )
+  trained, frozen = optimizer.split(state.params, network.model.trained[kind])
 
   def mean_loss(trained):
     logits, batch_stats = forward.train_logits(
@@ -142,7 +146,8 @@ def train_step(
   trained, moments = optimizer.update(
     trained, gradients, state.optimizer_state, learning_rate
   )
-  state = state.replace(
+  state = dataclasses.replace(
+    state,
     params={**trained, **frozen},
     batch_stats=batch_stats,
     optimizer_state=moments,
@@ -232,15 +237,10 @@ def epoch_chunks(
 
 def set_chunks(job: Job, set_name: str) -> list[sampler.Chunk]:
   """The chunks of a set's evaluation."""
-  records = job.sets[set_name]
-  return sampler.evaluation_chunks(
-    records=records,
-    lengths=job.dataset.lengths[records],
-    bounds=sampler.bucket_bounds(
-      job.dataset.lengths,
-      num_buckets=job.evaluation_buckets,
-      resampling=None,
-    ),
+  return evaluate.set_chunks(
+    job.dataset,
+    job.sets[set_name],
+    num_buckets=job.evaluation_buckets,
     batch_size=job.evaluation_batch_size,
     chunk_steps=job.chunk_steps,
   )
@@ -249,8 +249,7 @@ def set_chunks(job: Job, set_name: str) -> list[sampler.Chunk]:
 def initial_variables(job: Job) -> dict[str, Any]:
   """Variables of the job's model as its seed and fold draw them."""
   key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
-  bins = job.network.spectrogram.window_samples // 2 + 1
-  return models.initialise(job.network.model, key, bins)
+  return models.initialise(job.network.model, key, job.network.spectrogram.bins)
 
 
 def train_fold(
@@ -282,11 +281,136 @@ def train_fold(
   Raises:
     TrainingError: The loss is not finite.
   """
-  checkpoints = checkpoint.Checkpoints(job.folder / 'checkpoints')
-  step_key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
+  key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
   step_key, class_weights = sharding.replicate(
-    (jax.random.fold_in(step_key, 1), job.class_weights), mesh
+    (jax.random.fold_in(key, 1), job.class_weights), mesh
   )
+  bounds = sampler.bucket_bounds(
+    job.dataset.lengths,
+    num_buckets=job.training_buckets,
+    resampling=job.resampling,
+  )
+  longest = int(job.dataset.lengths.max())
+  validation_chunks = set_chunks(job, 'validation')
+
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      checkpoint.Checkpoints(job.folder / 'checkpoints')
+    )
+    progress, state, best = _restore(job, checkpoints, mesh)
+    log = stack.enter_context(_open_log(job, progress, state, position))
+    last_save = time.monotonic()
+
+    while progress.phase < len(job.phases):
+      phase = job.phases[progress.phase]
+      if not progress.begun:
+        state = _begin(job, progress, best, state.step, mesh)
+        progress.begun = True
+      learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+
+      while not _over(job, progress):
+        chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
+        begun = time.monotonic() - progress.seconds
+        pending: list[metrics_lib.Metrics] = []
+        for chunk in chunks[progress.chunk :]:
+          state, metrics = train_chunk(
+            state,
+            data,
+            *input_pipeline.put_chunk(chunk, mesh),
+            step_key,
+            class_weights,
+            learning_rate,
+            network=job.network,
+            kind=phase.kind,
+            samples=chunk.samples,
+            window=sampler.window_samples(
+              chunk.samples, longest, job.resampling
+            ),
+          )
+          yield
+          pending.append(metrics)
+          save = time.monotonic() - last_save > 60 * job.checkpoint_minutes
+          while len(pending) > (0 if save else 1):
+            _count(job, progress, pending.pop(0), log)
+          if save:
+            progress.seconds = time.monotonic() - begun
+            checkpoints.save(state, best, dataclasses.asdict(progress))
+            last_save = time.monotonic()
+        for metrics in pending:
+          _count(job, progress, metrics, log)
+        progress.seconds = time.monotonic() - begun
+        progress.epoch += 1
+
+        validation = None
+        if _validation_due(job, progress):
+          outputs = evaluate.dispatch(
+            state.variables,
+            data,
+            validation_chunks,
+            class_weights,
+            network=job.network,
+            kind=phase.evaluated_as,
+            mesh=mesh,
+          )
+          yield
+          validation = evaluate.collect(validation_chunks, outputs).scores
+          if validation['score'] > progress.best_score:
+            best = _copy(state.variables)
+            progress.best_score = validation['score']
+            progress.best_phase = progress.phase
+            progress.best_epoch = progress.last_improvement = progress.epoch
+        _write_row(job, progress, state, validation, log)
+        progress.begin_row()
+        if validation is not None:
+          checkpoints.save(state, best, dataclasses.asdict(progress))
+          last_save = time.monotonic()
+
+      log.bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
+      _next_phase(job, progress)
+    yield from _write_results(job, mesh, data, class_weights, best, progress)
+
+
+@dataclasses.dataclass
+class _Log:
+  """What tells of a job while it runs."""
+
+  rows: writers.MetricsFile
+  board: writers.TensorBoard
+  bar: writers.ProgressBar
+
+
+@contextlib.contextmanager
+def _open_log(
+  job: Job,
+  progress: Progress,
+  state: train_state.TrainState,
+  position: int,
+) -> Iterator[_Log]:
+  epoch = len(job.sets['train'])
+  epochs = [phase.epochs for phase in job.phases]
+  done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
+  board = writers.TensorBoard(
+    job.folder / 'tensorboard',
+    step=int(sharding.fetch(state.step)),
+    enabled=job.tensorboard,
+  )
+  bar = writers.ProgressBar(
+    job.name,
+    total=epoch * sum(epochs),
+    done=done + progress.records,
+    position=position,
+  )
+  rows = writers.MetricsFile(
+    job.folder / 'metrics.csv', progress.phase, progress.epoch
+  )
+  with contextlib.closing(board), contextlib.closing(bar):
+    yield _Log(rows, board, bar)
+
+
+def _restore(
+  job: Job, checkpoints: checkpoint.Checkpoints, mesh: Mesh
+) -> tuple[Progress, train_state.TrainState, dict[str, Any]]:
+  """Progress, state and best weights: the latest kept, or the initial ones."""
   best = sharding.replicate(initial_variables(job), mesh)
   saved = checkpoints.progress()
   progress = Progress(**saved) if saved else Progress()
@@ -294,129 +418,7 @@ def train_fold(
   if saved:
     best = checkpoints.restore_best(best)
     state = checkpoints.restore_state(state)
-  bounds = sampler.bucket_bounds(
-    job.dataset.lengths,
-    num_buckets=job.training_buckets,
-    resampling=job.resampling,
-  )
-  validation_chunks = set_chunks(job, 'validation')
-  rows = writers.MetricsFile(
-    job.folder / 'metrics.csv', progress.phase, progress.epoch
-  )
-  step = int(sharding.fetch(state.step))
-  board = writers.TensorBoard(
-    job.folder / 'tensorboard', step=step, enabled=job.tensorboard
-  )
-  bar = _progress_bar(job, progress, position)
-  last_save = time.monotonic()
-
-  def count(metrics: metrics_lib.Metrics) -> None:
-    """Adds a finished chunk to the epoch's row."""
-    fetched = sharding.fetch(metrics)
-    progress.loss += float(fetched.loss)
-    progress.records += int(fetched.records)
-    progress.chunk += 1
-    if not math.isfinite(progress.loss):
-      raise TrainingError(
-        f'{job.name}: the loss is {progress.loss} in {_where(job, progress)},'
-        ' before step'
-        f' {int(sharding.fetch(state.step))}: try a lower learning rate'
-      )
-    bar.advance(
-      int(fetched.records),
-      where=_where(job, progress),
-      loss=progress.loss / progress.records,
-      best=progress.best_score,
-    )
-
-  while progress.phase < len(job.phases):
-    phase = job.phases[progress.phase]
-    if not progress.begun:
-      state = _begin(job, progress, best, state.step, mesh)
-      progress.begun = True
-    learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
-
-    while not _over(job, progress):
-      begun = time.monotonic() - progress.seconds
-      pending = None
-      chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
-      for chunk in itertools.islice(chunks, progress.chunk, None):
-        state, metrics = train_chunk(
-          state,
-          data,
-          *input_pipeline.put_chunk(chunk, mesh),
-          step_key,
-          class_weights,
-          learning_rate,
-          network=job.network,
-          kind=phase.kind,
-          samples=chunk.samples,
-          window=sampler.window_samples(
-            chunk.samples, int(job.dataset.lengths.max()), job.resampling
-          ),
-        )
-        yield
-        if pending is not None:
-          count(pending)
-        pending = metrics
-        if time.monotonic() - last_save > 60 * job.checkpoint_minutes:
-          count(pending)
-          pending = None
-          progress.seconds = time.monotonic() - begun
-          checkpoints.save(state, best, dataclasses.asdict(progress))
-          last_save = time.monotonic()
-      if pending is not None:
-        count(pending)
-      progress.seconds = time.monotonic() - begun
-
-      progress.epoch += 1
-      validated = None
-      if _validation_due(job, progress):
-        outputs = evaluate.dispatch(
-          state.variables,
-          data,
-          validation_chunks,
-          class_weights,
-          network=job.network,
-          kind=phase.evaluated_as,
-          mesh=mesh,
-        )
-        yield
-        validated = evaluate.collect(validation_chunks, outputs).scores
-        if validated['score'] > progress.best_score:
-          progress.best_score = validated['score']
-          progress.best_phase = progress.phase
-          progress.best_epoch = progress.last_improvement = progress.epoch
-          best = _copy(state.variables)
-      row = {
-        'phase': progress.phase,
-        'epoch': progress.epoch,
-        'step': int(sharding.fetch(state.step)),
-        'train_loss': progress.loss / progress.records,
-        'validation_loss': validated and validated['loss'],
-        'validation_score': validated and validated['score'],
-        'learning_rate': phase.learning_rate,
-        'records_per_second': progress.records / progress.seconds,
-        'seconds': progress.seconds,
-      }
-      rows.append(row)
-      board.write(row)
-      bar.end_epoch(
-        row, where=_where(job, progress, 0), best=progress.best_score
-      )
-      progress.chunk, progress.records = 0, 0
-      progress.loss, progress.seconds = 0.0, 0.0
-      if validated is not None:
-        checkpoints.save(state, best, dataclasses.asdict(progress))
-        last_save = time.monotonic()
-
-    bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
-    _next_phase(job, progress)
-
-  bar.close()
-  board.close()
-  checkpoints.close()
-  yield from _write_results(job, mesh, data, class_weights, best, progress)
+  return progress, state, best
 
 
 def _begin(
@@ -432,10 +434,10 @@ def _begin(
   return sharding.replicate(state, mesh)
 
 
-def _where(job: Job, progress: Progress, running: int = 1) -> str:
-  phase = job.phases[progress.phase]
-  number = f'phase {progress.phase}/{len(job.phases) - 1}'
-  return f'{number} epoch {progress.epoch + running}/{phase.epochs}'
+def _where(job: Job, phase: int, epoch: int) -> str:
+  """Names an epoch for people; phases count from 0 as in metrics.csv."""
+  phases, epochs = len(job.phases), job.phases[phase].epochs
+  return f'phase {phase} of 0-{phases - 1}, epoch {epoch} of {epochs}'
 
 
 def _over(job: Job, progress: Progress) -> bool:
@@ -462,23 +464,59 @@ def _next_phase(job: Job, progress: Progress) -> None:
   progress.phase += 1
   progress.begun = False
   progress.epoch = progress.last_improvement = 0
-  if progress.phase < len(job.phases):
-    if job.phases[progress.phase].evaluated_as != phase.evaluated_as:
-      progress.best_score = -math.inf
-      progress.best_phase = progress.best_epoch = None
+  following = job.phases[progress.phase : progress.phase + 1]
+  if any(new.evaluated_as != phase.evaluated_as for new in following):
+    progress.best_score = -math.inf
+    progress.best_phase = progress.best_epoch = None
 
 
-def _progress_bar(
-  job: Job, progress: Progress, position: int
-) -> writers.ProgressBar:
-  epoch = len(job.sets['train'])
-  epochs = [phase.epochs for phase in job.phases]
-  done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
-  return writers.ProgressBar(
-    job.name,
-    total=epoch * sum(epochs),
-    done=done + progress.records,
-    position=position,
+def _count(
+  job: Job, progress: Progress, metrics: metrics_lib.Metrics, log: _Log
+) -> None:
+  """Adds a finished chunk to the epoch's row."""
+  fetched = sharding.fetch(metrics)
+  progress.loss += float(fetched.loss)
+  progress.records += int(fetched.records)
+  progress.chunk += 1
+  where = _where(job, progress.phase, progress.epoch + 1)
+  if not math.isfinite(progress.loss):
+    raise TrainingError(
+      f'{job.name}: the loss is {progress.loss} in {where}, chunk'
+      f' {progress.chunk}: try a lower learning rate.'
+    )
+  log.bar.advance(
+    int(fetched.records),
+    where=where,
+    loss=progress.loss / progress.records,
+    best=progress.best_score,
+  )
+
+
+def _write_row(
+  job: Job,
+  progress: Progress,
+  state: train_state.TrainState,
+  validation: Mapping[str, Any] | None,
+  log: _Log,
+) -> None:
+  """Writes the row of the epoch just completed."""
+  row = {
+    'phase': progress.phase,
+    'epoch': progress.epoch,
+    'step': int(sharding.fetch(state.step)),
+    'train_loss': progress.loss / progress.records,
+    'validation_loss': validation and validation['loss'],
+    'validation_score': validation and validation['score'],
+    'learning_rate': job.phases[progress.phase].learning_rate,
+    'records_per_second': progress.records / progress.seconds,
+    'seconds': progress.seconds,
+  }
+  log.rows.append(row)
+  log.board.write(row)
+  log.bar.end_epoch(
+    row,
+    where=_where(job, progress.phase, progress.epoch),
+    best=progress.best_score,
   )
 
 
@@ -497,7 +535,6 @@ def _write_results(
 ) -> Iterator[None]:
   """Scores every set with the best weights; scores.json, the last, ends it."""
   scores = {}
-  labels = job.dataset.labels(job.label_version)
   for set_name in job.sets:
     chunks = set_chunks(job, set_name)
     outputs = evaluate.dispatch(
@@ -513,12 +550,12 @@ def _write_results(
     result = evaluate.collect(chunks, outputs)
     scores[set_name] = result.scores
     if set_name in summary.PREDICTION_FILES:
-      artifacts.write_predictions(
+      evaluate.write_predictions(
         job.folder / summary.PREDICTION_FILES[set_name],
-        records=[job.dataset.records[index] for index in result.records],
-        labels=[labels[job.dataset.records[i]] for i in result.records],
-        probabilities=result.probabilities,
+        result,
+        job.dataset,
         fold=job.fold,
+        label_version=job.label_version,
       )
   artifacts.write_scores(
     job.folder / 'scores.json',

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flax import struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from ecg_jax import optimizer
 

@@ -13,19 +13,6 @@ import tqdm
 
 from ecg_jax import summary
 
-METRICS = (
-  'phase',
-  'epoch',
-  'step',
-  'train_loss',
-  'validation_loss',
-  'validation_score',
-  'learning_rate',
-  'records_per_second',
-  'seconds',
-)
-"""Columns of metrics.csv; those of the validation are empty where none was."""
-
 
 class MetricsFile:
   """metrics.csv of a fold: one row an epoch, whole at any time."""
@@ -46,10 +33,10 @@ class MetricsFile:
           self._rows.append(row)
 
   def append(self, row: dict[str, Any]) -> None:
-    """Adds the row of an epoch, keys METRICS; None leaves a field empty."""
+    """Adds the row of an epoch; a field that is None stays empty."""
     self._rows.append(row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, METRICS, lineterminator='\n')
+    writer = csv.DictWriter(text, summary.METRIC_COLUMNS, lineterminator='\n')
     writer.writeheader()
     writer.writerows(self._rows)
     summary.write_atomically(self._path, text.getvalue().encode())
@@ -108,7 +95,9 @@ class ProgressBar:
       ),
     )
 
-  def advance(self, records: int, *, where: str, loss: float, best: float):
+  def advance(
+    self, records: int, *, where: str, loss: float, best: float
+  ) -> None:
     """Counts records of a chunk.
 
     Args:

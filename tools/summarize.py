@@ -6,7 +6,6 @@ Reads the artifacts of a run and nothing else; needs NumPy and Matplotlib only.
 Also writes summary.json and summary.md into each run folder.
 """
 
-import argparse
 import csv
 import io
 import pathlib
@@ -20,9 +19,11 @@ from matplotlib.ticker import MaxNLocator
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from ecg_jax import errors
 from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES
 from ecg_jax.summary import (
+  METRIC_COLUMNS,
   PREDICTION_FILES,
   find_runs,
   format_table,
@@ -31,18 +32,6 @@ from ecg_jax.summary import (
   write_atomically,
   write_summary,
 )
-
-METRIC_COLUMNS = [
-  'phase',
-  'epoch',
-  'step',
-  'train_loss',
-  'validation_loss',
-  'validation_score',
-  'learning_rate',
-  'records_per_second',
-  'seconds',
-]
 
 
 def read_metrics(path: pathlib.Path) -> np.ndarray:
@@ -291,9 +280,15 @@ def summarize_folders(
     print(path)
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """Runs the command; returns its exit code, 2 for bad input."""
-  parser = argparse.ArgumentParser(
+def main(arguments: list[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  return errors.run_command(
+    lambda: _run(arguments), debug='--debug' in arguments
+  )
+
+
+def _run(arguments: list[str]) -> int:
+  parser = errors.ArgumentParser(
     description='Fold scores of training runs as a table.'
   )
   parser.add_argument(
@@ -318,17 +313,11 @@ def main(arguments: list[str] | None = None) -> int:
     '--debug', action='store_true', help='show where an error comes from'
   )
   given = parser.parse_args(arguments)
-  try:
-    summarize_folders(
-      given.run_folders, set_name=given.set_name, plot_folder=given.plot
-    )
-  except InputError as error:
-    if given.debug:
-      raise
-    print(error, file=sys.stderr)
-    return 2
+  summarize_folders(
+    given.run_folders, set_name=given.set_name, plot_folder=given.plot
+  )
   return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(main(sys.argv[1:]))

@@ -18,12 +18,12 @@ import json
 import os
 import pathlib
 import sys
-import traceback
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from ecg_jax import errors
 from ecg_jax.errors import InputError
 
 CLASSES = ('N', 'A', 'O', '~')
@@ -299,23 +299,17 @@ def _is_list_of_text(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong with the arguments in one sentence."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(f'{message[:1].upper()}{message[1:]}: see --help.')
-
-
 def main(arguments: Sequence[str]) -> int:
-  """Draws a table of folds from a label file and writes it.
+  """Runs the command line; returns the exit code."""
+  return errors.run_command(
+    lambda: _run(arguments), debug='--debug' in arguments
+  )
 
-  Args:
-    arguments: the command line, without the name of the program.
 
-  Returns:
-    The exit code: 0, or 2 after a mistake of the user.
-  """
-  parser = _Parser(prog='ecg_jax.datasets.folds', description=__doc__)
+def _run(arguments: Sequence[str]) -> int:
+  parser = errors.ArgumentParser(
+    prog='ecg_jax.datasets.folds', description=__doc__
+  )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument('--labels', required=True, help='csv of record,class')
   parser.add_argument('--num_folds', type=int, default=5)
@@ -324,22 +318,16 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('--holdout', action='store_true')
   parser.add_argument('--out', required=True, help='JSON file to write')
   parser.add_argument('--debug', action='store_true', help='show tracebacks')
-  try:
-    given = parser.parse_args(arguments)
-    labels = parse_labels(_read_text(given.labels), source=given.labels)
-    table = make_folds(
-      labels,
-      num_folds=given.num_folds,
-      train_validation_parts=given.train_validation_parts,
-      seed=given.seed,
-      holdout=given.holdout,
-    )
-    write_table(table, given.out)
-  except InputError as error:
-    if '--debug' in arguments:
-      traceback.print_exc()
-    print(error, file=sys.stderr)
-    return 2
+  given = parser.parse_args(arguments)
+  labels = parse_labels(_read_text(given.labels), source=given.labels)
+  table = make_folds(
+    labels,
+    num_folds=given.num_folds,
+    train_validation_parts=given.train_validation_parts,
+    seed=given.seed,
+    holdout=given.holdout,
+  )
+  write_table(table, given.out)
   return 0
 
 

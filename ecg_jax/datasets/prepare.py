@@ -1,4 +1,9 @@
-"""Builds a dataset once in its folder, and loads it from there ever after."""
+"""Builds a dataset once in its folder, and loads it from there ever after.
+
+  python -m ecg_jax.datasets.prepare --config configs/crnn.py
+
+does only this, for hosts whose compute nodes have no network.
+"""
 
 import contextlib
 import fcntl
@@ -6,10 +11,12 @@ import importlib
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 
+from ecg_jax import configuration, errors
 from ecg_jax.errors import InputError
 
 DATASETS = ('physionet2017', 'synthetic_ecg')
@@ -116,3 +123,24 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
   with path.open('w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  return errors.run_command(lambda: _run(argv), debug='--debug' in argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+  config = configuration.parse(configuration.define_flags(), argv)
+  builder = prepare(
+    config.data.name,
+    manual_dir=config.data.manual_dir,
+    data_dir=config.data.data_dir,
+  )
+  records = sum(split.num_examples for split in builder.info.splits.values())
+  print(f'{config.data.name}: {records:,} records in {builder.data_dir}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from ecg_jax.models.cnn import CNN
 from ecg_jax.models.crnn import CRNN
@@ -38,5 +38,7 @@ def initialise(
 
 def count_parameters(params: Mapping[str, Any]) -> int:
   """Trainable parameters of the full model, the auxiliary layer not counted."""
-  arrays = jax.tree.leaves({k: v for k, v in params.items() if k != 'auxiliary'})
+  arrays = jax.tree.leaves(
+    {k: v for k, v in params.items() if k != 'auxiliary'}
+  )
   return sum(array.size for array in arrays)

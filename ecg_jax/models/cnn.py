@@ -1,8 +1,8 @@
 """The CNN of the paper: convolutions, mean over time, linear layer."""
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from ecg_jax.models import layers
 

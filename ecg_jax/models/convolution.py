@@ -12,8 +12,8 @@ B: batch, T: frames, F: frequency bins, I: channels in, O: channels out.
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
@@ -53,9 +53,9 @@ def _backward(stride, residuals, gradient):
     x,
     kernel,
     gradient,
-    cpu=lambda *arguments: (
-      _input_gradient(*arguments, stride),
-      _kernel_gradient(*arguments, stride),
+    cpu=lambda x, kernel, gradient: (
+      _input_gradient(x, kernel, gradient, stride),
+      _kernel_gradient(x, kernel, gradient, stride),
     ),
     default=lambda x, kernel, gradient: jax.vjp(
       lambda x, kernel: convolve.fun(x, kernel, stride), x, kernel

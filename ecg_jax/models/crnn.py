@@ -1,10 +1,11 @@
 """The CRNN of the paper: convolutions, bidirectional LSTM, linear layer."""
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from ecg_jax.models import layers
+from ecg_jax.models.dropout import Dropout
 
 
 class CRNN(nn.Module):
@@ -101,13 +102,12 @@ class LSTMStack(nn.Module):
     self, x_BxTxD: jax.Array, mask_BxT: jax.Array, *, train: bool
   ) -> jax.Array:
     """Returns the summary, float32 [B, 2 units]."""
-    dropout = nn.Dropout(self.dropout, deterministic=not train)
     x, last = x_BxTxD, x_BxTxD[:, 0]
     for index in range(self.layers):
       x, last = layers.BidirectionalLSTM(
         self.units, self.dtype, name=f'layer_{index}'
       )(x, mask_BxT)
-      x = dropout(x)
+      x = Dropout(self.dropout)(x, train=train)
     if self.summary == 'last':
-      return dropout(last.astype(jnp.float32))
+      return Dropout(self.dropout)(last.astype(jnp.float32), train=train)
     return layers.masked_mean(x, mask_BxT)

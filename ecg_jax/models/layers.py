@@ -6,11 +6,12 @@ H: units of one LSTM direction. A mask is bool [B, T], true in valid frames.
 
 from collections.abc import Sequence
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from ecg_jax.models import convolution
+from ecg_jax.models.dropout import Dropout
 
 
 def masked(x: jax.Array, mask_BxT: jax.Array) -> jax.Array:
@@ -116,11 +117,13 @@ class ConvolutionBlock(nn.Module):
         name=f'batch_norm_{index}',
       )(x, mask_BxT, train=train)
       x = masked(nn.relu(x), mask_BxT)
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = Dropout(self.dropout)(x, train=train)
     if self.reduction == 'max_pool':
       # After the ReLU and the mask nothing is negative and padding is zero, so
       # a window that reaches over the end has the maximum of its valid part.
-      x = nn.max_pool(x, (2, 2), (2, 2), ((0, x.shape[1] % 2), (0, x.shape[2] % 2)))
+      x = nn.max_pool(
+        x, (2, 2), (2, 2), ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+      )
       lengths = -(-lengths // 2)
     return x, lengths
 
@@ -144,7 +147,7 @@ class Convolutions(nn.Module):
   def __call__(
     self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns features [B, T', F', C] in `dtype`, zero when not valid, and T'."""
+    """Returns features [B, T', F', C], zero where not valid, and lengths."""
     x = x_BxTxF[..., None]
     for index in range(self.blocks):
       x, lengths = ConvolutionBlock(

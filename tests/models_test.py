@@ -1,0 +1,326 @@
+"""Sizes, masks and gradients of the models."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecg_jax import models
+from ecg_jax.models import cnn, convolution, crnn, layers
+
+BINS = 7
+TINY = {'width': 4, 'growth': 2, 'blocks': 2, 'layers_per_block': 2}
+TINY_CRNN = {'lstm_units': 5, 'lstm_layers': 1}
+
+# Model, kind of phase: every kind, both reductions, both summaries.
+VARIANTS = {
+  'cnn, max_pool': ('cnn', 'all', {'reduction': 'max_pool', 'blocks': 3}),
+  'cnn, stride': ('cnn', 'all', {'reduction': 'stride', 'blocks': 3}),
+  'crnn, max_pool, last': (
+    'crnn',
+    'all',
+    {'reduction': 'max_pool', 'summary': 'last', 'lstm_layers': 2},
+  ),
+  'crnn, stride, mean': (
+    'crnn',
+    'lstm',
+    {'reduction': 'stride', 'summary': 'mean'},
+  ),
+  'crnn, auxiliary': ('crnn', 'auxiliary', {'reduction': 'stride'}),
+}
+
+
+def _create(name, *, dropout=0.0, **fields):
+  fields = TINY | {'dropout_convolution': dropout} | fields
+  if name == 'crnn':
+    fields = TINY_CRNN | {'dropout_lstm': 0.0} | fields
+  return models.create_model(name, **fields)
+
+
+@functools.cache
+def _variables(model, bins=BINS):
+  """Random ones of the right shapes, running statistics included."""
+  shapes = jax.eval_shape(
+    lambda key: models.initialise(model, key, bins), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+
+  def draw(path, array):
+    if path[-1].key in ('scale', 'variance'):
+      value = rng.uniform(0.5, 2, array.shape)
+    elif array.ndim > 1:
+      value = rng.normal(0, array.shape[-1] ** -0.5, array.shape) / 2
+    else:
+      value = rng.normal(0, 0.3, array.shape)
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _spectrograms(lengths, *, frames, seed=0):
+  """Log-spectrograms, zero behind each length, as the models are given them."""
+  x = np.zeros((len(lengths), frames, BINS), np.float32)
+  for row, length in enumerate(lengths):
+    rng = np.random.default_rng((seed, row))
+    x[row, :length] = rng.normal(2, 3, (length, BINS))
+  return x
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_evaluation(model, kind, variables, x, lengths):
+  return model.apply(variables, x, lengths, train=False, kind=kind)
+
+
+def _evaluate(model, kind, x, lengths):
+  return np.asarray(
+    _compiled_evaluation(
+      model, kind, _variables(model), x, np.asarray(lengths, np.int32)
+    )
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'parameters'),
+  [
+    ('cnn', {}, 9_837_860),
+    ('cnn', {'reduction': 'stride'}, 9_837_860),
+    ('crnn', {'lstm_units': 200}, 7_857_700),
+    ('crnn', {'lstm_units': 100, 'summary': 'mean'}, 5_790_500),
+  ],
+)
+def test_full_models_have_the_published_size_and_24_layers(
+  name, fields, parameters
+):
+  if name == 'crnn':
+    fields = {'dropout_lstm': 0.15, **fields}
+  model = models.create_model(name, dropout_convolution=0.15, **fields)
+  shapes = jax.eval_shape(
+    lambda key: models.initialise(model, key, 33), jax.random.key(0)
+  )
+  params = shapes['params']
+  assert models.count_parameters(params) == parameters
+  kernels = [
+    array.shape
+    for block in params['convolutions'].values()
+    for key, array in block.items()
+    if key.startswith('kernel_')
+  ]
+  assert len(kernels) == 24
+  assert {shape[:2] for shape in kernels} == {(5, 5)}
+  statistics = jax.tree.leaves(shapes['batch_stats'])
+  assert len(statistics) == 2 * 24
+  assert set(params) == set().union(*model.trained.values())
+
+
+def test_kinds_of_phase_share_their_initial_parameters():
+  model = _create('crnn', blocks=1, layers_per_block=1)
+  key = jax.random.key(0)
+  together = jax.jit(lambda key: models.initialise(model, key, BINS))(key)
+  x, lengths = jnp.zeros((2, 8, BINS)), jnp.array([8, 3])
+  alone = jax.jit(
+    lambda key: model.init(key, x, lengths, train=False, kind='auxiliary')
+  )(key)
+  for name in 'convolutions', 'auxiliary', 'output':
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      together['params'][name],
+      alone['params'][name],
+    )
+
+
+@pytest.mark.parametrize('variant', VARIANTS.values(), ids=VARIANTS)
+@settings(max_examples=12, deadline=None)
+@given(
+  lengths=st.lists(st.integers(1, 30), min_size=4, max_size=4),
+  garbage=st.sampled_from([0.0, -7.0, 1e6]),
+)
+def test_logits_do_not_depend_on_padding_or_batch(variant, lengths, garbage):
+  name, kind, fields = variant
+  model = _create(name, **fields)
+  narrow = _spectrograms(lengths, frames=30)
+  wide = _spectrograms([*lengths[::-1], 1, 0], frames=43)
+  wide[:4] = _spectrograms(lengths, frames=43)[::-1]
+  # The mates of a record, in a batch of another size; the spectrogram's mask
+  # leaves zeros, but no layer relies on it but the first.
+  together = _evaluate(model, kind, wide, [*lengths[::-1], 1, 0])
+  for row, length in enumerate(lengths):
+    alone = _evaluate(model, kind, narrow[row : row + 1], [length])
+    np.testing.assert_allclose(
+      together[3 - row], alone[0], atol=1e-5, rtol=0
+    )
+  wide[4] = garbage
+  again = _evaluate(model, kind, wide, [*lengths[::-1], 1, 0])
+  np.testing.assert_allclose(again[:4], together[:4], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+  ('name', 'reduction'), [('cnn', 'max_pool'), ('crnn', 'stride')]
+)
+def test_training_does_not_depend_on_padding_or_masked_rows(name, reduction):
+  lengths = [21, 1, 8]
+  model = _create(name, reduction=reduction)
+
+  @jax.jit
+  def run(x, lengths, weight):
+    variables = _variables(model)
+
+    def loss(params):
+      logits, changed = model.apply(
+        {**variables, 'params': params},
+        x,
+        lengths,
+        train=True,
+        kind='all',
+        mutable=['batch_stats'],
+      )
+      return jnp.sum(logits * weight), (logits, changed)
+
+    return jax.grad(loss, has_aux=True)(variables['params'])
+
+  weight = np.random.default_rng(0).normal(size=(3, 4))
+  gradients, (logits, changed) = run(
+    _spectrograms(lengths, frames=21), np.array(lengths), weight
+  )
+  padded_gradients, (padded_logits, padded_changed) = run(
+    _spectrograms([*lengths, 0, 0], frames=34),
+    np.array([*lengths, 0, 0]),
+    np.pad(weight, ((0, 2), (0, 0))),
+  )
+  np.testing.assert_allclose(padded_logits[:3], logits, atol=2e-5, rtol=0)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  jax.tree.map(close, padded_changed, changed)
+
+  def close_to_scale(one, other):
+    scale = np.abs(other).max() + 1e-3
+    np.testing.assert_allclose(one / scale, other / scale, atol=1e-4)
+
+  jax.tree.map(close_to_scale, padded_gradients, gradients)
+
+
+def test_frozen_convolutions_are_in_evaluation_mode():
+  model = _create('crnn', dropout=0.5)
+  variables = _variables(model)
+  lengths = [20, 3, 9]
+  x = _spectrograms(lengths, frames=21)
+  train = functools.partial(
+    model.apply, train=True, kind='lstm', mutable=['batch_stats']
+  )
+  logits, changed = jax.jit(train)(
+    variables, x, np.array(lengths), rngs={'dropout': jax.random.key(0)}
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    changed['batch_stats'],
+    variables['batch_stats'],
+  )
+  np.testing.assert_allclose(
+    logits, _evaluate(model, 'all', x, lengths), atol=1e-5, rtol=0
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'kind'), [('cnn', 'all'), ('crnn', 'all'), ('crnn', 'auxiliary')]
+)
+def test_convolution_dropout_is_in_training_only(name, kind):
+  model = _create(name, dropout=0.5)
+  lengths = np.array([20, 3, 9])
+  x = _spectrograms(lengths, frames=21)
+
+  @jax.jit
+  def train(key):
+    return model.apply(
+      _variables(model),
+      x,
+      lengths,
+      train=True,
+      kind=kind,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )[0]
+
+  one, other, again = (np.asarray(train(jax.random.key(i))) for i in (0, 1, 0))
+  assert (one != other).any(axis=1).all()
+  np.testing.assert_array_equal(one, again)
+  np.testing.assert_array_equal(
+    _evaluate(model, kind, x, lengths),
+    _evaluate(_create(name), kind, x, lengths),
+  )
+
+
+def test_summaries_and_reductions_make_different_models():
+  x, lengths = _spectrograms([20, 9], frames=21), [20, 9]
+  fields = {}, {'reduction': 'stride'}, {'summary': 'mean'}
+  found = [_evaluate(_create('crnn', **f), 'all', x, lengths) for f in fields]
+  for index, one in enumerate(found):
+    for other in found[:index]:
+      assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['cnn', 'crnn'])
+def test_bfloat16_logits_are_float32_and_near(name):
+  x, lengths = _spectrograms([20, 9], frames=21), [20, 9]
+  full = _evaluate(_create(name), 'all', x, lengths)
+  half = _evaluate(_create(name, dtype=jnp.bfloat16), 'all', x, lengths)
+  assert half.dtype == np.float32
+  assert np.any(half != full)
+  np.testing.assert_allclose(half, full, atol=0.05 * np.abs(full).max())
+
+
+class _Float64(types.ModuleType):
+  """jax.numpy with float64 in place of float32."""
+
+  float32 = jnp.float64
+
+  def __getattr__(self, name):
+    return getattr(jnp, name)
+
+
+@pytest.mark.parametrize('variant', VARIANTS.values(), ids=VARIANTS)
+def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
+  name, kind, fields = variant
+  kind = 'all' if kind == 'lstm' else kind
+  for module in cnn, convolution, crnn, layers:
+    monkeypatch.setattr(module, 'jnp', _Float64('float64'))
+  with jax.enable_x64(True):
+    model = _create(
+      name,
+      **{**fields, 'width': 2, 'growth': 1, 'blocks': 2},
+      dtype=jnp.float64,
+    )
+    double = functools.partial(np.asarray, dtype=np.float64)
+    variables = jax.tree.map(double, _variables(model))
+    lengths = [9, 4]
+    x = double(_spectrograms(lengths, frames=10))
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 4))
+
+    @jax.jit
+    def loss(params, x):
+      logits, _ = model.apply(
+        {**variables, 'params': params},
+        x,
+        np.array(lengths),
+        train=True,
+        kind=kind,
+        mutable=['batch_stats'],
+      )
+      assert logits.dtype == np.float64
+      return jnp.sum(jnp.tanh(logits) * weight)
+
+    at = variables['params'], x
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(*at)
+    step = 1e-6
+    for _ in range(3):
+      direction = jax.tree.map(lambda a: rng.normal(size=a.shape), at)
+      move = lambda step, d=direction: jax.tree.map(  # noqa: E731
+        lambda a, b: a + step * b, at, d
+      )
+      slope = (loss(*move(step)) - loss(*move(-step))) / (2 * step)
+      products = jax.tree.map(np.vdot, gradients, direction)
+      found = sum(jax.tree.leaves(products))
+      assert found == pytest.approx(float(slope), rel=1e-6, abs=1e-8)

@@ -1,0 +1,306 @@
+"""Draws counted, buckets against brute force, weights against the formula."""
+
+import dataclasses
+import itertools
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecg_jax import sampler
+
+RESAMPLING = sampler.Resampling(60.0, 120.0)
+
+
+def _lengths(number, seed=0):
+  """Lengths like the real ones: most of them the same."""
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(2714, 18287, number)
+  lengths[rng.random(number) < 0.7] = 9000
+  return lengths
+
+
+def _epoch(number=237, key=(0, 0, 0, 1), **changes):
+  lengths = _lengths(number)
+  arguments = {
+    'key': key,
+    'records': 1000 + np.arange(number),
+    'lengths': lengths,
+    'repeats': None,
+    'resampling': RESAMPLING,
+    'shortest': 64,
+    'bounds': sampler.bucket_bounds(
+      lengths, num_buckets=4, resampling=RESAMPLING
+    ),
+    'batch_size': 20,
+    'chunk_steps': 3,
+  }
+  return sampler.training_chunks(**(arguments | changes))
+
+
+def _valid(chunks, field):
+  return np.concatenate([getattr(chunk, field)[chunk.mask] for chunk in chunks])
+
+
+@given(
+  st.integers(1, 300), st.integers(1, 25), st.integers(1, 9), st.integers(1, 6)
+)
+@settings(max_examples=50, deadline=None)
+def test_every_draw_is_used_exactly_once_in_a_bucket_that_holds_it(
+  number, batch_size, chunk_steps, num_buckets
+):
+  lengths = _lengths(number)
+  bounds = sampler.bucket_bounds(
+    lengths, num_buckets=num_buckets, resampling=RESAMPLING
+  )
+  training = _epoch(
+    number, bounds=bounds, batch_size=batch_size, chunk_steps=chunk_steps
+  )
+  evaluation = sampler.evaluation_chunks(
+    records=1000 + np.arange(number),
+    lengths=lengths,
+    bounds=sampler.bucket_bounds(
+      lengths, num_buckets=num_buckets, resampling=None
+    ),
+    batch_size=batch_size,
+    chunk_steps=chunk_steps,
+  )
+  for chunks in training, evaluation:
+    records = _valid(chunks, 'records')
+    np.testing.assert_array_equal(np.sort(records), 1000 + np.arange(number))
+    below = {chunk.samples for chunk in chunks} | {0}
+    for chunk in chunks:
+      assert chunk.mask.shape == (chunk_steps, batch_size)
+      shorter = max(bound for bound in below if bound < chunk.samples)
+      # In the smallest bucket in use that holds it.
+      assert (chunk.lengths[chunk.mask] <= chunk.samples).all()
+      assert (chunk.lengths[chunk.mask] > shorter).all()
+      # Steps with records first, then masked ones; masked rows hold nothing.
+      filled = chunk.mask.any(axis=1)
+      assert filled.sum() == chunk.num_steps >= 1
+      assert filled[: chunk.num_steps].all()
+      assert not chunk.lengths[~chunk.mask].any()
+      assert not chunk.records[~chunk.mask].any()
+      # array_split: the batches of a bucket are of nearly one size.
+    for samples in below - {0}:
+      sizes = [
+        count
+        for chunk in chunks
+        if chunk.samples == samples
+        for count in chunk.mask.sum(axis=1)[: chunk.num_steps]
+      ]
+      assert max(sizes) - min(sizes) <= 1
+      assert len(sizes) == -(-sum(sizes) // batch_size)
+  own = _valid(evaluation, 'lengths')
+  np.testing.assert_array_equal(
+    own, lengths[_valid(evaluation, 'records') - 1000]
+  )
+
+
+def _as_lists(chunks):
+  return [
+    [np.asarray(value).tolist() for value in dataclasses.astuple(chunk)]
+    for chunk in chunks
+  ]
+
+
+def test_chunks_are_a_function_of_seed_fold_phase_and_epoch():
+  assert _as_lists(_epoch()) == _as_lists(_epoch())
+  keys = [(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (0, 0, 0, 2)]
+  epochs = [_as_lists(_epoch(key=key)) for key in keys]
+  for one, other in itertools.combinations(epochs, 2):
+    assert one != other
+
+
+def test_chunks_of_the_buckets_are_mixed():
+  orders = [
+    tuple(chunk.samples for chunk in _epoch(key=(0, 0, 0, epoch)))
+    for epoch in range(10)
+  ]
+  assert len(set(orders)) > 5
+  assert any(list(order) != sorted(order) for order in orders)
+
+
+def test_resampled_rates_are_uniform_in_heart_rate():
+  number = 20000
+  chunks = _epoch(number, lengths=np.full(number, 9000), bounds=(12000,))
+  rates = sampler.HEART_RATE * 9000 / _valid(chunks, 'lengths')
+  uniform = scipy.stats.uniform(RESAMPLING.slowest, 60)
+  assert scipy.stats.kstest(rates, uniform.cdf).pvalue > 0.01
+  # Uniform in length would fail by far.
+  lengths = np.random.default_rng(0).uniform(6000, 12000, number)
+  assert scipy.stats.kstest(80 * 9000 / lengths, uniform.cdf).pvalue < 1e-9
+
+
+def test_resampling_is_fresh_for_each_draw_and_can_be_off():
+  lengths = _lengths(237)
+  off = _epoch(resampling=None, bounds=(18286,))
+  np.testing.assert_array_equal(
+    _valid(off, 'lengths'), lengths[_valid(off, 'records') - 1000]
+  )
+  changed = []
+  for epoch in 1, 2:
+    chunks = _epoch(key=(0, 0, 0, epoch), bounds=(24400,))
+    order = np.argsort(_valid(chunks, 'records'))
+    changed.append(_valid(chunks, 'lengths')[order])
+  factors = changed[0] / lengths
+  assert factors.min() >= 80 / 120 - 1e-3
+  assert factors.max() <= 80 / 60 + 1e-3
+  assert len(set(np.round(factors, 4))) > 200
+  assert np.mean(changed[0] != changed[1]) > 0.99
+
+
+def test_resampling_leaves_at_least_one_frame():
+  lengths = np.array([64, 65, 70, 90, 30] * 40)
+  chunks = _epoch(200, lengths=lengths, bounds=(120,))
+  found = _valid(chunks, 'lengths')
+  given_lengths = lengths[_valid(chunks, 'records') - 1000]
+  assert found[given_lengths >= 64].min() == 64
+  # What was shorter before is at least left as long as it was.
+  assert found[given_lengths == 30].min() == 30
+
+
+def _cost(lengths, bounds):
+  return sum(min(b for b in bounds if b >= length) for length in lengths)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_bounds_compute_the_fewest_samples(multiples, num_buckets):
+  """Against all choices of bounds at the lengths, which lie on the grid."""
+  lengths = 32 * np.array(multiples)
+  bounds = sampler.bucket_bounds(
+    lengths, num_buckets=num_buckets, resampling=None
+  )
+  assert 1 <= len(bounds) <= num_buckets
+  assert list(bounds) == sorted(set(bounds))
+  assert bounds[-1] == lengths.max()
+  best = min(
+    _cost(lengths, [*choice, lengths.max()])
+    for choice in itertools.combinations_with_replacement(
+      np.unique(lengths), num_buckets - 1
+    )
+  )
+  assert _cost(lengths, bounds) == best
+
+
+@given(st.integers(0, 99), st.integers(1, 6), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_last_bound_and_window_hold_every_recording(seed, num_buckets, augment):
+  lengths = _lengths(50, seed)
+  resampling = RESAMPLING if augment else None
+  bounds = sampler.bucket_bounds(
+    lengths, num_buckets=num_buckets, resampling=resampling
+  )
+  for epoch in range(5):
+    for chunk in _epoch(
+      50,
+      key=(seed, 0, 0, epoch),
+      lengths=lengths,
+      resampling=resampling,
+      bounds=bounds,
+    ):
+      window = sampler.window_samples(chunk.samples, lengths.max(), resampling)
+      own = lengths[chunk.records[chunk.mask] - 1000]
+      assert own.max() <= window <= lengths.max()
+  # The longest at the slowest rate too.
+  slowest = np.float64(RESAMPLING.slowest if augment else sampler.HEART_RATE)
+  assert RESAMPLING.lengths(lengths.max(), slowest) <= bounds[-1]
+
+
+@given(st.floats(20, 200), st.floats(1, 3), st.integers(1, 60000))
+def test_window_holds_what_any_rate_makes_fit_the_bucket(
+  slowest, factor, samples
+):
+  resampling = sampler.Resampling(slowest, slowest * factor)
+  window = sampler.window_samples(samples, 10**9, resampling)
+  rates = np.linspace(resampling.slowest, resampling.fastest, 9)
+  assert (resampling.lengths(np.int64(window + 1), rates) > samples).all()
+
+
+def _real_share(chunks):
+  computed = sum(chunk.samples * chunk.mask.sum() for chunk in chunks)
+  return _valid(chunks, 'lengths').sum() / computed
+
+
+def test_most_of_what_is_computed_on_the_real_records_is_real(real_data):
+  with zipfile.ZipFile(real_data / 'training2017.zip') as archive:
+    sizes = [
+      entry.file_size
+      for entry in archive.infolist()
+      if entry.filename.endswith('.mat')
+    ]
+  # A header of 24 bytes, then int16.
+  lengths = (np.array(sizes) - 24) // 2
+  assert (len(lengths), lengths.min(), lengths.max()) == (8528, 2714, 18286)
+  training = _epoch(
+    8528,
+    lengths=lengths,
+    bounds=sampler.bucket_bounds(lengths, num_buckets=5, resampling=RESAMPLING),
+  )
+  assert _real_share(training) >= 0.80
+  evaluation = sampler.evaluation_chunks(
+    records=np.arange(8528),
+    lengths=lengths,
+    bounds=sampler.bucket_bounds(lengths, num_buckets=2, resampling=None),
+    batch_size=40,
+    chunk_steps=8,
+  )
+  assert _real_share(evaluation) >= 0.90
+
+
+def _classes(counts):
+  return np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
+
+
+@pytest.mark.parametrize(
+  'counts', [(5076, 758, 2415, 279), (10, 0, 5, 1), (1, 0, 0, 0), (3, 3, 3, 3)]
+)
+def test_class_weights_are_the_formula(counts):
+  weights = sampler.class_weights(_classes(counts))
+  assert weights.dtype == np.float32
+  for weight, count in zip(weights, counts, strict=True):
+    percentage = 100 * count / sum(counts)
+    expected = 0.8 + 0.2 * 100 / percentage if count else 0
+    assert weight == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.lists(st.integers(0, 400), min_size=4, max_size=4).filter(any))
+def test_class_repeats_are_the_formula_in_whole_numbers(counts):
+  classes = _classes(counts)
+  repeats = sampler.class_repeats(classes)
+  total = sum(counts)
+  for label, repeat in zip(classes, repeats, strict=True):
+    # int(100 * 0.2 / (100 * count / total)) + 1, without rounding.
+    assert (repeat - 1) * 5 * counts[label] <= total
+    assert repeat * 5 * counts[label] > total
+
+
+def test_each_record_is_drawn_once_without_compensation():
+  for epoch in range(3):
+    records = _valid(_epoch(key=(0, 0, 0, epoch)), 'records')
+    assert len(set(records)) == len(records) == 237
+
+
+def test_compensated_epochs_draw_classes_as_repeated_and_cut_to_the_set():
+  counts = np.array([600, 80, 290, 30])
+  classes = _classes(counts)
+  repeats = sampler.class_repeats(classes)
+  drawn = np.zeros(1000, int)
+  epochs = 60
+  for epoch in range(epochs):
+    chunks = _epoch(1000, key=(0, 0, 0, epoch), repeats=repeats, chunk_steps=8)
+    records = _valid(chunks, 'records') - 1000
+    assert len(records) == 1000
+    times = np.bincount(records, minlength=1000)
+    assert (times <= repeats).all()
+    drawn += times
+  # int(100 * 0.2 / 60) + 1 and so on.
+  by_hand = np.array([1, 3, 1, 7])
+  np.testing.assert_array_equal(repeats, by_hand[classes])
+  expected = counts * by_hand / np.sum(counts * by_hand)
+  found = np.bincount(classes, drawn) / (1000 * epochs)
+  np.testing.assert_allclose(found, expected, atol=0.01)
