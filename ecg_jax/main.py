@@ -31,6 +31,8 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   workdir = pathlib.Path(values.workdir or f'runs/{name}')
 
   # Imported once the command line is known to be good: they take seconds.
+  import jax
+
   from ecg_jax import (
     artifacts,
     compilation_cache,
@@ -52,7 +54,7 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
   )
   work = [jobs.make_job(config, data, fold, workdir) for fold in config.folds]
-  params = train.initial_variables(work[0])['params']
+  params = jax.eval_shape(lambda: train.initial_variables(work[0]))['params']
   print(
     f'{config.model.name} with {models.count_parameters(params):,} trainable'
     f' parameters on {config.data.name}, folds'

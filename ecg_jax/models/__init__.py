@@ -1,5 +1,6 @@
 """The models, by name."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ def create_model(name: str, **fields: Any) -> nn.Module:
   return MODELS[name](**fields)
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'frequency_bins'))
 def initialise(
   model: nn.Module, key: jax.Array, frequency_bins: int
 ) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def initialise(
 
 
 def count_parameters(params: Mapping[str, Any]) -> int:
-  """Trainable parameters of the full model, the auxiliary layer not counted."""
+  """Trainable parameters of the model, without the auxiliary layer."""
   arrays = jax.tree.leaves(
     {k: v for k, v in params.items() if k != 'auxiliary'}
   )

@@ -1,0 +1,288 @@
+"""From samples to logits: padding, augmentation, lengths and the loss."""
+
+import functools
+import io
+import zipfile
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.io
+
+from ecg_jax import augmentation
+from ecg_jax import forward
+from ecg_jax import models
+from ecg_jax import optimizer
+from ecg_jax import preprocessing
+
+SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
+BURSTS = augmentation.Bursts(span_samples=15, share=0.2)
+NARROW, WIDE = 400, 603
+
+
+@functools.cache
+def _network(name, *, bursts=None, spectrogram=SPECTROGRAM, **fields):
+  fields = {
+    'dropout_convolution': 0.0,
+    'width': 3,
+    'growth': 2,
+    'blocks': 2,
+    'layers_per_block': 1,
+    **fields,
+  }
+  if name == 'crnn':
+    fields |= {'dropout_lstm': 0.0, 'lstm_units': 4, 'lstm_layers': 1}
+  model = models.create_model(name, **fields)
+  return forward.Network(model, spectrogram, bursts)
+
+
+@functools.cache
+def _variables(model, bins):
+  shapes = jax.eval_shape(
+    lambda key: models.initialise(model, key, bins), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda array: rng.uniform(-0.3, 0.5, array.shape).astype(np.float32) ** 2
+    if array.ndim == 1
+    else rng.normal(0, 0.3, array.shape).astype(np.float32),
+    shapes,
+  )
+
+
+def _network_variables(network):
+  return _variables(network.model, network.spectrogram.window_samples // 2 + 1)
+
+
+def _batch(signals, *, rows, width, lengths=None, behind=0):
+  """A batch whose last rows are padding, with garbage where it may be."""
+  own = np.zeros(rows, np.int32)
+  own[: len(signals)] = [len(signal) for signal in signals]
+  batch = np.full((rows, width), behind, np.int16)
+  for row, signal in zip(batch, signals, strict=False):
+    row[: len(signal)] = signal
+  wanted = own.copy()
+  if lengths is not None:
+    wanted[: len(lengths)] = lengths
+  return forward.Batch(
+    signal=batch,
+    signal_lengths=own,
+    lengths=wanted,
+    labels=(np.arange(rows) % 4).astype(np.int32),
+    mask=np.arange(rows) < len(signals),
+  )
+
+
+def _signals(lengths, seed=0):
+  return [
+    np.random.default_rng((seed, index)).integers(-900, 900, length)
+    for index, length in enumerate(lengths)
+  ]
+
+
+_compiled_evaluation = jax.jit(
+  forward.evaluate_logits, static_argnames=('network', 'kind')
+)
+
+
+def _evaluate(network, batch, kind='all'):
+  variables = _network_variables(network)
+  return np.asarray(
+    _compiled_evaluation(network, variables, batch, kind=kind)
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'normalise'), [('cnn', 'none'), ('crnn', 'record')]
+)
+@settings(max_examples=15, deadline=None)
+@given(
+  lengths=st.lists(st.integers(16, NARROW), min_size=3, max_size=3),
+  seed=st.integers(0, 99),
+)
+def test_logits_of_a_recording_are_its_own(name, normalise, lengths, seed):
+  spectrogram = preprocessing.Spectrogram(16, 8, normalise=normalise)
+  network = _network(name, spectrogram=spectrogram)
+  signals = _signals(lengths, seed)
+  wide = _batch(signals[::-1], rows=5, width=WIDE, behind=32767)
+  # Evaluation is in the own length, whatever else a batch may ask for.
+  wide = wide._replace(lengths=wide.lengths // 2)
+  together = _evaluate(network, wide)
+  for index, signal in enumerate(signals):
+    alone = _evaluate(network, _batch([signal], rows=1, width=NARROW))
+    np.testing.assert_allclose(together[2 - index], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('reduction', ['max_pool', 'stride'])
+def test_logits_of_real_records_do_not_depend_on_padding(real_data, reduction):
+  signals = []
+  with zipfile.ZipFile(real_data / 'training2017.zip') as archive:
+    for number in 1, 77:
+      name = f'training2017/A{number:05}.mat'
+      with io.BytesIO(archive.read(name)) as file:
+        signals.append(scipy.io.loadmat(file)['val'][0])
+  # As long as the longest, and longer, and one frame.
+  signals = [np.resize(signals[0], 18286), np.resize(signals[1], 30000)]
+  signals.append(signals[0][:64])
+  network = _network(
+    'crnn', spectrogram=preprocessing.Spectrogram(), reduction=reduction
+  )
+  together = _evaluate(network, _batch(signals, rows=4, width=33333, behind=-9))
+  for row, signal in enumerate(signals):
+    alone = _evaluate(network, _batch([signal], rows=1, width=len(signal)))
+    np.testing.assert_allclose(together[row], alone[0], atol=1e-5, rtol=0)
+
+
+_compiled_training = jax.jit(
+  forward.train_logits, static_argnames=('network', 'samples', 'kind')
+)
+
+
+def _train(network, batch, *, seed=0, samples=WIDE, kind='all'):
+  """Logits of the valid rows in training."""
+  logits, _ = _compiled_training(
+    network,
+    _network_variables(network),
+    batch,
+    jax.random.key(seed),
+    samples=samples,
+    kind=kind,
+  )
+  return np.asarray(logits)[np.asarray(batch.mask)]
+
+
+def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
+  """Statistics, loss and gradients, with resampling and bursts."""
+  network = _network('crnn', bursts=BURSTS)
+  weights = np.array([1.1, 2.8, 1.5, 6.9], np.float32)
+
+  @functools.partial(jax.jit, static_argnames='samples')
+  def run(batch, samples):
+    variables = _network_variables(network)
+
+    def mean_loss(params):
+      logits, changed = forward.train_logits(
+        network,
+        {**variables, 'params': params},
+        batch,
+        jax.random.key(3),
+        samples=samples,
+        kind='all',
+      )
+      losses = forward.losses(logits, batch.labels, weights)
+      mean = jnp.sum(losses, where=batch.mask) / jnp.sum(batch.mask)
+      return mean, changed
+
+    return jax.value_and_grad(mean_loss, has_aux=True)(variables['params'])
+
+  arguments = _signals([300, 40, 222]), [350, 31, 290]
+  batch = functools.partial(_batch, arguments[0], lengths=arguments[1])
+  (loss, changed), gradients = run(batch(rows=3, width=300), NARROW)
+  (padded_loss, padded_changed), padded_gradients = run(
+    batch(rows=5, width=350, behind=32767), WIDE
+  )
+  assert padded_loss == pytest.approx(loss, rel=1e-5)
+
+  def close(one, other):
+    scale = np.abs(other).max() + 1e-3
+    np.testing.assert_allclose(one / scale, other / scale, atol=1e-4)
+
+  jax.tree.map(close, padded_changed, changed)
+  jax.tree.map(close, padded_gradients, gradients)
+  assert any(np.any(array) for array in jax.tree.leaves(gradients))
+
+
+def test_model_is_given_the_whole_resampled_recording():
+  signals, lengths = _signals([300, 300, 300]), [400, 300, 200]
+  network = _network('crnn')
+  found = _train(
+    network, _batch(signals, rows=4, width=NARROW, lengths=lengths)
+  )
+  resampled = np.zeros((3, WIDE), np.float32)
+  for row, signal, length in zip(resampled, signals, lengths, strict=True):
+    positions = np.linspace(0, 299, length)
+    row[:length] = np.interp(positions, np.arange(300), signal)
+  features, frames = preprocessing.log_spectrogram(
+    resampled, np.array(lengths), SPECTROGRAM
+  )
+  assert list(frames) == [49, 36, 24]
+  expected, _ = network.model.apply(
+    _network_variables(network),
+    features,
+    frames,
+    train=True,
+    kind='all',
+    mutable=['batch_stats'],
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bursts_are_fresh_each_step_and_differ_between_records():
+  # With the convolutions frozen nothing else is random or common to a batch.
+  network = _network('crnn', bursts=BURSTS)
+  batch = _batch(_signals([300]) * 3, rows=4, width=NARROW)
+  train = functools.partial(_train, network, batch, kind='lstm')
+  one, other = train(seed=1), train(seed=2)
+  np.testing.assert_array_equal(one, train(seed=1))
+  assert (np.abs(one - other).max(axis=1) > 1e-4).all()
+  for left, right in (0, 1), (0, 2), (1, 2):
+    assert np.abs(one[left] - one[right]).max() > 1e-4
+  # Off, training sees what evaluation sees; evaluation has none.
+  off = _network('crnn')
+  plain = _evaluate(off, batch)[:3]
+  np.testing.assert_allclose(
+    _train(off, batch, kind='lstm'), plain, atol=1e-5, rtol=0
+  )
+  np.testing.assert_array_equal(_evaluate(network, batch)[:3], plain)
+
+
+def test_frozen_convolutions_have_no_backward_pass():
+  network = _network('crnn', layers_per_block=2)
+  variables = _network_variables(network)
+  batch = _batch(_signals([300]), rows=2, width=NARROW)
+
+  def loss(trained, frozen, kind):
+    logits, _ = forward.train_logits(
+      network,
+      {**variables, 'params': {**trained, **frozen}},
+      batch,
+      jax.random.key(0),
+      samples=NARROW,
+      kind=kind,
+    )
+    return logits.sum()
+
+  def convolutions(function, kind):
+    halves = optimizer.split(
+      variables['params'], network.model.trained[kind]
+    )
+    jitted = jax.jit(function, static_argnums=2)
+    # Lowered for a GPU: there both gradients are convolutions.
+    lowered = jitted.trace(*halves, kind).lower(lowering_platforms=('cuda',))
+    return lowered.as_text().count('stablehlo.convolution')
+
+  assert convolutions(loss, 'lstm') == 4
+  assert convolutions(jax.grad(loss), 'lstm') == 4
+  # The first layer's input has no gradient.
+  assert convolutions(jax.grad(loss), 'all') >= 4 + 4 + 3
+
+
+def test_losses_are_weighted_cross_entropies():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 5, (50, 4)).astype(np.float32)
+  logits[0] = [1000, -1000, 0, 0]
+  labels = rng.integers(0, 4, 50)
+  labels[0] = 1
+  weights = np.array([1.14, 3.05, 0.0, 6.91], np.float32)
+  found = np.asarray(forward.losses(logits, labels, weights))
+  wide = logits.astype(np.float64)
+  wide -= wide.max(axis=1, keepdims=True)
+  log_probabilities = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+  expected = -log_probabilities[np.arange(50), labels] * weights[labels]
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  # A class of weight zero costs nothing; equal weights are plain entropies.
+  assert not np.any(found[labels == 2])

@@ -1,0 +1,76 @@
+"""Sums over batches against NumPy over the union."""
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import metrics
+from ecg_jax import score
+
+add = jax.jit(metrics.Metrics.add)
+
+
+def _examples(number, seed=0):
+  rng = np.random.default_rng(seed)
+  return (
+    rng.dirichlet(np.ones(4), number).astype(np.float32),
+    rng.choice(4, number, p=[0.6, 0.1, 0.28, 0.02]).astype(np.int32),
+    rng.exponential(size=number).astype(np.float32),
+    rng.random(number) < 0.7,
+  )
+
+
+def _confusion(probabilities, labels, mask):
+  confusion = np.zeros((4, 4), int)
+  predicted = probabilities.argmax(axis=1)
+  np.add.at(confusion, (labels[mask], predicted[mask]), 1)
+  return confusion
+
+
+def test_sums_are_those_of_the_rows_in_the_mask():
+  probabilities, labels, losses, mask = _examples(500)
+  assert set(labels) == {0, 1, 2, 3}
+  found = add(metrics.Metrics.empty(), probabilities, labels, losses, mask)
+  np.testing.assert_array_equal(
+    found.confusion, _confusion(probabilities, labels, mask)
+  )
+  assert found.loss == pytest.approx(losses[mask].sum(), rel=1e-5)
+  assert found.records == mask.sum()
+
+
+def test_not_even_nan_counts_in_a_masked_row():
+  probabilities, labels, losses, mask = _examples(20)
+  expected = add(metrics.Metrics.empty(), probabilities, labels, losses, mask)
+  probabilities[~mask], losses[~mask] = np.nan, np.nan
+  found = add(metrics.Metrics.empty(), probabilities, labels, losses, mask)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_merged_metrics_are_those_of_the_union():
+  batches = [_examples(40, seed) for seed in range(5)]
+  one_by_one = metrics.Metrics.empty()
+  for batch in batches:
+    one_by_one = add(one_by_one, *batch)
+  parts = [add(metrics.Metrics.empty(), *batch) for batch in batches]
+  merged = jax.tree.map(lambda *sums: sum(sums), *parts)
+  union = [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+  whole = add(metrics.Metrics.empty(), *union)
+  for found in one_by_one, merged:
+    np.testing.assert_array_equal(found.confusion, whole.confusion)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert found.records == whole.records
+  assert metrics.finalise(merged)['score'] == metrics.finalise(whole)['score']
+
+
+def test_finalised_metrics_are_the_score_and_the_mean_loss():
+  probabilities, labels, losses, mask = _examples(300)
+  sums = add(metrics.Metrics.empty(), probabilities, labels, losses, mask)
+  fields = metrics.finalise(jax.device_get(sums))
+  assert fields.pop('loss') == pytest.approx(losses[mask].mean(), rel=1e-5)
+  assert fields == score.scores(_confusion(probabilities, labels, mask))
+  assert fields['records'] == mask.sum()
+
+
+def test_no_example_scores_zero():
+  fields = metrics.finalise(metrics.Metrics.empty())
+  assert (fields['records'], fields['loss'], fields['score']) == (0, 0.0, 0.0)
