@@ -14,6 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from ecg_jax import errors
 from ecg_jax.errors import InputError
 
 PUBLISHED_FOLDS = 5
@@ -81,6 +82,9 @@ def define_flags() -> flags.FlagValues:
   """Flags that hold a config; commands add their own before `parse`."""
   values = flags.FlagValues()
   flags.DEFINE_boolean(
+    'help', False, 'print this and end', short_name='h', flag_values=values
+  )
+  flags.DEFINE_boolean(
     'debug', False, 'print the traceback of an error', flag_values=values
   )
   return values
@@ -102,7 +106,11 @@ def parse(
     InputError: Anything that cannot be used, in one sentence.
   """
   config_flags.DEFINE_config_file(
-    'config', flag_values=values, sys_argv=list(argv)
+    'config',
+    None,
+    'FILE[:PRESET]; then --config.FIELD VALUE sets a field of it',
+    flag_values=values,
+    sys_argv=list(argv),
   )
   try:
     rest = values(list(argv))
@@ -124,6 +132,8 @@ def parse(
     raise InputError(f'The config has no field {field!r}: {advice}.') from error
   except (TypeError, ValueError) as error:
     raise InputError(f'the config cannot be used: {error}.') from error
+  if values.help:
+    raise errors.Help(_help(values))
   if len(rest) > 1:
     raise InputError(
       f'{rest[1]!r} is no option: options begin with --config or --workdir.'
@@ -132,6 +142,16 @@ def parse(
     raise InputError('no config given: add --config configs/crnn.py.')
   check(values.config)
   return values.config
+
+
+def _help(values: flags.FlagValues) -> str:
+  """The options, and the fields of the config if one was given."""
+  names = ('config', 'workdir', 'debug', 'help')
+  lines = [f'--{name}: {values[name].help}' for name in names if name in values]
+  if values.config is not None:
+    lines += ['', 'Fields of this config:']
+    lines += [f'--config.{f} {v!r}' for f, v in _fields(values.config).items()]
+  return '\n'.join(lines)
 
 
 def config_path(values: flags.FlagValues) -> str:

@@ -15,6 +15,10 @@ class InputError(Exception):
   """
 
 
+class Help(Exception):  # noqa: N818
+  """What --help prints; the command ends with code 0."""
+
+
 class PartialFailure(Exception):  # noqa: N818
   """Some jobs or files of a command failed, the others are done: code 3."""
 
@@ -32,6 +36,9 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
   """
   try:
     return command()
+  except Help as text:
+    print(text)
+    return 0
   except KeyboardInterrupt:
     message, code = (
       'Interrupted: start again with the same command to go on.',

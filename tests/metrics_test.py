@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecg_jax import metrics
-from ecg_jax import score
+from ecg_jax import metrics, score
 
 add = jax.jit(metrics.Metrics.add)
 
@@ -57,7 +56,7 @@ def test_merged_metrics_are_those_of_the_union():
   whole = add(metrics.Metrics.empty(), *union)
   for found in one_by_one, merged:
     np.testing.assert_array_equal(found.confusion, whole.confusion)
-    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert found.loss == pytest.approx(float(whole.loss), rel=1e-5)
     assert found.records == whole.records
   assert metrics.finalise(merged)['score'] == metrics.finalise(whole)['score']
 

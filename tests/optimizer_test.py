@@ -6,9 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ecg_jax import models
-from ecg_jax import optimizer
-from ecg_jax import train_state
+from ecg_jax import models, optimizer, train_state
 
 
 def _tree(seed):
