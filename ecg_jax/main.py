@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   name = configuration.name_of(configuration.config_path(values))
-  workdir = pathlib.Path(values.workdir or f'runs/{name}')
+  workdir = pathlib.Path(values.workdir or f'runs/{name}').expanduser()
 
   # Imported once the command line is known to be good: they take seconds.
   import jax
@@ -69,7 +69,7 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     raise errors.PartialFailure(
       f'{", ".join(failed)} failed: start again with the same command to train'
       ' what is unfinished.'
-    )
+    ) from next(iter(failed.values()))
   return 0
 
 

@@ -104,11 +104,12 @@ class ProgressBar:
       records: Records that training saw.
       where: Phase and epoch.
       loss: Mean training loss of the epoch so far.
-      best: Best validation score so far, in percent.
+      best: Best validation score so far, in percent; minus infinity if none.
     """
     self._seen += records
+    validated = f', best validation {best:.1f}' if best >= 0 else ''
     self._bar.set_postfix_str(
-      f'{where}, loss {loss:.4f}, best validation {best:.1f}', refresh=False
+      f'{where}, loss {loss:.4f}{validated}', refresh=False
     )
     self._bar.update(records)
 

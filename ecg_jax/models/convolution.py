@@ -91,31 +91,49 @@ def _input_gradient(x, kernel, gradient, stride):
 
 
 def _kernel_gradient(x, kernel, gradient, stride):
-  """The gradient by the kernel: for each row of it, one product a recording."""
+  """The gradient by the kernel as one matrix product a recording.
+
+  Its rows are frames and bins. Taps in frequency, and the parities of a stride
+  in time, stand side by side as columns of the left factor; taps in time as
+  columns of the right one, which is the output's gradient moved by whole
+  frames. So both factors are wide, which matrix products are fast at.
+  """
   size, _, channels_in, channels_out = kernel.shape
   half = size // 2
   frames, bins = gradient.shape[1:3]
-  padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+  moves = -(-size // stride)
+  rows = frames + moves - 1
+  padding = (half, max(0, stride * rows - x.shape[1] - half))
+  padded = jnp.pad(x, ((0, 0), padding, (half, half), (0, 0)))
 
   def add(total, recording):
     x_TxFxI, gradient_TxFxO = recording
-    columns = [
-      x_TxFxI[:, f : f + stride * (bins - 1) + 1 : stride] for f in range(size)
+    left = [
+      x_TxFxI[
+        parity : parity + stride * (rows - 1) + 1 : stride,
+        tap : tap + stride * (bins - 1) + 1 : stride,
+      ]
+      for parity in range(stride)
+      for tap in range(size)
     ]
-    patches = jnp.concatenate(columns, axis=-1)
-    gradient_RxO = gradient_TxFxO.reshape(frames * bins, channels_out)
-    rows = [
-      patches[t : t + stride * (frames - 1) + 1 : stride].reshape(
-        frames * bins, size * channels_in
-      )
-      for t in range(size)
+    right = [
+      jnp.pad(gradient_TxFxO, ((move, moves - 1 - move), (0, 0), (0, 0)))
+      for move in range(moves)
     ]
-    products = [
-      jnp.matmul(row.T, gradient_RxO, preferred_element_type=jnp.float32)
-      for row in rows
-    ]
-    return total + jnp.stack(products), None
+    product = jax.lax.dot_general(
+      jnp.concatenate(left, axis=-1).reshape(rows * bins, -1),
+      jnp.concatenate(right, axis=-1).reshape(rows * bins, -1),
+      (((0,), (0,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+    return total + product, None
 
-  zeros = jnp.zeros((size, size * channels_in, channels_out), jnp.float32)
+  shape = (stride, size, channels_in, moves, channels_out)
+  zeros = jnp.zeros(
+    (stride * size * channels_in, moves * channels_out), jnp.float32
+  )
   total, _ = lax.scan(add, zeros, (padded, gradient))
-  return total.reshape(kernel.shape).astype(kernel.dtype)
+  # Tap stride * move + parity in time; the last may be one beyond the kernel.
+  total = total.reshape(shape).transpose(3, 0, 1, 2, 4)
+  total = total.reshape(moves * stride, size, channels_in, channels_out)
+  return total[:size].astype(kernel.dtype)
