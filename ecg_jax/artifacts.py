@@ -101,9 +101,15 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-  """Makes the folder if need be; InputError where it cannot be written to."""
-  with locked(folder, wait=True):
-    pass
+  """InputError where the folder cannot be written to or made; makes nothing."""
+  there = folder.absolute()
+  while not os.path.lexists(there):
+    there = there.parent
+  if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    raise InputError(
+      f'{folder} cannot be written to ({there} is no writable folder): name'
+      ' another folder with --workdir.'
+    )
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
@@ -121,6 +127,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
   try:
     run = json.loads(summary.read_text(path))
     configuration.from_json(run['config'])
+    list(run['config']['folds'])
     run['digests'].items()
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     raise InputError(
@@ -205,7 +212,7 @@ def read_scores(path: pathlib.Path) -> dict[str, Any]:
   """The content of a scores.json; InputError where it cannot be read."""
   try:
     return dict(json.loads(summary.read_text(path)))
-  except ValueError as error:
+  except (ValueError, TypeError) as error:
     raise InputError(
       f'{path} is damaged ({error}): delete it to have the fold finished again.'
     ) from error

@@ -4,9 +4,11 @@ No jax here: a mistake is told before anything slow is imported.
 """
 
 import difflib
+import itertools
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'model.summary': ('last', 'mean'),
 }
 """Fields that name one of a few things."""
+
+_NO_CONFIG = 'No config given: add --config configs/crnn.py.'
+
+_TYPES: Mapping[type, str] = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a number',
+  tuple: 'a list like (0, 1)',
+}
 
 _PHASE_KINDS = {'cnn': ('all',), 'crnn': ('auxiliary', 'lstm', 'all')}
 
@@ -112,26 +123,23 @@ def parse(
     flag_values=values,
     sys_argv=list(argv),
   )
+  path, plain = _config_argument(argv), None
+  if path is not None:
+    plain = _load(path)
+    argv = _join_switches(plain, argv)
+    _check_names(plain, argv)
   try:
     rest = values(list(argv))
+  except flags.UnrecognizedFlagError as error:
+    if error.flagname.startswith('config.'):
+      raise InputError(_NO_CONFIG) from error
+    near = difflib.get_close_matches(error.flagname, list(values))
+    advice = f'use --{near[0]}' if near else 'see --help'
+    raise InputError(f'--{error.flagname} is no option: {advice}.') from error
+  except flags.IllegalFlagValueError as error:
+    raise InputError(_explain_value(str(error), plain)) from error
   except flags.Error as error:
-    # Of an error inside the config file, its last line says what it was.
-    raise InputError(str(error).strip().splitlines()[-1]) from error
-  except OSError as error:
-    path = config_path(values)
-    raise InputError(
-      f'there is no config file {path}: name one like configs/crnn.py.'
-    ) from error
-  except (AttributeError, KeyError) as error:
-    message = str(error.args[0]).split('\n')
-    field = message[0].strip('\'"')
-    known = sorted(_fields(_load_plain(argv)))
-    near = difflib.get_close_matches(field, [k.split('.')[-1] for k in known])
-    hint = [k for k in known if near and k.split('.')[-1] == near[0]]
-    advice = f'use {hint[0]!r}' if hint else f'it has {", ".join(known)}'
-    raise InputError(f'The config has no field {field!r}: {advice}.') from error
-  except (TypeError, ValueError) as error:
-    raise InputError(f'the config cannot be used: {error}.') from error
+    raise InputError(f'{str(error).strip(".")}: see --help.') from error
   if values.help:
     raise errors.Help(_help(values))
   if len(rest) > 1:
@@ -139,8 +147,14 @@ def parse(
       f'{rest[1]!r} is no option: options begin with --config or --workdir.'
     )
   if values.config is None:
-    raise InputError('no config given: add --config configs/crnn.py.')
-  check(values.config)
+    raise InputError(_NO_CONFIG)
+  try:
+    check(values.config)
+  except KeyError as error:
+    raise InputError(
+      f'{path} makes a config without the field {error}: start from'
+      ' configs/common.py.'
+    ) from error
   return values.config
 
 
@@ -159,18 +173,92 @@ def config_path(values: flags.FlagValues) -> str:
   return config_flags.get_config_filename(values['config'])
 
 
-def _load_plain(argv: Sequence[str]) -> ml_collections.ConfigDict:
-  """The config without its overrides, to tell which fields there are."""
-  plain = [argv[0]]
-  for index, argument in enumerate(argv):
-    if argument == '--config':
-      plain += argv[index : index + 2]
-    elif argument.startswith('--config='):
-      plain.append(argument)
+def _config_argument(argv: Sequence[str]) -> str | None:
+  """What --config was given, read before all else is."""
+  path = None
+  for argument, following in itertools.zip_longest(argv, argv[1:]):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config'):
+      path = value if equals else following
+  return path
+
+
+def _load(path: str) -> ml_collections.ConfigDict:
+  """The config as its file makes it, without what the command line sets."""
+  file = path.partition(':')[0]
+  if not pathlib.Path(file).is_file():
+    raise InputError(
+      f'There is no config file {file!r}: name one like configs/crnn.py.'
+    )
+  arguments = ['', f'--config={path}']
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=plain)
-  values(plain)
+  config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=arguments
+  )
+  try:
+    values(arguments)
+    _fields(values.config)
+  except Exception as error:  # A config is a program: it can raise anything.
+    # Where ml_collections gives a traceback, the last line says what it was.
+    last = f'{type(error).__name__}: {error}'.strip().splitlines()[-1]
+    reason = last.removeprefix('ValueError: ')
+    raise InputError(
+      f'The config {path} cannot be used ({reason}): mend the file or name'
+      ' another config or preset.'
+    ) from error
   return values.config
+
+
+def _join_switches(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> list[str]:
+  """'--config.FIELD', 'false' as '--config.FIELD=false' for switches.
+
+  Other fields take their value in either form, but absl takes a switch without
+  a value for one that is set.
+  """
+  switches = {
+    f'--config.{field}'
+    for field, value in _fields(config).items()
+    if isinstance(value, bool)
+  }
+  joined: list[str] = []
+  for argument in argv:
+    if joined and joined[-1] in switches and not argument.startswith('-'):
+      joined[-1] += f'={argument}'
+    else:
+      joined.append(argument)
+  return joined
+
+
+def _check_names(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> None:
+  """Refuses fields that the config does not have."""
+  known = _fields(config)
+  for argument in argv:
+    given = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+    if given and given[1] not in known:
+      # Else one of about that name in another group.
+      last = {field.rpartition('.')[2]: field for field in reversed(known)}
+      near = difflib.get_close_matches(given[1], known) or [
+        last[name]
+        for name in difflib.get_close_matches(given[1].rpartition('.')[2], last)
+      ]
+      advice = f'use {near[0]!r}' if near else f'it has {", ".join(known)}'
+      raise InputError(f'The config has no field {given[1]!r}: {advice}.')
+
+
+def _explain_value(
+  message: str, config: ml_collections.ConfigDict | None
+) -> str:
+  """A sentence on a value of the wrong type, of absl's message about it."""
+  given = re.match(r'flag --config\.([\w.]+)=(.*?): ', message)
+  if config is None or given is None:
+    return f'{message.strip(".")}: see --help.'
+  group, _, name = given[1].rpartition('.')
+  kind = (config[group] if group else config).get_type(name)
+  return f'{given[1]} is {given[2]!r}: it must be {_TYPES[kind]}.'
 
 
 def name_of(path: str) -> str:
@@ -193,11 +281,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'{field} is {fields[field]!r}: use '
         + (f'{near[0]!r}.' if near else f'{" or ".join(map(repr, choices))}.')
       )
+  described = 'crnn' if 'model.lstm_units' in fields else 'cnn'
+  if fields['model.name'] != described:
+    raise InputError(
+      f'model.name is {fields["model.name"]!r}: this config describes a'
+      f' {described}, use configs/{fields["model.name"]}.py.'
+    )
   for field, least in _AT_LEAST.items():
     if fields.get(field) is not None and fields[field] < least:
       raise InputError(
         f'{field} is {fields[field]}: it must be at least {least}.'
       )
+  if fields['seed'] >= 2**32:
+    raise InputError(f'seed is {fields["seed"]}: it must be below {2**32}.')
   for field in _POSITIVE:
     if not 0 < fields[field] < math.inf:
       raise InputError(f'{field} is {fields[field]}: it must be positive.')
@@ -227,13 +323,15 @@ def _check_folds(folds: Any, folds_file: str | None) -> None:
   if not folds:
     raise InputError('folds is empty: name at least one, like (0,).')
   for fold in folds:
-    if not isinstance(fold, int) or isinstance(fold, bool):
-      raise InputError(f'folds holds {fold!r}: folds are whole numbers.')
+    if type(fold) is not int:
+      raise InputError(
+        f'folds holds {fold!r}: write whole numbers, like (0, 1).'
+      )
     if fold < 0 or (folds_file is None and fold >= PUBLISHED_FOLDS):
       last = '' if folds_file else f' to {PUBLISHED_FOLDS - 1}'
       raise InputError(f'folds holds {fold}: folds are numbered from 0{last}.')
   if len(set(folds)) < len(folds):
-    raise InputError(f'folds is {folds}: it names a fold twice.')
+    raise InputError(f'folds is {folds}: name each fold once.')
 
 
 def _check_phases(fields: Mapping[str, Any]) -> None:
@@ -241,26 +339,27 @@ def _check_phases(fields: Mapping[str, Any]) -> None:
   for field in ('phases.epochs', 'phases.learning_rates'):
     if len(fields[field]) != len(kinds):
       raise InputError(
-        f'{field} is {fields[field]}: phases.kinds has {len(kinds)} phases.'
+        f'{field} is {fields[field]}: give one for each of phases.kinds,'
+        f' {len(kinds)} in all.'
       )
   known = _PHASE_KINDS[fields['model.name']]
   for kind in kinds:
     if kind not in known:
       raise InputError(
-        f'phases.kinds holds {kind!r}: a {fields["model.name"]} has'
-        f' {" and ".join(map(repr, known))}.'
+        f'phases.kinds holds {kind!r}: a {fields["model.name"]} can train'
+        f' {" or ".join(map(repr, known))}.'
       )
   if not kinds or kinds[-1] == 'auxiliary':
     raise InputError(
       f'phases.kinds is {kinds}: the last phase must train the model itself.'
     )
   for epochs in fields['phases.epochs']:
-    if not isinstance(epochs, int) or epochs < 1:
+    if type(epochs) is not int or epochs < 1:
       raise InputError(
         f'phases.epochs holds {epochs!r}: epochs are whole numbers from 1.'
       )
   for rate in fields['phases.learning_rates']:
-    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+    if type(rate) not in (int, float) or not 0 < rate < math.inf:
       raise InputError(
         f'phases.learning_rates holds {rate!r}: rates are positive numbers.'
       )

@@ -39,24 +39,25 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
   except Help as text:
     print(text)
     return 0
-  except KeyboardInterrupt:
-    message, code = (
-      'Interrupted: start again with the same command to go on.',
-      130,
-    )
-  except InputError as error:
-    message, code = str(error), 2
-  except PartialFailure as error:
-    message, code = str(error), 3
-  except Exception as error:  # The last resort of a command: nothing is hidden.
-    message = (
-      f'Failed ({type(error).__name__}: {error}): --debug prints the traceback.'
-    )
-    code = 1
-  if debug:
-    traceback.print_exc()
+  except (Exception, KeyboardInterrupt) as error:  # The last resort.
+    if debug:
+      traceback.print_exception(error)
+    message, code = _explain(error)
   print(message, file=sys.stderr)
   return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+  """What to tell of an error, and the exit code."""
+  match error:
+    case InputError():
+      return str(error), 2
+    case PartialFailure():
+      return str(error), 3
+    case KeyboardInterrupt():
+      return 'Interrupted: start again with the same command to go on.', 130
+  name = type(error).__name__
+  return f'Failed ({name}: {error}): --debug prints the traceback.', 1
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -59,9 +59,8 @@ def bucket_bounds(
 ) -> tuple[int, ...]:
   """Chooses the buckets that compute the fewest samples of padding.
 
-  Dynamic programming over bounds in steps of one hop's samples, at least one
-  hundredth of the longest. With resampling, each length stands for 64 evenly
-  spaced heart rates.
+  Dynamic programming over bounds in steps of about 1/200 of the longest. With
+  resampling, each length stands for 64 evenly spaced heart rates.
 
   Args:
     lengths: Samples of the dataset's recordings.

@@ -1,9 +1,28 @@
-"""Fixtures shared by the tests."""
+"""Fixtures shared by the tests, which all see four CPU devices."""
 
+import csv
+import dataclasses
+import io
 import os
 import pathlib
 
+import jax
+import ml_collections
+import numpy as np
 import pytest
+
+from ecg_jax import (
+  checkpoint,
+  experiment,
+  input_pipeline,
+  jobs,
+  sharding,
+  train,
+)
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.synthetic_ecg import generator
+
+jax.config.update('jax_num_cpu_devices', 4)
 
 
 @pytest.fixture(scope='session')
@@ -13,3 +32,113 @@ def real_data() -> pathlib.Path:
   if not folder:
     pytest.skip('ECG_JAX_REAL_DATA is not set')
   return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def small_config() -> ml_collections.ConfigDict:
+  """The quickstart's config, shrunk until a step takes milliseconds."""
+  from configs import quickstart
+
+  config = quickstart.get_config()
+  config.model.width = config.model.growth = 4
+  config.model.blocks = 2
+  config.model.layers_per_block = 1
+  config.model.lstm_units = 4
+  config.dropout.convolution = 0.0
+  config.dropout.lstm = 0.2
+  config.phases.kinds = ('auxiliary', 'lstm', 'all')
+  config.phases.epochs = (3, 2, 3)
+  config.phases.learning_rates = (1e-2, 2e-3, 5e-4)
+  config.validate_every_epochs = 2
+  config.buckets.training = 2
+  config.buckets.evaluation = 1
+  config.batch_size = 5
+  config.evaluation_batch_size = 8
+  config.chunk_steps = 2
+  config.tensorboard = False
+  return config
+
+
+@pytest.fixture(scope='session')
+def small_data() -> experiment.Data:
+  """Sixty short synthetic records and their division into two folds."""
+  rng = np.random.default_rng(3)
+  found = [generator.generate_record(0, index) for index in range(60)]
+  signals = [signal[: rng.integers(400, 1200)] for _, signal, _ in found]
+  lengths = np.array([len(signal) for signal in signals])
+  v3 = np.array([folds.CLASSES.index(label) for _, _, label in found], np.int32)
+  v2 = np.where(rng.random(60) < 0.2, rng.integers(0, 4, 60), v3)
+  dataset = input_pipeline.Dataset(
+    records=tuple(name for name, _, _ in found),
+    signal=np.concatenate(signals),
+    offsets=np.cumsum(lengths) - lengths,
+    lengths=lengths,
+    classes={'v1': v2, 'v2': v2.astype(np.int32), 'v3': v3},
+  )
+  table = folds.make_folds(
+    dataset.labels('v2'), num_folds=2, train_validation_parts=3
+  )
+  return experiment.Data(dataset, table)
+
+
+@pytest.fixture(scope='session')
+def small_job(small_config, small_data):
+  """Makes a job of fold 0 in a folder; fields of it can be replaced."""
+
+  def make(folder: pathlib.Path, **fields) -> train.Job:
+    job = jobs.make_job(small_config, small_data, 0, folder)
+    return dataclasses.replace(job, **fields)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def train_job():
+  """Trains a job on one device, to its end or for so many dispatches."""
+
+  def run(
+    job: train.Job, *, stop_after: int | None = None, device: int = 0
+  ) -> bool:
+    mesh = sharding.make_mesh(jax.devices()[device : device + 1])
+    data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+    work = train.train_fold(job, mesh, data, position=0)
+    for count, _ in enumerate(work, 1):
+      if count == stop_after:
+        work.close()
+        return False
+    return True
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def read_result():
+  """All that a job leaves but times and rates: files and kept arrays."""
+
+  def read(job: train.Job) -> dict[str, object]:
+    names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
+    found: dict[str, object] = {
+      name: (job.folder / name).read_text() for name in names
+    }
+    rows = csv.DictReader(io.StringIO((job.folder / 'metrics.csv').read_text()))
+    timed = {'records_per_second', 'seconds'}
+    found['metrics'] = [
+      {name: row[name] for name in row.keys() - timed} for row in rows
+    ]
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with checkpoint.Checkpoints(job.folder / 'checkpoints') as checkpoints:
+      progress, state, best = train._restore(job, checkpoints, mesh)
+    found['progress'] = progress
+    arrays = jax.tree.leaves(jax.device_get((state, best)))
+    found['arrays'] = [array.tobytes() for array in arrays]
+    return found
+
+  return read
+
+
+@pytest.fixture(scope='module')
+def quick_compile():
+  """Compiles with few optimisations: small programs run but for moments."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

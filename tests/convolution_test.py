@@ -184,5 +184,7 @@ def test_gpu_program_leaves_all_convolutions_to_xla(stride):
   )
   # Forward and two gradients, and no loop but the three steps.
   assert count(lower('cuda')) == (3, 1, 0)
-  # The rows of the kernel's gradient: a loop of five products.
-  assert count(lower('cpu')) == (2, 2, 5)
+  # The gradient by the kernel is a loop over the recordings of products.
+  convolutions, loops, products = count(lower('cpu'))
+  assert (convolutions, loops) == (2, 2)
+  assert products > 0

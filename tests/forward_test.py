@@ -18,6 +18,11 @@ SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
 BURSTS = augmentation.Bursts(span_samples=15, share=0.2)
 NARROW, WIDE = 400, 603
 
+# Most of the time would go into compiling programs that run once.
+_jit = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
+
 
 @functools.cache
 def _network(name, *, bursts=None, spectrogram=SPECTROGRAM, **fields):
@@ -81,7 +86,7 @@ def _signals(lengths, seed=0):
   ]
 
 
-_compiled_evaluation = jax.jit(
+_compiled_evaluation = _jit(
   forward.evaluate_logits, static_argnames=('network', 'kind')
 )
 
@@ -132,7 +137,7 @@ def test_logits_of_real_records_do_not_depend_on_padding(real_data, reduction):
     np.testing.assert_allclose(together[row], alone[0], atol=1e-5, rtol=0)
 
 
-_compiled_training = jax.jit(
+_compiled_training = _jit(
   forward.train_logits, static_argnames=('network', 'samples', 'kind')
 )
 
@@ -152,10 +157,10 @@ def _train(network, batch, *, seed=0, samples=WIDE, kind='all'):
 
 def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
   """Statistics, loss and gradients, with resampling and bursts."""
-  network = _network('crnn', bursts=BURSTS)
+  network = _network('cnn', bursts=BURSTS)
   weights = jnp.array([1.1, 2.8, 1.5, 6.9])
 
-  @functools.partial(jax.jit, static_argnames='samples')
+  @functools.partial(_jit, static_argnames='samples')
   def run(batch, samples):
     variables = _network_variables(network)
 
@@ -193,27 +198,21 @@ def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
 
 def test_model_is_given_the_whole_resampled_recording():
   signals, lengths = _signals([300, 300, 300]), [400, 300, 200]
+  # With the convolutions frozen, training is evaluation of what is resampled.
   network = _network('crnn')
-  found = _train(
-    network, _batch(signals, rows=4, width=NARROW, lengths=lengths)
-  )
-  resampled = np.zeros((3, WIDE), np.float32)
-  for row, signal, length in zip(resampled, signals, lengths, strict=True):
+  batch = _batch(signals, rows=4, width=NARROW, lengths=lengths)
+  found = _train(network, batch, kind='lstm')
+  resampled = np.zeros((4, NARROW), np.float32)
+  for row, signal, length in zip(resampled, signals, lengths, strict=False):
     positions = np.linspace(0, 299, length)
     row[:length] = np.interp(positions, np.arange(300), signal)
-  features, frames = preprocessing.log_spectrogram(
-    resampled, np.array(lengths), SPECTROGRAM
+  expected = _evaluate(
+    network, batch._replace(signal=resampled, signal_lengths=batch.lengths)
   )
-  assert list(frames) == [49, 36, 24]
-  expected, _ = network.model.apply(
-    _network_variables(network),
-    features,
-    frames,
-    train=True,
-    kind='all',
-    mutable=['batch_stats'],
-  )
-  np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+  np.testing.assert_allclose(found, expected[:3], atol=1e-5, rtol=0)
+  unchanged = _evaluate(network, batch)
+  assert np.abs(unchanged[0] - expected[0]).max() > 1e-3
+  assert np.abs(unchanged[2] - expected[2]).max() > 1e-3
 
 
 def test_bursts_are_fresh_each_step_and_differ_between_records():
@@ -253,7 +252,7 @@ def test_frozen_convolutions_have_no_backward_pass():
 
   def convolutions(function, kind):
     halves = optimizer.split(variables['params'], network.model.trained[kind])
-    jitted = jax.jit(function, static_argnums=2)
+    jitted = _jit(function, static_argnums=2)
     # Lowered for a GPU: there both gradients are convolutions.
     lowered = jitted.trace(*halves, kind).lower(lowering_platforms=('cuda',))
     return lowered.as_text().count('stablehlo.convolution')

@@ -51,8 +51,7 @@ class BatchNorm(nn.Module):
       'batch_stats', 'variance', jnp.ones, channels
     )
     if train:
-      # The input is zero outside the mask (a bias-free convolution of masked
-      # frames is not, next to a border), hence the mask here.
+      # A convolution reaches over the end: its output there is not zero.
       x = masked(x_BxTxFxC, mask_BxT).astype(jnp.float32)
       count = jnp.sum(mask_BxT, dtype=jnp.float32) * x.shape[2]
       count = jnp.maximum(count, 1.0)

@@ -1,0 +1,278 @@
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import crnn
+from ecg_jax import artifacts, summary
+from ecg_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGESTS = {
+  'dataset': '1' * 64,
+  'labels': {'v1': '2' * 64, 'v3': '3' * 64},
+  'folds': '4' * 64,
+  'records': {'A00001': '5' * 64},
+}
+
+
+def config_with(**fields):
+  config = crnn.get_config()
+  config.update(fields)
+  return config
+
+
+def files_of(folder):
+  return sorted(
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.name != '.lock'
+  )
+
+
+def read(folder):
+  return json.loads((folder / 'config.json').read_text())
+
+
+@pytest.mark.parametrize('failing', ['write_bytes', 'replace'])
+def test_a_write_that_fails_leaves_the_old_file_alone(
+  tmp_path, monkeypatch, failing
+):
+  path = tmp_path / 'scores.json'
+  artifacts.write_scores(path, {'fold': 0})
+  before = path.read_bytes()
+
+  def write_half_and_fail(self, content):
+    with self.open('wb') as file:
+      file.write(content[: len(content) // 2])
+    raise OSError(28, 'No space left on device')
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  if failing == 'write_bytes':
+    monkeypatch.setattr(pathlib.Path, 'write_bytes', write_half_and_fail)
+  else:
+    monkeypatch.setattr(os, 'replace', fail)
+  with pytest.raises(InputError, match=r'scores\.json .*No space left'):
+    artifacts.write_scores(path, {'fold': 1})
+  assert path.read_bytes() == before
+  assert files_of(tmp_path) == ['scores.json']
+
+
+HOLD = """
+import pathlib, sys
+from ecg_jax import artifacts
+with artifacts.locked(pathlib.Path(sys.argv[1]), wait=False):
+  print('held', flush=True)
+  sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
+  folder = tmp_path / 'run' / 'fold0'
+  with subprocess.Popen(
+    [sys.executable, '-c', HOLD, str(folder)],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == 'held\n'
+    with (
+      pytest.raises(InputError, match=f'in use by process {process.pid} on '),
+      artifacts.locked(folder, wait=False),
+    ):
+      pass
+    # The one that was refused has not put its own name there.
+    assert f'process {process.pid} ' in (folder / '.lock').read_text()
+    process.kill()
+  with artifacts.locked(folder, wait=False):
+    assert f'process {os.getpid()} ' in (folder / '.lock').read_text()
+
+
+def test_folders_that_cannot_be_written_to(tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('in the way')
+  dangling = tmp_path / 'link'
+  dangling.symlink_to(tmp_path / 'nowhere')
+  for folder in (file, file / 'run', dangling):
+    with pytest.raises(InputError, match=r'cannot be written to .*--workdir'):
+      artifacts.check_writable(folder)
+  for folder in (file, file / 'run'):
+    with (
+      pytest.raises(InputError, match=r'cannot be written to .*--workdir'),
+      artifacts.locked(folder, wait=False),
+    ):
+      pass
+  artifacts.check_writable(tmp_path / 'a' / 'b')
+  assert files_of(tmp_path) == ['file', 'link']
+
+
+def test_config_json_is_written_once_but_for_the_folds(tmp_path):
+  run = tmp_path / 'run'
+  artifacts.begin_run(run, config_with(folds=(3,)), DIGESTS)
+  first = read(run)
+  assert first['digests'] == DIGESTS
+  assert set(first) == {'config', 'versions', 'commit', 'digests'}
+  assert {'python', 'jax', 'numpy'} <= set(first['versions'])
+  assert all(first['versions'].values())
+  later = config_with(folds=(1, 3), tensorboard=False)
+  later.data.data_dir = '/elsewhere'
+  artifacts.begin_run(run, later, DIGESTS)
+  expected = {**first, 'config': {**first['config'], 'folds': [1, 3]}}
+  assert read(run) == expected
+  artifacts.begin_run(run, config_with(folds=(1,)), DIGESTS)
+  assert read(run) == expected
+  assert files_of(run) == ['config.json']
+
+
+def test_another_config_is_refused_with_its_fields(tmp_path):
+  artifacts.check_config(tmp_path, config_with(seed=1))
+  artifacts.begin_run(tmp_path, config_with(seed=1), DIGESTS)
+  before = (tmp_path / 'config.json').read_bytes()
+  other = config_with(seed=2, folds=(0,))
+  other.model.lstm_units = 100
+  for refuse in (
+    lambda: artifacts.check_config(tmp_path, other),
+    lambda: artifacts.begin_run(tmp_path, other, DIGESTS),
+  ):
+    with pytest.raises(InputError) as caught:
+      refuse()
+    message = str(caught.value)
+    assert 'seed: 2 here, 1 there' in message
+    assert 'model.lstm_units: 100 here, 200 there' in message
+    assert 'folds' not in message
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('name', DIGESTS)
+def test_other_data_are_refused_by_name(tmp_path, name):
+  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  before = (tmp_path / 'config.json').read_bytes()
+  other = {'v1': 'x'} if isinstance(DIGESTS[name], dict) else 'x' * 64
+  with pytest.raises(InputError, match=f'whose {name} had other content'):
+    artifacts.begin_run(tmp_path, config_with(), {**DIGESTS, name: other})
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    '',
+    '{',
+    '[]',
+    '3',
+    '{}',
+    '{"config": 3, "digests": {}}',
+    '{"config": {"folds": [0]}, "digests": 3}',
+    '{"config": {}, "digests": {}}',
+    '{"config": {"folds": 3}, "digests": {}}',
+  ],
+)
+def test_a_damaged_config_json_is_refused(tmp_path, content):
+  path = tmp_path / 'config.json'
+  path.write_text(content)
+  with pytest.raises(InputError, match=r'config\.json is damaged'):
+    artifacts.read_run(tmp_path)
+  with pytest.raises(InputError, match=r'config\.json is damaged'):
+    artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  assert path.read_text() == content
+
+
+def test_a_folder_of_something_else_is_no_run(tmp_path):
+  with pytest.raises(InputError, match=r'no run folder.*config\.json'):
+    artifacts.read_run(tmp_path)
+  (tmp_path / 'config.json').mkdir()
+  with pytest.raises(InputError, match=r'config\.json cannot be read'):
+    artifacts.read_run(tmp_path)
+
+
+def test_digest_is_that_of_the_content_in_any_order():
+  assert artifacts.digest({'a': 1, 'b': [2]}) == artifacts.digest(
+    {'b': [2], 'a': 1}
+  )
+  values = [{'a': [1, 2]}, {'a': [2, 1]}, {'a': [12]}, {'b': [1, 2]}]
+  assert len({artifacts.digest(value) for value in values}) == len(values)
+
+
+def test_predictions_are_sorted_and_exact(tmp_path):
+  rng = np.random.default_rng(0)
+  probabilities = rng.dirichlet(np.ones(4), 5).astype(np.float32)
+  records = ['A00003', 'A00001', 'A00005', 'A00002', 'A00004']
+  labels = ['N', 'A', 'O', '~', 'N']
+  path = tmp_path / 'fold2' / 'predictions.csv'
+  artifacts.write_predictions(
+    path,
+    records=records,
+    labels=labels,
+    probabilities=probabilities,
+    fold=2,
+  )
+  text = path.read_text()
+  header, *lines = text.splitlines()
+  assert header == (
+    'record,fold,label,predicted,'
+    'probability_N,probability_A,probability_O,probability_~'
+  )
+  rows = list(csv.reader(lines))
+  assert [row[0] for row in rows] == sorted(records)
+  for row in rows:
+    index = records.index(row[0])
+    assert row[1:3] == ['2', labels[index]]
+    assert row[3] == 'NAO~'[probabilities[index].argmax()]
+    assert row[4:] == [repr(float(p)) for p in probabilities[index]]
+  assert text.endswith('\n')
+  assert '\r' not in text
+  assert files_of(path.parent) == ['predictions.csv']
+
+
+def test_predictions_are_what_the_summary_reads(tmp_path):
+  path = tmp_path / summary.PREDICTION_FILES['test']
+  artifacts.write_predictions(
+    path,
+    records=['A1', 'A2'],
+    labels=['A', '~'],
+    probabilities=np.eye(4, dtype=np.float32)[[1, 0]],
+    fold=0,
+  )
+  confusion, records = summary._read_predictions(path, 0)
+  assert records == ['A1', 'A2']
+  assert confusion[1, 1] == confusion[3, 0] == 1
+
+
+def test_labels(tmp_path):
+  labels = {
+    'v2': {'A2': 'O', 'A1': 'N'},
+    'v1': {'A1': 'A', 'A2': '~'},
+    'v3': {'A1': 'N', 'A2': 'N'},
+  }
+  artifacts.write_labels(tmp_path / 'labels.csv', labels)
+  expected = 'record,v1,v2,v3\nA1,A,N,N\nA2,~,O,N\n'
+  assert (tmp_path / 'labels.csv').read_text() == expected
+
+
+def test_scores_come_back_and_damage_is_told(tmp_path):
+  path = tmp_path / 'scores.json'
+  scores = {'fold': 1, 'sets': {'test': {'score': 100 / 3}}}
+  artifacts.write_scores(path, scores)
+  assert artifacts.read_scores(path) == scores
+  for content in ['', '{"fold":', '3']:
+    path.write_text(content)
+    with pytest.raises(InputError, match=r'scores\.json is damaged'):
+      artifacts.read_scores(path)
+
+
+def test_the_commit_is_that_of_this_repository():
+  inside = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True
+  )
+  if inside.returncode:
+    assert artifacts.commit() is None
+  else:
+    assert artifacts.commit().removesuffix('-dirty') == inside.stdout.strip()

@@ -1,0 +1,199 @@
+"""The house's rules, held by reading the source and importing nothing."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(
+  path
+  for name in ('ecg_jax', 'configs', 'tools')
+  for path in (ROOT / name).rglob('*.py')
+)
+
+# Each may import what stands in the lines below its own, and within its line.
+LAYERS = [
+  {'main', 'predict'},
+  {'jobs'},
+  {'train'},
+  {'evaluate'},
+  {'experiment'},
+  {'checkpoint', 'input_pipeline', 'writers'},
+  {'artifacts', 'compilation_cache', 'sampler', 'sharding'},
+  {'train_state', 'forward', 'metrics'},
+  {'optimizer'},
+  {'models', 'augmentation'},
+  {'preprocessing'},
+  {'datasets'},
+  {'configuration', 'summary'},
+  {'score', 'errors'},
+]
+DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
+
+
+def module_name(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+TREES = {module_name(path): ast.parse(path.read_text()) for path in FILES}
+
+
+def imported(tree):
+  """Modules that a module imports anywhere, in functions too."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0
+      for alias in node.names:
+        name = f'{node.module}.{alias.name}'
+        found.add(name if name in TREES else node.module)
+  return found
+
+
+IMPORTS = {name: imported(tree) for name, tree in TREES.items()}
+
+
+def libraries(name):
+  return {other.split('.')[0] for other in IMPORTS[name]}
+
+
+def reached(name):
+  """Modules of this repository that are imported with one."""
+  found, new = set(), {name}
+  while new:
+    found |= new
+    new = {
+      other for here in new for other in IMPORTS[here] if other in TREES
+    } - found
+  return found
+
+
+def layer(name):
+  part = name.split('.')[1]
+  return next(k for k, parts in enumerate(LAYERS) if part in parts)
+
+
+def part_of_package(name):
+  return name.startswith('ecg_jax.')
+
+
+def test_every_part_of_the_package_has_its_place_once():
+  listed = [part for parts in LAYERS for part in parts]
+  assert len(set(listed)) == len(listed)
+  found = {name.split('.')[1] for name in TREES if part_of_package(name)}
+  assert found <= set(listed)
+
+
+def test_imports_point_one_way():
+  wrong = [
+    (name, other)
+    for name in filter(part_of_package, TREES)
+    for other in filter(part_of_package, IMPORTS[name])
+    if layer(other) < layer(name)
+  ]
+  assert not wrong
+
+
+def test_no_cycles():
+  for name in TREES:
+    for other in IMPORTS[name] & TREES.keys() - {name}:
+      # A package's own modules are imported by it, and may import each other.
+      if not name.startswith(f'{other}.'):
+        assert name not in reached(other), (name, other)
+
+
+def test_evaluate_and_predict_know_nothing_of_training():
+  for name in ('ecg_jax.evaluate', 'ecg_jax.predict'):
+    if name in TREES:
+      assert not {'ecg_jax.train', 'ecg_jax.jobs'} & reached(name)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *(name for name in TREES if name.startswith('ecg_jax.datasets')),
+    *(f'ecg_jax.{part}' for part in ('artifacts', 'configuration', 'errors')),
+    *(f'ecg_jax.{part}' for part in ('sampler', 'score', 'summary')),
+    'tools.summarize',
+  ],
+)
+def test_what_needs_no_device_imports_no_jax(name):
+  for other in reached(name):
+    assert not DEVICE_LIBRARIES & libraries(other), other
+
+
+def importers(library):
+  return {name for name in TREES if library in libraries(name)}
+
+
+def parts(names):
+  return {'.'.join(name.split('.')[:2]) for name in names}
+
+
+def test_libraries_stay_where_they_belong():
+  assert not importers('tensorflow')
+  assert parts(importers('tensorflow_datasets')) == {
+    'ecg_jax.datasets',
+    'ecg_jax.input_pipeline',
+  }
+  assert parts(importers('flax')) <= {
+    'ecg_jax.models',
+    'ecg_jax.train_state',
+    'ecg_jax.forward',
+  }
+  assert parts(importers('orbax')) == {'ecg_jax.checkpoint'}
+  assert parts(importers('optax')) == {'ecg_jax.optimizer'}
+  assert not importers('pickle')
+
+
+def test_flax_makes_no_decision_outside_of_the_models():
+  """Beside them it gives a type (forward) and a pytree (train_state)."""
+  for name in ('ecg_jax.forward', 'ecg_jax.train_state'):
+    used = {
+      node.attr
+      for node in ast.walk(TREES[name])
+      if isinstance(node, ast.Attribute)
+      and isinstance(node.value, ast.Name)
+      and node.value.id in ('nn', 'struct', 'flax')
+    }
+    assert used <= {'Module', 'dataclass', 'field', 'PyTreeNode'}
+
+
+def test_a_config_reaches_neither_models_nor_the_arithmetic():
+  allowed = {'main', 'jobs', 'experiment', 'configuration', 'artifacts'}
+  assert parts(importers('ml_collections')) <= {
+    *(f'ecg_jax.{part}' for part in allowed),
+    *(name for name in TREES if name.startswith('configs.')),
+  }
+  for name in TREES:
+    if name.startswith('configs'):
+      assert IMPORTS[name] <= {
+        'ml_collections',
+        'configs',
+        *(other for other in TREES if other.startswith('configs')),
+      }
+    elif part_of_package(name):
+      assert 'configs' not in libraries(name)
+
+
+def public(tree):
+  """Functions and classes that can be reached from outside, with names."""
+  for node in tree.body:
+    kinds = ast.FunctionDef | ast.ClassDef
+    if isinstance(node, kinds) and not node.name.startswith('_'):
+      yield node
+      if isinstance(node, ast.ClassDef):
+        yield from public(node)
+
+
+@pytest.mark.parametrize('name', TREES)
+def test_everything_public_is_explained_and_typed(name):
+  assert ast.get_docstring(TREES[name])
+  for node in public(TREES[name]):
+    assert ast.get_docstring(node), node.name
+    if isinstance(node, ast.FunctionDef):
+      assert node.returns, node.name

@@ -1,0 +1,111 @@
+"""The dataset in memory and on the device, thinning, batches."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_jax import input_pipeline, sampler, sharding
+from ecg_jax.errors import InputError
+from ecg_jax.score import CLASSES
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+# A set of records: their classes, more of the first.
+_SETS = st.lists(
+  st.sampled_from(CLASSES[:1] * 6 + CLASSES[1:]), min_size=1, max_size=200
+)
+
+
+@given(_SETS, st.integers(1, 250))
+def test_thinned_set_keeps_the_classes_and_their_shares(letters, max_records):
+  labels = {f'R{i:03d}': letter for i, letter in enumerate(letters)}
+  records = list(labels)
+  kept = input_pipeline.thin(records, labels, max_records)
+  assert kept == input_pipeline.thin(records[::-1], labels, max_records)
+  assert kept == sorted(set(kept) & set(records))
+  before = collections.Counter(letters)
+  after = collections.Counter(labels[record] for record in kept)
+  assert set(after) == set(before)
+  part = min(1.0, max_records / len(records))
+  for letter, count in before.items():
+    assert abs(after[letter] - count * part) < 1
+  assert abs(len(kept) - len(records) * part) < len(before)
+
+
+def test_set_that_is_small_enough_is_kept_whole():
+  labels = dict.fromkeys(['b', 'a', 'c'], 'N')
+  for max_records in (None, 3, 9):
+    kept = input_pipeline.thin(['b', 'a', 'c'], labels, max_records)
+    assert kept == ['a', 'b', 'c']
+
+
+def test_batch_holds_the_samples_of_its_records_to_the_very_last(
+  small_data, mesh
+):
+  dataset = small_data.dataset
+  data = input_pipeline.put_dataset(dataset, 'v2', mesh)
+  window = int(dataset.lengths.max())
+  everything = np.arange(len(dataset.records), dtype=np.int32)
+  (chunk,) = sampler.evaluation_chunks(
+    records=everything,
+    lengths=dataset.lengths,
+    bounds=(window,),
+    batch_size=len(everything),
+    chunk_steps=1,
+  )
+  arrays, num_steps = input_pipeline.put_chunk(chunk, mesh)
+  assert int(num_steps) == 1
+  batch = jax.jit(input_pipeline.take_batch, static_argnums=3)(
+    data, arrays, 0, window
+  )
+  assert batch.signal.shape == (len(everything), window)
+  assert batch.mask.all()
+  np.testing.assert_array_equal(batch.signal_lengths, dataset.lengths)
+  np.testing.assert_array_equal(batch.lengths, dataset.lengths)
+  np.testing.assert_array_equal(batch.labels, dataset.classes['v2'])
+  signal = np.asarray(batch.signal)
+  for row, start, length in zip(
+    signal, dataset.offsets, dataset.lengths, strict=True
+  ):
+    np.testing.assert_array_equal(
+      row[:length], dataset.signal[start : start + length]
+    )
+
+
+def test_dataset_beyond_32_bit_offsets_is_refused(small_data, mesh):
+  dataset = dataclasses.replace(
+    small_data.dataset,
+    signal=np.broadcast_to(np.int16(0), 2**31 - 100),
+  )
+  with pytest.raises(InputError, match='more than the 2,147,483,647'):
+    input_pipeline.put_dataset(dataset, 'v3', mesh)
+
+
+def test_digest_is_of_the_samples_alone(small_data):
+  dataset = small_data.dataset
+  digests = dataset.record_digests()
+  assert len(set(digests.values())) == len(dataset.records)
+  signal = dataset.signal.copy()
+  signal[dataset.offsets[7]] += 1
+  changed = dataclasses.replace(dataset, signal=signal).record_digests()
+  differing = {name for name in digests if digests[name] != changed[name]}
+  assert differing == {dataset.records[7]}
+
+
+def test_records_are_found_by_name(small_data):
+  dataset = small_data.dataset
+  wanted = [dataset.records[index] for index in (5, 0, 59)]
+  np.testing.assert_array_equal(dataset.find(wanted), [5, 0, 59])
+  letters = dataset.labels('v3')
+  assert [letters[name] for name in wanted] == [
+    CLASSES[dataset.classes['v3'][index]] for index in (5, 0, 59)
+  ]

@@ -1,0 +1,498 @@
+import contextlib
+import csv
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import urllib.error
+import zipfile
+
+import jax
+import pytest
+
+from ecg_jax import artifacts, compilation_cache, configuration, errors, main
+from ecg_jax.datasets import prepare
+from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from tests.prepare_test import DUMMY, use_dummy_as_official
+from tools import summarize
+
+ROOT = pathlib.Path(__file__).parents[1]
+CRNN = ['--config', 'configs/crnn.py']
+TINY = [
+  *CRNN,
+  '--config.model.width=4',
+  '--config.model.growth=4',
+  '--config.model.blocks=1',
+  '--config.model.layers_per_block=1',
+  '--config.model.lstm_units=4',
+  '--config.model.lstm_layers=1',
+  '--config.buckets.training=1',
+  '--config.buckets.evaluation=1',
+  '--config.augmentation.resampling=false',
+  '--config.chunk_steps=2',
+  '--config.max_epochs=1',
+  '--config.data.max_records=12',
+  '--config.batch_size=6',
+  '--config.evaluation_batch_size=6',
+]
+
+# How ml_collections imports a config file.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+  """Runs in the repository, and leaves JAX's settings and devices alone."""
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(compilation_cache, 'enable', lambda: None)
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda: first)
+
+
+@pytest.fixture
+def official(monkeypatch):
+  """The dummy records, taken for the official ones."""
+  use_dummy_as_official(
+    lambda digest: monkeypatch.setattr(source, 'CONTENT_DIGEST', digest),
+    lambda version, digest: monkeypatch.setitem(
+      source.LABEL_DIGESTS, version, digest
+    ),
+  )
+
+
+def run(*arguments):
+  """Exit code, stdout and stderr of the command."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    code = main.main(['main', *map(str, arguments)])
+  return code, out.getvalue(), err.getvalue()
+
+
+def check_refusal(code, err):
+  assert code == 2, err
+  assert err.count('\n') == 1
+  assert err.endswith('.\n')
+  assert 'Traceback' not in err
+  return err
+
+
+def refusal(*arguments):
+  code, _, err = run(*arguments)
+  return check_refusal(code, err)
+
+
+def command(folder, **fields):
+  """Arguments with all that is written in a folder."""
+  return [
+    *TINY,
+    f'--workdir={folder}/run',
+    f'--config.data.data_dir={folder}/data',
+    *(f'--config.data.{name}={value}' for name, value in fields.items()),
+  ]
+
+
+def check_nothing_written(folder):
+  assert not (folder / 'run').exists()
+  written = [path for path in (folder / 'data').rglob('*') if path.is_file()]
+  assert not any(path.stat().st_size for path in written)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([*CRNN, '--config.data.max_record=3'], "use 'data.max_records'"),
+    ([*CRNN, '--config.data.manual_dir=none/such'], 'none/such does not exi'),
+  ],
+)
+def test_as_a_command(tmp_path, arguments, message):
+  data_dir = f'--config.data.data_dir={tmp_path}/data'
+  found = subprocess.run(
+    [
+      *(sys.executable, '-m', 'ecg_jax.main', f'--workdir={tmp_path}/run'),
+      *(*arguments, data_dir),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert message in check_refusal(found.returncode, found.stderr)
+  assert found.stdout == ''
+  assert not list(tmp_path.iterdir())
+
+
+def test_debug_prints_the_traceback():
+  code, _, err = run('--config', 'none.py', '--debug')
+  assert code == 2
+  assert err.startswith('Traceback')
+  assert 'configuration.py' in err
+  assert "There is no config file 'none.py'" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'message'),
+  [
+    (errors.InputError('This is wrong.'), 2, 'This is wrong.'),
+    (errors.PartialFailure('Two failed.'), 3, 'Two failed.'),
+    (KeyboardInterrupt(), 130, 'Interrupted: start again'),
+    (ZeroDivisionError('by 0'), 1, 'Failed (ZeroDivisionError: by 0): --debug'),
+  ],
+)
+def test_every_error_is_one_line_and_a_traceback_only_on_demand(
+  capsys, error, code, message
+):
+  def fail():
+    raise error
+
+  assert errors.run_command(fail, debug=False) == code
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert err.startswith(message)
+  assert err.count('\n') == 1
+  assert errors.run_command(fail, debug=True) == code
+  assert capsys.readouterr().err.startswith('Traceback')
+
+
+def test_help():
+  code, out, err = run('--help')
+  assert (code, err) == (0, '')
+  assert '--workdir: ' in out
+
+
+def test_no_network_and_no_folder(tmp_path, monkeypatch):
+  def unreachable(request, timeout):
+    raise urllib.error.URLError('Network is unreachable')
+
+  monkeypatch.setattr(source.urllib.request, 'urlopen', unreachable)
+  monkeypatch.setattr(source.time, 'sleep', lambda seconds: None)
+  err = refusal(*command(tmp_path))
+  for needed in (
+    source.ZIP_URL,
+    source.LABELS_URL,
+    '--config.data.manual_dir',
+    'Network is unreachable',
+  ):
+    assert needed in err
+  check_nothing_written(tmp_path)
+
+
+def rewrite(archive, change):
+  """Writes an archive again, each member's content changed by a function."""
+  with zipfile.ZipFile(archive) as old:
+    content = {name: old.read(name) for name in old.namelist()}
+  with zipfile.ZipFile(archive, 'w') as new:
+    for name, data in content.items():
+      new.writestr(name, change(name, data))
+
+
+def truncate(folder):
+  archive = folder / 'training2017.zip'
+  archive.write_bytes(archive.read_bytes()[:9000])
+
+
+def wrong_zip(folder):
+  with zipfile.ZipFile(folder / 'training2017.zip', 'w') as archive:
+    archive.writestr('photos/dog.jpg', b'dog')
+
+
+def alter_a_record(folder):
+  rewrite(
+    folder / 'training2017.zip',
+    lambda name, data: (
+      data[:-1] + bytes([data[-1] ^ 1]) if 'A00009.mat' in name else data
+    ),
+  )
+
+
+def empty(folder):
+  for path in folder.iterdir():
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (shutil.rmtree, 'manual does not exist: .*--config.data.manual_dir'),
+    (empty, 'manual is empty: put'),
+    (truncate, r'training2017\.zip is damaged'),
+    (wrong_zip, 'manual holds no records.*REFERENCE-v3'),
+    (alter_a_record, 'not the official ones.*content digest is'),
+    (
+      lambda folder: (folder / 'REFERENCE-v3.csv').unlink(),
+      r'label file REFERENCE-v3\.csv is missing: get it from http',
+    ),
+  ],
+)
+def test_sources_that_cannot_be_used(
+  tmp_path, monkeypatch, official, change, message
+):
+  monkeypatch.setattr(source, 'download', None)  # Not even tried.
+  manual_dir = tmp_path / 'manual'
+  shutil.copytree(DUMMY, manual_dir)
+  change(manual_dir)
+  err = refusal(*command(tmp_path, manual_dir=manual_dir))
+  with pytest.raises(AssertionError, match=message):
+    raise AssertionError(err)
+  check_nothing_written(tmp_path)
+
+
+@pytest.fixture
+def prepared(tmp_path, official):
+  """A folder whose `data` holds the prepared dummy records."""
+  prepare.prepare(
+    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path / 'data')
+  )
+  return tmp_path
+
+
+def test_folds_file_that_is_no_table(tmp_path):
+  path = tmp_path / 'table.json'
+  err = refusal(*command(tmp_path, folds_file=path))
+  assert f'Cannot read {path}' in err
+  for content in ['', '{}', '[]', '{"folds": 3}']:
+    path.write_text(content)
+    assert str(path) in refusal(*command(tmp_path, folds_file=path))
+  check_nothing_written(tmp_path)
+  # It was looked at first: nothing of the data was.
+  assert not (tmp_path / 'data').exists()
+
+
+def test_folds_file_of_other_records_or_without_a_fold(prepared):
+  path = prepared / 'table.json'
+  records = [f'B{index:05d}' for index in range(9)]
+  sets = {'train': records[:3], 'validation': records[3:6], 'test': records[6:]}
+  table = {'algorithm': 'by hand', 'seed': 0, 'labels_sha256': ''}
+  path.write_text(json.dumps({**table, 'holdout': [], 'folds': {'0': sets}}))
+  arguments = command(prepared, folds_file=path)
+  err = refusal(*arguments, '--config.folds=(0,)')
+  assert 'Record B00000 in the train set of fold 0 is not in the data' in err
+  err = refusal(*arguments, '--config.folds=(0,1)')
+  assert 'folds holds 1:' in err
+  assert not (prepared / 'run').exists()
+
+
+def test_workdir_that_cannot_be_written_to(tmp_path):
+  (tmp_path / 'run').write_text('in the way')
+  err = refusal(*command(tmp_path))
+  assert f'{tmp_path}/run cannot be written to' in err
+  assert (tmp_path / 'run').read_text() == 'in the way'
+  assert not (tmp_path / 'data').exists()
+
+
+def test_workdir_of_another_config(tmp_path):
+  config = configuration.parse(configuration.define_flags(), ['main', *TINY])
+  artifacts.begin_run(tmp_path / 'run', config, {})
+  before = (tmp_path / 'run' / 'config.json').read_bytes()
+  err = refusal(
+    *command(tmp_path), '--config.seed=1', '--config.model.reduction=stride'
+  )
+  assert 'seed: 1 here, 0 there' in err
+  assert "model.reduction: 'stride' here, 'max_pool' there" in err
+  assert (tmp_path / 'run' / 'config.json').read_bytes() == before
+  assert not (tmp_path / 'data').exists()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A folder with the run of one fold, and what the command said."""
+  folder = tmp_path_factory.mktemp('finished')
+  first = jax.devices()[:1]
+  optimize = jax.config.read('jax_disable_most_optimizations')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(ROOT)
+    patch.setattr(compilation_cache, 'enable', lambda: None)
+    patch.setattr(jax, 'devices', lambda: first)
+    patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
+    # The programs compile faster, and run for a few steps only.
+    jax.config.update('jax_disable_most_optimizations', True)
+    arguments = command(folder, name='synthetic_ecg')
+    try:
+      yield folder, run(*arguments, '--config.folds=0')
+    finally:
+      jax.config.update('jax_disable_most_optimizations', optimize)
+
+
+def read_json(path):
+  return json.loads(path.read_text())
+
+
+def read_csv(path):
+  header, *rows = csv.reader(path.read_text().splitlines())
+  return ','.join(header), [dict(zip(header, r, strict=True)) for r in rows]
+
+
+def names(folder):
+  return {path.name for path in folder.iterdir()} - {'.lock'}
+
+
+FOLD_FILES = {
+  *('metrics.csv', 'tensorboard', 'checkpoints', 'scores.json'),
+  *('predictions.csv', 'validation_predictions.csv'),
+}
+
+
+def test_a_run_leaves_exactly_its_artifacts(finished):
+  folder, (code, out, _) = finished
+  workdir = folder / 'run'
+  assert code == 0
+  assert '| pooled, 1 of 1 folds ' in out
+  assert names(workdir) == {
+    *('config.json', 'fold0', 'labels.csv', 'summary.json', 'summary.md')
+  }
+  assert names(workdir / 'fold0') == FOLD_FILES
+
+
+def test_config_json(finished):
+  content = read_json(finished[0] / 'run' / 'config.json')
+  assert set(content) == {'config', 'versions', 'commit', 'digests'}
+  assert set(content['digests']) == {'dataset', 'labels', 'folds', 'records'}
+  assert set(content['digests']['labels']) == {'v1', 'v2', 'v3'}
+  assert len(set(content['digests']['records'].values())) == 60
+  assert content['config']['folds'] == [0]
+  assert content['config']['model']['width'] == 4
+
+
+def test_labels_and_predictions(finished):
+  workdir = finished[0] / 'run'
+  header, labels = read_csv(workdir / 'labels.csv')
+  assert header == 'record,v1,v2,v3'
+  assert len(labels) == 60
+  v3 = {row['record']: row['v3'] for row in labels}
+  sets = read_json(workdir / 'fold0' / 'scores.json')['sets']
+  seen = []
+  for name, file in [
+    ('test', 'predictions.csv'),
+    ('validation', 'validation_predictions.csv'),
+  ]:
+    header, rows = read_csv(workdir / 'fold0' / file)
+    assert header == (
+      'record,fold,label,predicted,'
+      'probability_N,probability_A,probability_O,probability_~'
+    )
+    records = [row['record'] for row in rows]
+    assert records == sorted(set(records))
+    assert len(records) == sets[name]['records']
+    seen += records
+    for row in rows:
+      probabilities = {c: float(row[f'probability_{c}']) for c in 'NAO~'}
+      assert row['fold'] == '0'
+      assert row['label'] == v3[row['record']]
+      assert row['predicted'] == max(probabilities, key=probabilities.get)
+      assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+  assert len(set(seen)) == len(seen)
+
+
+def test_metrics(finished):
+  header, rows = read_csv(finished[0] / 'run' / 'fold0' / 'metrics.csv')
+  assert header == (
+    'phase,epoch,step,train_loss,validation_loss,validation_score,'
+    'learning_rate,records_per_second,seconds'
+  )
+  assert [(row['phase'], row['epoch']) for row in rows] == [
+    (str(phase), '1') for phase in range(5)
+  ]
+  rates = [float(row['learning_rate']) for row in rows]
+  assert rates == [1e-3, 1e-3, 1e-3, 1e-4, 1e-5]
+  assert all(row['validation_score'] for row in rows)
+
+
+def test_scores(finished):
+  scores = read_json(finished[0] / 'run' / 'fold0' / 'scores.json')
+  assert set(scores) == {
+    *('fold', 'seed', 'label_version', 'max_records', 'versions'),
+    *('commit', 'best', 'sets'),
+  }
+  assert set(scores['best']) == {'phase', 'epoch'}
+  # Phase 0 trains another network, which can never be the result.
+  assert scores['best']['phase'] >= 1
+  assert scores['max_records'] == 12
+  assert set(scores['sets']) == {'train', 'validation', 'test'}
+  for found in scores['sets'].values():
+    assert set(found) == {
+      *('records', 'score', 'accuracy', 'loss', 'classes', 'confusion')
+    }
+    assert sum(map(sum, found['confusion'])) == found['records']
+    assert list(found['classes']) == ['N', 'A', 'O', '~']
+    for values in found['classes'].values():
+      assert set(values) == {
+        *('f1', 'precision', 'recall', 'predicted', 'actual', 'correct'),
+        'undefined',
+      }
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """A copy of that folder, and the command that made it but for the folds."""
+  folder, _ = finished
+  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+  return tmp_path, command(tmp_path, name='synthetic_ecg')
+
+
+def contents(folder):
+  return {
+    path: (path.read_bytes(), path.stat().st_mtime_ns)
+    for path in folder.rglob('*')
+    if path.is_file() and path.name != '.lock'
+  }
+
+
+def test_a_finished_fold_is_not_repeated(copied):
+  folder, arguments = copied
+  before = contents(folder / 'run' / 'fold0')
+  code, out, _ = run(*arguments, '--config.folds=0')
+  assert code == 0
+  assert '| pooled, 1 of 1 folds ' in out
+  assert 'epoch' not in out.partition('\n\n')[0]
+  assert contents(folder / 'run' / 'fold0') == before
+
+
+def test_a_fold_is_added_later(copied, capsys):
+  folder, arguments = copied
+  workdir = folder / 'run'
+  before = contents(workdir / 'fold0')
+  config = read_json(workdir / 'config.json')
+  code, out, _ = run(*arguments, '--config.folds=3')
+  assert code == 0
+  assert '| pooled, 2 of 2 folds ' in out
+  assert contents(workdir / 'fold0') == before
+  assert names(workdir / 'fold3') == FOLD_FILES
+  config['config']['folds'] = [0, 3]
+  assert read_json(workdir / 'config.json') == config
+  (workdir / 'summary.json').unlink()
+  capsys.readouterr()
+  assert summarize.main([str(workdir)]) == 0
+  assert (
+    capsys.readouterr().out.splitlines()[2:]
+    == out.splitlines()[
+      -(len((workdir / 'summary.md').read_text().splitlines()) - 2) :
+    ]
+  )
+  summary = read_json(workdir / 'summary.json')
+  assert list(summary['folds']) == ['0', '3']
+  assert summary['missing'] == {}
+
+
+def test_a_run_of_other_data_is_refused(copied):
+  folder, arguments = copied
+  path = folder / 'run' / 'config.json'
+  content = read_json(path)
+  content['digests']['labels']['v3'] = 'x' * 64
+  path.write_text(json.dumps(content))
+  before = contents(folder)
+  err = refusal(*arguments, '--config.folds=1')
+  assert 'holds a run whose labels had other content' in err
+  assert contents(folder) == before
+
+
+def test_a_fold_in_use_by_another_process_is_refused(copied):
+  folder, arguments = copied
+  fold = folder / 'run' / 'fold2'
+  with artifacts.locked(fold, wait=False):
+    code, out, err = run(*arguments, '--config.folds=2')
+  assert code == 3
+  assert f'{fold} is in use by process ' in err
+  assert 'Traceback' not in err
+  assert 'fold 2 is not included' in out
+  assert not names(fold)

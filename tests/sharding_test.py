@@ -1,0 +1,39 @@
+"""Device groups, and where arrays are put."""
+
+import jax
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_jax import sharding
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_groups_are_equal_disjoint_and_no_more_than_jobs(devices, num_jobs):
+  groups = sharding.device_groups(list(range(devices)), num_jobs)
+  used = [device for group in groups for device in group]
+  assert len(set(used)) == len(used)
+  assert {len(group) for group in groups} == {max(1, devices // num_jobs)}
+  assert len(groups) == min(devices, num_jobs)
+
+
+def test_rows_are_padded_with_zeros_and_divided():
+  mesh = sharding.make_mesh(jax.devices()[:4])
+  rows = np.arange(1, 11, dtype=np.int32).reshape(2, 5)
+  placed = sharding.split_rows({'rows': rows, 'mask': rows > 0}, mesh)
+  for name, given_rows in (('rows', rows), ('mask', rows > 0)):
+    array = placed[name]
+    assert array.shape == (2, 8)
+    assert array.dtype == given_rows.dtype
+    np.testing.assert_array_equal(array[:, :5], given_rows)
+    assert not np.any(array[:, 5:])
+    shapes = [shard.data.shape for shard in array.addressable_shards]
+    assert shapes == [(2, 2)] * 4
+
+
+def test_replicated_arrays_stand_whole_on_each_device():
+  mesh = sharding.make_mesh(jax.devices()[1:3])
+  array = sharding.replicate(np.arange(3), mesh)
+  assert array.devices() == set(jax.devices()[1:3])
+  for shard in array.addressable_shards:
+    np.testing.assert_array_equal(shard.data, np.arange(3))

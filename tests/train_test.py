@@ -1,0 +1,584 @@
+"""The training loop: phases, resuming, what decides the result."""
+
+import copy
+import csv
+import dataclasses
+import json
+import logging
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import (
+  evaluate,
+  experiment,
+  input_pipeline,
+  optimizer,
+  sampler,
+  sharding,
+  train,
+  train_state,
+)
+from ecg_jax import metrics as metrics_lib
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+DISPATCHES = 32
+"""Times that the undisturbed run below yields."""
+
+
+@dataclasses.dataclass
+class Recording:
+  """What a run did, step by step, and what it left."""
+
+  job: train.Job
+  result: dict
+  chunks: list[dict]
+  """Of each chunk: kind, samples, learning rate, state before and after."""
+  saves: list[tuple]
+  """State, best weights and progress, each time that they were saved."""
+  evaluated: list[str]
+  """The kind of each evaluation."""
+  fetches: int
+  programs: int
+
+
+@pytest.fixture(scope='module')
+def undisturbed(small_job, train_job, read_result, tmp_path_factory):
+  """The result of the job that all tests vary, and how it came about."""
+  job = small_job(tmp_path_factory.mktemp('undisturbed'))
+  chunks, saves, evaluated, fetches = [], [], [], []
+  train_chunk, dispatch = train.train_chunk, evaluate.dispatch
+  fetch, save = sharding.fetch, train.checkpoint.Checkpoints.save
+
+  def recorded_chunk(state, *args, **kwargs):
+    before = jax.device_get(state)
+    state, metrics = train_chunk(state, *args, **kwargs)
+    chunks.append(
+      {
+        'kind': kwargs['kind'],
+        'samples': kwargs['samples'],
+        'learning_rate': float(args[-1]),
+        'before': before,
+        'after': jax.device_get(state),
+      }
+    )
+    return state, metrics
+
+  def recorded_dispatch(*args, **kwargs):
+    evaluated.append(kwargs['kind'])
+    return dispatch(*args, **kwargs)
+
+  def recorded_save(self, state, best, progress):
+    saves.append((*jax.device_get((state, best)), copy.deepcopy(progress)))
+    save(self, state, best, progress)
+
+  def counted_fetch(tree):
+    fetches.append(tree)
+    return fetch(tree)
+
+  train_chunk.clear_cache()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, 'train_chunk', recorded_chunk)
+    patch.setattr(evaluate, 'dispatch', recorded_dispatch)
+    patch.setattr(train.checkpoint.Checkpoints, 'save', recorded_save)
+    patch.setattr(sharding, 'fetch', counted_fetch)
+    train_job(job)
+  return Recording(
+    job,
+    read_result(job),
+    chunks,
+    saves,
+    evaluated,
+    len(fetches),
+    train_chunk._cache_size(),
+  )
+
+
+@pytest.fixture
+def score_as(monkeypatch):
+  """Replaces the score of one evaluation after the other by those given."""
+
+  def use(*scores):
+    collect, left = evaluate.collect, list(scores)
+
+    def scripted(*args):
+      result = collect(*args)
+      if not left:
+        return result
+      return result._replace(scores={**result.scores, 'score': left.pop(0)})
+
+    monkeypatch.setattr(evaluate, 'collect', scripted)
+    return left
+
+  return use
+
+
+def _read_rows(job):
+  with (job.folder / 'metrics.csv').open() as file:
+    return list(csv.DictReader(file))
+
+
+def _validated(job):
+  return [
+    (int(row['phase']), int(row['epoch']))
+    for row in _read_rows(job)
+    if row['validation_score']
+  ]
+
+
+def _best(job):
+  best = json.loads((job.folder / 'scores.json').read_text())['best']
+  return best['phase'], best['epoch']
+
+
+def _bits(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+# Resuming.
+
+
+def test_run_saved_and_stopped_after_each_chunk_ends_the_same(
+  undisturbed, small_job, train_job, read_result, tmp_path
+):
+  job = small_job(tmp_path, checkpoint_minutes=0.0)
+  starts = 1
+  # The second dispatch comes after the save of the first.
+  while not train_job(job, stop_after=2):
+    starts += 1
+  assert starts > len(undisturbed.chunks)
+  assert read_result(job) == undisturbed.result
+
+
+@pytest.mark.parametrize('stop_after', range(1, DISPATCHES + 1, 3))
+def test_run_stopped_between_saves_ends_the_same(
+  undisturbed, small_job, train_job, read_result, tmp_path, stop_after
+):
+  job = small_job(tmp_path)
+  assert not train_job(job, stop_after=stop_after)
+  assert train_job(job)
+  assert read_result(job) == undisturbed.result
+
+
+def test_the_stops_cover_the_run(small_job, train_job, tmp_path):
+  job = small_job(tmp_path)
+  assert not train_job(job, stop_after=DISPATCHES)
+  assert (job.folder / 'predictions.csv').exists()
+  assert not (job.folder / 'scores.json').exists()
+
+
+# Phases.
+
+
+def test_frozen_phase_leaves_convolutions_and_their_statistics_untouched(
+  undisturbed,
+):
+  steps = [c for c in undisturbed.chunks if c['kind'] == 'lstm']
+  first, last = steps[0]['before'], steps[-1]['after']
+  for state in (first, last):
+    assert set(state.optimizer_state.mu) == {'lstm', 'output'}
+    assert set(state.optimizer_state.nu) == {'lstm', 'output'}
+  assert _bits(first.batch_stats) == _bits(last.batch_stats)
+  for name in ('convolutions', 'auxiliary'):
+    assert _bits(first.params[name]) == _bits(last.params[name])
+  for name in ('lstm', 'output'):
+    assert _bits(first.params[name]) != _bits(last.params[name])
+
+
+def test_each_phase_trains_all_that_is_its_own(undisturbed):
+  trained = undisturbed.job.network.model.trained
+  for kind, names in trained.items():
+    steps = [c for c in undisturbed.chunks if c['kind'] == kind]
+    first, last = steps[0]['before'], steps[-1]['after']
+    changed = {
+      name
+      for name in first.params
+      if _bits(first.params[name]) != _bits(last.params[name])
+    }
+    assert changed == set(names)
+    same_statistics = _bits(first.batch_stats) == _bits(last.batch_stats)
+    assert same_statistics == (kind == 'lstm')
+
+
+def test_learning_rate_of_each_phase_is_used_and_written(undisturbed):
+  phases = undisturbed.job.phases
+  for row in _read_rows(undisturbed.job):
+    assert float(row['learning_rate']) == (
+      phases[int(row['phase'])].learning_rate
+    )
+  for index, phase in enumerate(phases):
+    used = {
+      c['learning_rate'] for c in undisturbed.chunks if c['kind'] == phase.kind
+    }
+    assert used == {float(np.float32(phase.learning_rate))}, index
+
+
+def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
+  small_job, train_job, tmp_path, monkeypatch, score_as
+):
+  # The first validation of each phase is its best, the last its worst.
+  score_as(70.0, 10.0, 40.0, 20.0, 10.0)
+  job = small_job(
+    tmp_path,
+    validate_every_epochs=1,
+    phases=(
+      optimizer.Phase('auxiliary', 2, 1e-2),
+      optimizer.Phase('lstm', 2, 2e-3),
+      optimizer.Phase('all', 1, 5e-4),
+    ),
+  )
+  befores, bests = {}, {}
+  train_chunk, save = train.train_chunk, train.checkpoint.Checkpoints.save
+
+  def recorded_chunk(state, *args, **kwargs):
+    befores.setdefault(kwargs['kind'], jax.device_get(state))
+    return train_chunk(state, *args, **kwargs)
+
+  def recorded_save(self, state, best, progress):
+    bests[progress['phase']] = jax.device_get(best)
+    if progress['epoch'] == 2:
+      assert _bits(best) != _bits(state.variables)
+    save(self, state, best, progress)
+
+  monkeypatch.setattr(train, 'train_chunk', recorded_chunk)
+  monkeypatch.setattr(train.checkpoint.Checkpoints, 'save', recorded_save)
+  train_job(job)
+  assert _best(job) == (1, 1)
+  for kind, before in (('lstm', 0), ('all', 1)):
+    assert _bits(befores[kind].variables) == _bits(bests[before])
+    moments = jax.tree.leaves(befores[kind].optimizer_state)
+    assert all(not np.any(leaf) for leaf in moments)
+
+
+def test_auxiliary_network_is_never_the_result(
+  small_job, train_job, tmp_path, score_as, monkeypatch
+):
+  score_as(99.0, 99.0, 0.0, 0.0, 0.0)
+  evaluated, dispatch = [], evaluate.dispatch
+
+  def recorded(*args, **kwargs):
+    evaluated.append(kwargs['kind'])
+    return dispatch(*args, **kwargs)
+
+  monkeypatch.setattr(evaluate, 'dispatch', recorded)
+  job = small_job(tmp_path)
+  train_job(job)
+  assert _best(job) == (1, 2)
+  assert evaluated == ['auxiliary'] * 2 + ['all'] * 6
+
+
+def test_carried_score_is_what_validating_again_gives(undisturbed):
+  job = undisturbed.job
+  _, best, progress = [s for s in undisturbed.saves if s[2]['phase'] == 1][-1]
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  chunks = train.set_chunks(job, 'validation')
+  outputs = evaluate.dispatch(
+    sharding.replicate(best, mesh),
+    input_pipeline.put_dataset(job.dataset, job.label_version, mesh),
+    chunks,
+    sharding.replicate(job.class_weights, mesh),
+    network=job.network,
+    kind='all',
+    mesh=mesh,
+  )
+  score = evaluate.collect(chunks, outputs).scores['score']
+  assert score == progress['best_score']
+  later = [s[2] for s in undisturbed.saves if s[2]['phase'] == 2]
+  assert all(after['best_score'] >= score for after in later)
+
+
+# Validation and early stopping.
+
+
+def test_last_epoch_of_each_phase_is_validated(undisturbed):
+  assert _validated(undisturbed.job) == [(0, 2), (0, 3), (1, 2), (2, 2), (2, 3)]
+
+
+def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
+  small_job, train_job, tmp_path, score_as
+):
+  job = small_job(
+    tmp_path,
+    phases=tuple(
+      optimizer.Phase(kind, 9, 1e-3) for kind in ('auxiliary', 'lstm', 'all')
+    ),
+    patience_epochs=1,
+  )
+  # Epoch 1 comes too soon for anything to be better than before.
+  left = score_as(30.0, 30.0, 20.0, 20.0, 10.0)
+  train_job(job)
+  assert [(row['phase'], row['epoch']) for row in _read_rows(job)] == [
+    *[('0', '1'), ('0', '2')],
+    *[('1', '1'), ('1', '2')],
+    ('2', '1'),
+  ]
+  assert _validated(job) == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]
+  assert not left
+  assert _best(job) == (1, 1)
+
+
+def test_an_improvement_in_time_prolongs_the_phase(
+  small_job, train_job, tmp_path, score_as
+):
+  job = small_job(
+    tmp_path, phases=(optimizer.Phase('lstm', 9, 1e-3),), patience_epochs=3
+  )
+  score_as(10.0, 20.0, 20.0, 15.0)
+  train_job(job)
+  # Validated every second epoch; 4 is the best, so 7 is the last.
+  assert _validated(job) == [(0, 2), (0, 4), (0, 6), (0, 7)]
+  assert _best(job) == (0, 4)
+
+
+def test_of_equal_scores_the_earlier_is_kept(
+  small_job, train_job, tmp_path, score_as
+):
+  score_as(*[50.0] * 5)
+  job = small_job(tmp_path)
+  train_job(job)
+  assert _best(job) == (1, 2)
+
+
+# What decides the result.
+
+
+def test_same_seed_gives_the_same_bits_on_any_device_and_other_seeds_differ(
+  undisturbed, small_job, train_job, read_result, tmp_path
+):
+  again = small_job(tmp_path / 'again')
+  train_job(again)
+  assert read_result(again) == undisturbed.result
+  other = small_job(tmp_path / 'other', seed=1)
+  train_job(other)
+  found = read_result(other)
+  assert found['metrics'] != undisturbed.result['metrics']
+  assert found['arrays'] != undisturbed.result['arrays']
+
+
+def test_test_records_do_not_reach_training(
+  undisturbed, small_job, train_job, read_result, tmp_path
+):
+  rng = np.random.default_rng(0)
+  job = small_job(tmp_path)
+  dataset = job.dataset
+  signal = dataset.signal.copy()
+  classes = {version: c.copy() for version, c in dataset.classes.items()}
+  for record in job.sets['test']:
+    start = dataset.offsets[record]
+    end = start + dataset.lengths[record]
+    signal[start:end] = rng.integers(-9999, 9999, end - start)
+    for labels in classes.values():
+      labels[record] = 3 - labels[record]
+  garbage = dataclasses.replace(dataset, signal=signal, classes=classes)
+  train_job(dataclasses.replace(job, dataset=garbage))
+  found = read_result(job)
+  for name in ('metrics', 'arrays', 'validation_predictions.csv'):
+    assert found[name] == undisturbed.result[name]
+  assert found['predictions.csv'] != undisturbed.result['predictions.csv']
+
+
+# The step and the chunk.
+
+
+def _chunk_arguments(job, mesh, kind='all'):
+  """A state, and a function that trains a chunk on it."""
+  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  bounds = sampler.bucket_bounds(
+    job.dataset.lengths,
+    num_buckets=job.training_buckets,
+    resampling=job.resampling,
+  )
+  longest = int(job.dataset.lengths.max())
+  key, class_weights, learning_rate = sharding.replicate(
+    (jax.random.key(5), job.class_weights, np.float32(1e-3)), mesh
+  )
+  variables = sharding.replicate(train.initial_variables(job), mesh)
+  state = train_state.begin_phase(
+    variables, 0, job.network.model.trained[kind]
+  )
+
+  def arguments(state, chunk):
+    return (
+      state,
+      data,
+      *input_pipeline.put_chunk(chunk, mesh),
+      key,
+      class_weights,
+      learning_rate,
+    ), {
+      'network': job.network,
+      'kind': kind,
+      'samples': chunk.samples,
+      'window': sampler.window_samples(chunk.samples, longest, job.resampling),
+    }
+
+  chunks = train.epoch_chunks(job, bounds, 0, 1)
+  return sharding.replicate(state, mesh), chunks, arguments
+
+
+def _mean_losses(job, mesh):
+  """Moments after the first step, and the loss of each chunk of an epoch."""
+  state, chunks, arguments = _chunk_arguments(job, mesh)
+  losses, first = [], None
+  for chunk in chunks:
+    steps = [1, chunk.num_steps - 1] if first is None else [chunk.num_steps]
+    for part in _cut(chunk, steps):
+      args, kwargs = arguments(state, part)
+      state, metrics = train.train_chunk(*args, **kwargs)
+      losses.append(float(metrics.loss) / int(metrics.records))
+      first = first or jax.device_get((state.optimizer_state.mu, state.params))
+  return first, losses
+
+
+def _cut(chunk, counts):
+  """The chunk as several of the same shape, of so many steps each."""
+  parts, first = [], 0
+  for count in counts:
+    order = np.roll(np.arange(len(chunk.mask)), -first)
+    parts.append(
+      dataclasses.replace(
+        chunk,
+        num_steps=count,
+        records=chunk.records[order],
+        lengths=chunk.lengths[order],
+        mask=chunk.mask[order],
+      )
+    )
+    first += count
+  return [part for part in parts if part.num_steps]
+
+
+@pytest.mark.parametrize('batch_size', [5, 8])
+def test_one_device_gives_what_four_give(small_job, tmp_path, batch_size):
+  # Only 8 rows can be dealt out evenly; 5 are padded.
+  job = small_job(tmp_path, batch_size=batch_size, training_buckets=1)
+  one, four = (
+    _mean_losses(job, sharding.make_mesh(jax.devices()[:count]))
+    for count in (1, 4)
+  )
+  # The first moments after one step are a tenth of the gradients.
+  for a, b in zip(*map(jax.tree.leaves, (one[0][0], four[0][0])), strict=True):
+    assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+  for a, b, gradient in zip(
+    *map(jax.tree.leaves, (one[0][1], four[0][1])),
+    jax.tree.leaves({**one[0][1], **one[0][0]}),
+    strict=True,
+  ):
+    # Where a gradient is mere rounding, Adam takes its sign all the same.
+    clear = np.abs(gradient) > 1e-6
+    np.testing.assert_allclose(a[clear], b[clear], rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(one[1], four[1], rtol=1e-4)
+
+
+def test_steps_of_a_chunk_do_not_depend_on_how_it_is_cut(small_job, tmp_path):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path)
+  _, chunks, arguments = _chunk_arguments(job, mesh)
+  full = next(chunk for chunk in chunks if chunk.num_steps == 2)
+  found = []
+  for counts in ([2], [1, 1]):
+    state, _, _ = _chunk_arguments(job, mesh)
+    metrics = []
+    for part in _cut(full, counts):
+      args, kwargs = arguments(state, part)
+      state, one = train.train_chunk(*args, **kwargs)
+      metrics.append(jax.device_get(one))
+      assert int(one.records) == part.mask[: part.num_steps].sum()
+    assert int(state.step) == 2
+    found.append((_bits(state), sum(m.confusion for m in metrics).tolist()))
+  assert found[0] == found[1]
+
+
+def test_chunk_without_steps_changes_nothing(small_job, tmp_path):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
+  before = _bits(jax.device_get(state))
+  args, kwargs = arguments(state, dataclasses.replace(chunks[0], num_steps=0))
+  state, metrics = train.train_chunk(*args, **kwargs)
+  assert _bits(state) == before
+  assert not any(np.any(leaf) for leaf in metrics)
+
+
+def test_state_after_takes_the_memory_of_the_state_before(small_job, tmp_path):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
+  args, kwargs = arguments(state, chunks[0])
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  compiled = train.train_chunk.lower(*args, **kwargs).compile()
+  assert compiled.memory_analysis().alias_size_in_bytes >= size
+  train.train_chunk(*args, **kwargs)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+# The host.
+
+
+def test_number_of_programs_is_that_of_buckets_and_kinds(undisturbed):
+  seen = {(c['kind'], c['samples']) for c in undisturbed.chunks}
+  assert len({samples for _, samples in seen}) == 2
+  assert undisturbed.programs == len(seen)
+
+
+def test_a_second_job_compiles_nothing(
+  undisturbed, small_config, small_data, train_job, tmp_path, caplog
+):
+  job = train_job.__globals__['jobs'].make_job(
+    small_config, small_data, 1, tmp_path
+  )
+  assert not np.array_equal(job.sets['train'], undisturbed.job.sets['train'])
+  with jax.log_compiles(), caplog.at_level(logging.DEBUG, 'jax'):
+    train_job(job)
+  assert not [m for m in caplog.messages if m.startswith('Compiling')]
+
+
+def test_each_chunk_epoch_and_evaluation_is_fetched_once(undisturbed):
+  # One more says at which step TensorBoard goes on.
+  assert undisturbed.fetches == (
+    len(undisturbed.chunks)
+    + len(_read_rows(undisturbed.job))
+    + len(undisturbed.evaluated)
+    + 1
+  )
+
+
+def test_nothing_reaches_the_device_unless_put_there(
+  undisturbed, small_job, tmp_path
+):
+  job = small_job(tmp_path)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  work = train.train_fold(job, mesh, data, position=0)
+  next(work)  # Initialisation draws from seeds, which are numbers of the host.
+  with jax.transfer_guard_host_to_device('disallow'):
+    assert sum(1 for _ in work) == DISPATCHES - 1
+
+
+# Numbers go bad.
+
+
+@pytest.mark.parametrize('phase', [0, 1])
+def test_loss_that_is_not_finite_is_told_with_its_place(
+  small_job, train_job, tmp_path, phase
+):
+  job = small_job(tmp_path)
+  rates = [phase.learning_rate for phase in job.phases]
+  rates[phase] = math.inf
+  phases = tuple(
+    dataclasses.replace(phase, learning_rate=rate)
+    for phase, rate in zip(job.phases, rates, strict=True)
+  )
+  with pytest.raises(
+    train.TrainingError, match=f'fold 0: .*phase {phase} of 0-2, epoch 1 of'
+  ):
+    train_job(dataclasses.replace(job, phases=phases))
+
+
+def test_metrics_are_finite_sums(undisturbed):
+  empty = metrics_lib.Metrics.empty()
+  assert not any(np.any(leaf) for leaf in empty)
+  for row in _read_rows(undisturbed.job):
+    assert math.isfinite(float(row['train_loss']))
+  assert experiment is not None

@@ -1,0 +1,143 @@
+import csv
+import os
+import re
+
+import pytest
+
+from ecg_jax import summary, writers
+
+
+def row(phase, epoch, validated=True):
+  return {
+    'phase': phase,
+    'epoch': epoch,
+    'step': 10 * epoch,
+    'train_loss': 1 / (3 + epoch),
+    'validation_loss': 2 / (3 + epoch) if validated else None,
+    'validation_score': 50.0 + epoch if validated else None,
+    'learning_rate': 1e-3,
+    'records_per_second': 12.3456,
+    'seconds': 7.5,
+  }
+
+
+def rows_of(path):
+  return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def written(rows):
+  return [
+    {key: '' if v is None else repr(v) for key, v in row.items()}
+    for row in rows
+  ]
+
+
+def test_rows_have_exactly_the_columns_and_exact_numbers(tmp_path):
+  path = tmp_path / 'fold0' / 'metrics.csv'
+  rows = [row(0, 1, validated=False), row(0, 2), row(1, 1)]
+  file = writers.MetricsFile(path, 0, 0)
+  for epoch in rows:
+    file.append(epoch)
+  assert path.read_text().splitlines()[0] == (
+    'phase,epoch,step,train_loss,validation_loss,validation_score,'
+    'learning_rate,records_per_second,seconds'
+  )
+  assert rows_of(path) == written(rows)
+  assert [p.name for p in path.parent.iterdir()] == ['metrics.csv']
+
+
+@pytest.mark.parametrize(
+  ('phase', 'epochs', 'kept'), [(0, 0, 0), (0, 2, 2), (1, 0, 3), (1, 1, 4)]
+)
+def test_a_restart_replaces_the_rows_after_where_it_goes_on(
+  tmp_path, phase, epochs, kept
+):
+  path = tmp_path / 'metrics.csv'
+  rows = [row(0, 1), row(0, 2, validated=False), row(0, 3), row(1, 1)]
+  rows += [row(1, 2)]
+  file = writers.MetricsFile(path, 0, 0)
+  for epoch in rows:
+    file.append(epoch)
+  new = {**row(phase, epochs + 1), 'train_loss': 9.0}
+  writers.MetricsFile(path, phase, epochs).append(new)
+  assert rows_of(path) == written([*rows[:kept], new])
+
+
+def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
+  path = tmp_path / 'metrics.csv'
+  file = writers.MetricsFile(path, 0, 0)
+  file.append(row(0, 1))
+  before = path.read_text()
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'replace', fail)
+    with pytest.raises(Exception, match='No space left'):
+      file.append(row(0, 2))
+  assert path.read_text() == before
+
+
+def test_a_key_that_is_no_column_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match='speed'):
+    writers.MetricsFile(tmp_path / 'metrics.csv', 0, 0).append(
+      {**row(0, 1), 'speed': 3}
+    )
+
+
+def bar(**fields):
+  given = {'total': 200, 'done': 0, 'position': 0, **fields}
+  return writers.ProgressBar('fold 3', **given)
+
+
+def test_plain_lines_when_the_output_is_no_terminal(capsys):
+  progress = bar()
+  progress.advance(50, where='phase 0', loss=1.0, best=40.0)
+  progress.advance(50, where='phase 0', loss=0.5, best=40.0)
+  progress.end_epoch(row(0, 1), where='phase 0, epoch 1', best=51.0)
+  progress.end_epoch(row(0, 2, validated=False), where='there', best=51.0)
+  progress.skip(100)
+  progress.end_epoch(row(0, 3), where='at the end', best=51.0)
+  progress.close()
+  out, err = capsys.readouterr()
+  first, second, third = out.splitlines()
+  assert err == ''
+  assert re.fullmatch(
+    r'fold 3, phase 0, epoch 1: loss 0\.2500, validation loss 0\.5000 score'
+    r' 51\.0 \(best 51\.0\), 12\.3 records/s, \d+:\d\d:\d\d left',
+    first,
+  )
+  assert 'validation' not in second
+  assert third.endswith('0:00:00 left')
+  assert not re.search('[\r\x1b]', out)
+
+
+def test_a_bar_on_a_terminal(capsys, monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True)
+  progress = bar(done=100)
+  progress.advance(50, where='phase 2', loss=0.25, best=61.5)
+  progress.end_epoch(row(0, 1), where='phase 2', best=61.5)
+  progress.skip(50)
+  progress._bar.refresh()
+  progress.close()
+  out, err = capsys.readouterr()
+  assert out == ''
+  assert 'fold 3' in err
+  assert 'phase 2, loss 0.2500, best validation 61.5' in err
+  assert '50%' in err
+  assert '100%' in err
+
+
+def test_tensorboard_is_written_unless_switched_off(tmp_path):
+  for enabled in (True, False):
+    folder = tmp_path / str(enabled)
+    board = writers.TensorBoard(folder, step=0, enabled=enabled)
+    board.write(row(0, 1, validated=False))
+    board.write(row(0, 2))
+    board.close()
+    assert folder.exists() is enabled
+  (events,) = (tmp_path / 'True').iterdir()
+  content = events.read_bytes()
+  for column in set(summary.METRIC_COLUMNS) - {'step'}:
+    assert column.encode() in content
