@@ -16,6 +16,7 @@ import pathlib
 import platform
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,10 +81,7 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / '.lock').open('a+')
   except OSError as error:
-    raise InputError(
-      f'{folder} cannot be written to ({error.strerror}): name another folder'
-      ' with --workdir.'
-    ) from error
+    raise _not_writable(folder, error) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -101,15 +99,28 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-  """InputError where the folder cannot be written to or made; makes nothing."""
-  there = folder.absolute()
-  while not os.path.lexists(there):
-    there = there.parent
-  if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-    raise InputError(
-      f'{folder} cannot be written to ({there} is no writable folder): name'
-      ' another folder with --workdir.'
-    )
+  """Tries to write to a folder that need not be there, and leaves nothing.
+
+  Raises:
+    InputError: It cannot be written to.
+  """
+  made = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    raise _not_writable(folder, error) from error
+  finally:
+    with contextlib.suppress(OSError):
+      for path in made:
+        path.rmdir()
+
+
+def _not_writable(folder: pathlib.Path, error: OSError) -> InputError:
+  return InputError(
+    f'{folder} cannot be written to ({error.strerror}): name another folder'
+    ' with --workdir.'
+  )
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:

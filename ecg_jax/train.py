@@ -279,7 +279,7 @@ def train_fold(
     After each dispatch.
 
   Raises:
-    TrainingError: The loss is not finite.
+    TrainingError: The loss or the validation loss is not finite.
   """
   key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
   step_key, class_weights = sharding.replicate(
@@ -354,6 +354,7 @@ def train_fold(
           )
           yield
           validation = evaluate.collect(validation_chunks, outputs).scores
+          _check_finite(job, progress, validation['loss'])
           if validation['score'] > progress.best_score:
             best = _copy(state.variables)
             progress.best_score = validation['score']
@@ -451,6 +452,16 @@ def _over(job: Job, progress: Progress) -> bool:
 def _validation_due(job: Job, progress: Progress) -> bool:
   """Whether to validate after the epoch just completed."""
   return progress.epoch % job.validate_every_epochs == 0 or _over(job, progress)
+
+
+def _check_finite(job: Job, progress: Progress, loss: float) -> None:
+  """Refuses weights that the last step of an epoch spoilt."""
+  if not math.isfinite(loss):
+    raise TrainingError(
+      f'{job.name}: the validation loss is {loss} in'
+      f' {_where(job, progress.phase, progress.epoch)}: try a lower learning'
+      ' rate.'
+    )
 
 
 def _next_phase(job: Job, progress: Progress) -> None:

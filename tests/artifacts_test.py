@@ -101,7 +101,7 @@ def test_folders_that_cannot_be_written_to(tmp_path):
   file.write_text('in the way')
   dangling = tmp_path / 'link'
   dangling.symlink_to(tmp_path / 'nowhere')
-  for folder in (file, file / 'run', dangling):
+  for folder in (file, file / 'run', dangling, pathlib.Path('/proc/none')):
     with pytest.raises(InputError, match=r'cannot be written to .*--workdir'):
       artifacts.check_writable(folder)
   for folder in (file, file / 'run'):

@@ -19,9 +19,6 @@ CONFIGS = [
 ]
 PHASES = '--config.phases.'
 
-# How ml_collections imports a config file.
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
-
 
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):

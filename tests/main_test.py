@@ -39,9 +39,6 @@ TINY = [
   '--config.evaluation_batch_size=6',
 ]
 
-# How ml_collections imports a config file.
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
-
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):

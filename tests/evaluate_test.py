@@ -1,0 +1,208 @@
+"""Evaluation: each record once, whatever the batches; kept weights again."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import (
+  artifacts,
+  evaluate,
+  experiment,
+  input_pipeline,
+  jobs,
+  optimizer,
+  score,
+  sharding,
+  summary,
+  train,
+)
+from ecg_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def evaluated(small_job, mesh, tmp_path_factory):
+  """Evaluates a set of records in batches of one's choice."""
+  job = small_job(tmp_path_factory.mktemp('evaluated'))
+  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  variables = sharding.replicate(train.initial_variables(job), mesh)
+  weights = sharding.replicate(job.class_weights, mesh)
+
+  def evaluate_set(records, *, batch_size, num_buckets):
+    chunks = evaluate.set_chunks(
+      job.dataset,
+      records,
+      num_buckets=num_buckets,
+      batch_size=batch_size,
+      chunk_steps=2,
+    )
+    outputs = evaluate.dispatch(
+      variables,
+      data,
+      chunks,
+      weights,
+      network=job.network,
+      kind='all',
+      mesh=mesh,
+    )
+    return evaluate.collect(chunks, outputs)
+
+  return job, evaluate_set
+
+
+@pytest.mark.parametrize(('batch_size', 'num_buckets'), [(1, 1), (7, 3)])
+def test_result_does_not_depend_on_batches_and_buckets(
+  evaluated, batch_size, num_buckets
+):
+  job, evaluate_set = evaluated
+  records = job.sets['test'][::-1]
+  expected = evaluate_set(records, batch_size=8, num_buckets=1)
+  found = evaluate_set(records, batch_size=batch_size, num_buckets=num_buckets)
+  for result in (expected, found):
+    np.testing.assert_array_equal(result.records, np.sort(records))
+  np.testing.assert_allclose(
+    found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6
+  )
+  assert np.ptp(expected.probabilities, axis=0).max() > 1e-3
+  assert found.scores['confusion'] == expected.scores['confusion']
+  assert found.scores['loss'] == pytest.approx(expected.scores['loss'], 1e-5)
+
+
+def test_scores_are_those_of_the_probabilities(evaluated):
+  job, evaluate_set = evaluated
+  records = job.sets['test']
+  result = evaluate_set(records, batch_size=8, num_buckets=1)
+  labels = job.dataset.classes[job.label_version][result.records]
+  confusion = np.zeros((4, 4), int)
+  np.add.at(confusion, (labels, result.probabilities.argmax(axis=1)), 1)
+  np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-6)
+  picked = result.probabilities[np.arange(len(labels)), labels]
+  loss = np.mean(-np.log(picked) * job.class_weights[labels])
+  assert result.scores['records'] == len(records)
+  assert result.scores['loss'] == pytest.approx(loss, rel=1e-5)
+  for name, value in score.scores(confusion).items():
+    assert result.scores[name] == value
+
+
+# The kept weights of a run.
+
+
+@pytest.fixture(scope='module')
+def run(small_config, small_data, train_job, tmp_path_factory):
+  """A run of which fold 1 is finished and fold 0 is not."""
+  folder = tmp_path_factory.mktemp('run')
+  config = small_config.copy_and_resolve_references()
+  config.folds = (0, 1)
+  artifacts.begin_run(folder, config, small_data.digests())
+  job = jobs.make_job(config, small_data, 1, folder)
+  # The last epochs are not the best, so that best and latest differ.
+  rates = (5e-3, 10.0)
+  phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
+  train_job(dataclasses.replace(job, phases=phases))
+  return folder
+
+
+@pytest.fixture
+def evaluate_run(run, small_data, monkeypatch):
+  """Evaluates the run on the data it was trained on, or on others."""
+
+  def call(set_name='test', label_version=None, data=small_data):
+    monkeypatch.setattr(experiment, 'load_data', lambda config: data)
+    return evaluate.evaluate_run(
+      run,
+      set_name=set_name,
+      label_version=label_version,
+      manual_dir=None,
+      data_dir=None,
+    )
+
+  return call
+
+
+def _contents(folder):
+  return {
+    path: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def _read_scores(folder):
+  return json.loads((folder / 'fold1' / 'scores.json').read_text())
+
+
+@pytest.mark.parametrize('set_name', ['test', 'validation'])
+def test_kept_weights_score_as_at_the_end_of_training(
+  run, evaluate_run, set_name
+):
+  before = _contents(run / 'fold1')
+  out = evaluate_run(set_name)
+  assert out == run / f'evaluation_{set_name}_v3'
+  trained, found = _read_scores(run), _read_scores(out)
+  assert found['sets'] == {set_name: trained['sets'][set_name]}
+  for name in ('fold', 'seed', 'label_version', 'max_records', 'best'):
+    assert found[name] == trained[name]
+  predictions = f'fold1/{summary.PREDICTION_FILES[set_name]}'
+  assert (out / predictions).read_text() == (run / predictions).read_text()
+  assert _contents(run / 'fold1') == before
+  assert not (out / 'fold0').exists()
+
+
+def test_another_label_version_changes_the_labels_alone(
+  run, evaluate_run, small_data
+):
+  before = _contents(run / 'fold1')
+  out = evaluate_run(label_version='v2')
+  assert _contents(run / 'fold1') == before
+  kept, found = (
+    [
+      line.split(',')
+      for line in (folder / 'fold1/predictions.csv').read_text().splitlines()
+    ]
+    for folder in (run, out)
+  )
+  column = kept[0].index('label')
+  labels = small_data.dataset.labels('v2')
+  assert [row[column] for row in found[1:]] == [
+    labels[row[0]] for row in found[1:]
+  ]
+  assert kept != found
+  for row in (*kept, *found):
+    del row[column]
+  assert kept == found
+  assert _read_scores(out)['label_version'] == 'v2'
+  accuracies = [
+    _read_scores(folder)['sets']['test']['accuracy'] for folder in (run, out)
+  ]
+  assert accuracies[0] != accuracies[1]
+
+
+def test_other_data_than_the_runs_are_refused(evaluate_run, small_data):
+  signal = small_data.dataset.signal + np.int16(1)
+  other = dataclasses.replace(small_data.dataset, signal=signal)
+  with pytest.raises(InputError, match='dataset had other content'):
+    evaluate_run(data=dataclasses.replace(small_data, dataset=other))
+
+
+def test_run_without_a_finished_fold_is_refused(
+  small_config, small_data, tmp_path
+):
+  artifacts.begin_run(tmp_path, small_config, small_data.digests())
+  with pytest.raises(InputError, match='has no finished fold'):
+    evaluate.evaluate_run(
+      tmp_path,
+      set_name='test',
+      label_version=None,
+      manual_dir=None,
+      data_dir=None,
+    )

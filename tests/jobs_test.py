@@ -1,0 +1,100 @@
+"""Jobs side by side on device groups: none disturbs another."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from ecg_jax import jobs, optimizer, train
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
+
+
+@pytest.fixture
+def make_jobs(small_config, small_data):
+  """Makes short jobs of folds 0 and 1 in a folder."""
+
+  def make(folder):
+    return [
+      dataclasses.replace(
+        jobs.make_job(small_config, small_data, fold, folder), phases=PHASES
+      )
+      for fold in (0, 1)
+    ]
+
+  return make
+
+
+def _see_devices(monkeypatch, count):
+  devices = jax.devices()[:count]
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_jobs_end_as_if_each_were_alone(
+  make_jobs, train_job, read_result, tmp_path, monkeypatch, devices
+):
+  alone = make_jobs(tmp_path / 'alone')
+  for job in alone:
+    train_job(job)
+  _see_devices(monkeypatch, devices)
+  together = make_jobs(tmp_path / 'together')
+  assert jobs.run(together) == {}
+  results = [read_result(job) for job in alone]
+  assert [read_result(job) for job in together] == results
+  assert results[0] != results[1]
+
+
+def test_failed_job_is_named_and_disturbs_no_other(
+  make_jobs, tmp_path, monkeypatch, capsys
+):
+  _see_devices(monkeypatch, 2)
+  good, bad = reversed(make_jobs(tmp_path))
+  phases = (dataclasses.replace(PHASES[0], learning_rate=math.inf),)
+  failed = jobs.run([dataclasses.replace(bad, phases=phases), good])
+  assert set(failed) == {'fold 0'}
+  assert isinstance(failed['fold 0'], train.TrainingError)
+  assert 'fold 0 failed: fold 0: the loss is' in capsys.readouterr().err
+  assert not (bad.folder / 'scores.json').exists()
+  assert (good.folder / 'scores.json').exists()
+
+
+def test_finished_jobs_are_left_as_they_are(make_jobs, tmp_path):
+  work = make_jobs(tmp_path)
+  for job in work:
+    job.folder.mkdir()
+    (job.folder / 'scores.json').write_text('finished')
+  assert jobs.run(work) == {}
+  for job in work:
+    assert [path.name for path in job.folder.iterdir()] == ['scores.json']
+    assert (job.folder / 'scores.json').read_text() == 'finished'
+
+
+def test_job_whose_folder_is_in_use_is_refused(
+  make_jobs, tmp_path, monkeypatch
+):
+  _see_devices(monkeypatch, 1)
+  job, _ = make_jobs(tmp_path)
+  with jobs.artifacts.locked(job.folder, wait=False):
+    failed = jobs.run([job])
+  assert 'is in use by process' in str(failed['fold 0'])
+  assert [path.name for path in job.folder.iterdir()] == ['.lock']
+
+
+def test_job_is_what_its_config_says(small_config, small_data, tmp_path):
+  config = small_config.copy_and_resolve_references()
+  config.compensated_sampling = True
+  config.max_epochs = 2
+  config.data.max_records = 10
+  config.seed = 4
+  job = jobs.make_job(config, small_data, 1, tmp_path)
+  assert (job.name, job.folder) == ('fold 1', tmp_path / 'fold1')
+  assert (job.seed, job.fold, job.max_records) == (4, 1, 10)
+  assert [phase.epochs for phase in job.phases] == [2, 2, 2]
+  assert job.repeats is not None
+  assert len(job.repeats) == len(job.sets['train'])
+  assert all(len(members) <= 12 for members in job.sets.values())
+  assert jobs.make_job(small_config, small_data, 1, tmp_path).repeats is None
