@@ -17,6 +17,7 @@ from ecg_jax import (
   sharding,
   train,
 )
+from ecg_jax.errors import InputError
 
 
 def make_job(
@@ -93,7 +94,9 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
         pass
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
-        print(f'{job.name} failed: {error}', file=sys.stderr)
+        told = isinstance(error, InputError | train.TrainingError)
+        reason = str(error) if told else repr(error)
+        print(f'{job.name} failed: {reason}', file=sys.stderr)
       else:
         continue
       del running[group]

@@ -23,6 +23,8 @@ from ecg_jax.datasets import folds
 from ecg_jax.datasets.synthetic_ecg import generator
 
 jax.config.update('jax_num_cpu_devices', 4)
+# Small programs run for moments and compile for seconds.
+jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='session')
@@ -40,6 +42,8 @@ def small_config() -> ml_collections.ConfigDict:
   from configs import quickstart
 
   config = quickstart.get_config()
+  config.augmentation.resampling = config.augmentation.bursts = True
+  config.spectrogram.window_samples = 64
   config.model.width = config.model.growth = 4
   config.model.blocks = 2
   config.model.layers_per_block = 1
@@ -134,11 +138,3 @@ def read_result():
     return found
 
   return read
-
-
-@pytest.fixture(scope='module')
-def quick_compile():
-  """Compiles with few optimisations: small programs run but for moments."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

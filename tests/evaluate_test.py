@@ -22,8 +22,6 @@ from ecg_jax import (
 )
 from ecg_jax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 
 @pytest.fixture(scope='module')
 def mesh():

@@ -18,11 +18,6 @@ SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
 BURSTS = augmentation.Bursts(span_samples=15, share=0.2)
 NARROW, WIDE = 400, 603
 
-# Most of the time would go into compiling programs that run once.
-_jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-)
-
 
 @functools.cache
 def _network(name, *, bursts=None, spectrogram=SPECTROGRAM, **fields):
@@ -86,7 +81,7 @@ def _signals(lengths, seed=0):
   ]
 
 
-_compiled_evaluation = _jit(
+_compiled_evaluation = jax.jit(
   forward.evaluate_logits, static_argnames=('network', 'kind')
 )
 
@@ -137,7 +132,7 @@ def test_logits_of_real_records_do_not_depend_on_padding(real_data, reduction):
     np.testing.assert_allclose(together[row], alone[0], atol=1e-5, rtol=0)
 
 
-_compiled_training = _jit(
+_compiled_training = jax.jit(
   forward.train_logits, static_argnames=('network', 'samples', 'kind')
 )
 
@@ -160,7 +155,7 @@ def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
   network = _network('cnn', bursts=BURSTS)
   weights = jnp.array([1.1, 2.8, 1.5, 6.9])
 
-  @functools.partial(_jit, static_argnames='samples')
+  @functools.partial(jax.jit, static_argnames='samples')
   def run(batch, samples):
     variables = _network_variables(network)
 
@@ -252,7 +247,7 @@ def test_frozen_convolutions_have_no_backward_pass():
 
   def convolutions(function, kind):
     halves = optimizer.split(variables['params'], network.model.trained[kind])
-    jitted = _jit(function, static_argnums=2)
+    jitted = jax.jit(function, static_argnums=2)
     # Lowered for a GPU: there both gradients are convolutions.
     lowered = jitted.trace(*halves, kind).lower(lowering_platforms=('cuda',))
     return lowered.as_text().count('stablehlo.convolution')

@@ -8,8 +8,6 @@ import pytest
 
 from ecg_jax import jobs, optimizer, train
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
 
 

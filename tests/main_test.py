@@ -296,19 +296,13 @@ def finished(tmp_path_factory):
   """A folder with the run of one fold, and what the command said."""
   folder = tmp_path_factory.mktemp('finished')
   first = jax.devices()[:1]
-  optimize = jax.config.read('jax_disable_most_optimizations')
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(ROOT)
     patch.setattr(compilation_cache, 'enable', lambda: None)
     patch.setattr(jax, 'devices', lambda: first)
     patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
-    # The programs compile faster, and run for a few steps only.
-    jax.config.update('jax_disable_most_optimizations', True)
     arguments = command(folder, name='synthetic_ecg')
-    try:
-      yield folder, run(*arguments, '--config.folds=0')
-    finally:
-      jax.config.update('jax_disable_most_optimizations', optimize)
+    yield folder, run(*arguments, '--config.folds=0')
 
 
 def read_json(path):

@@ -15,10 +15,6 @@ from ecg_jax.models import cnn, convolution, crnn, layers
 
 BINS = 7
 
-# Most of the time would go into compiling programs that run once.
-_jit = functools.partial(
-  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-)
 TINY = {'width': 4, 'growth': 2, 'blocks': 2, 'layers_per_block': 2}
 TINY_CRNN = {'lstm_units': 5, 'lstm_layers': 1}
 
@@ -76,7 +72,7 @@ def _spectrograms(lengths, *, frames, seed=0):
   return x
 
 
-@functools.partial(_jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled_evaluation(model, kind, variables, x, lengths):
   return model.apply(variables, x, lengths, train=False, kind=kind)
 
@@ -126,7 +122,7 @@ def test_kinds_of_phase_share_their_initial_parameters():
   model = _create('crnn', blocks=1, layers_per_block=1)
   x, lengths = jnp.zeros((2, 8, BINS)), jnp.array([8, 3])
 
-  @_jit
+  @jax.jit
   def run(key):
     alone = model.init(key, x, lengths, train=False, kind='auxiliary')
     return models.initialise(model, key, BINS), alone
@@ -167,7 +163,7 @@ def test_training_does_not_depend_on_padding_or_masked_rows():
   lengths = [21, 1, 8]
   model = _create('crnn', reduction='stride', layers_per_block=1)
 
-  @_jit
+  @jax.jit
   def run(x, lengths, weight):
     variables = _variables(model)
 
@@ -212,7 +208,7 @@ def test_frozen_convolutions_are_in_evaluation_mode():
   train = functools.partial(
     model.apply, train=True, kind='lstm', mutable=['batch_stats']
   )
-  logits, changed = _jit(train)(
+  logits, changed = jax.jit(train)(
     variables, x, np.array(lengths), rngs={'dropout': jax.random.key(0)}
   )
   jax.tree.map(
@@ -234,7 +230,7 @@ def test_convolution_dropout_is_in_training_only(name, kind):
   lengths = np.array([20, 3, 9])
   x = _spectrograms(lengths, frames=21)
 
-  @_jit
+  @jax.jit
   def train(key):
     return model.apply(
       _variables(model),
@@ -302,7 +298,7 @@ def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(2, 4))
 
-    @_jit
+    @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def run(params, x):
       logits, _ = model.apply(

@@ -22,8 +22,6 @@ from ecg_jax import (
   train_state,
 )
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 DISPATCHES = 32
 """Times that the undisturbed run below yields."""
 

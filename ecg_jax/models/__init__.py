@@ -31,7 +31,9 @@ def initialise(
   x = jnp.zeros((1, 16, frequency_bins))
   lengths = jnp.full((1,), 16)
   variables: dict[str, Any] = {'params': {}, 'batch_stats': {}}
-  for kind in model.trained:
+  for kind, trained in model.trained.items():
+    if set(trained) <= variables['params'].keys():
+      continue
     found = model.init(key, x, lengths, train=False, kind=kind)
     for collection in variables:
       variables[collection].update(found[collection])

@@ -237,13 +237,11 @@ class BidirectionalLSTM(nn.Module):
 def _orthogonal_gates(key: jax.Array, shape: Sequence[int]) -> jax.Array:
   """An orthogonal matrix for each direction and gate, [2, H, 4 H]."""
   directions, units, _ = shape
-  keys = jax.random.split(key, (directions, 4))
-  initialise = nn.initializers.orthogonal()
-  blocks = [
-    jnp.concatenate([initialise(k, (units, units)) for k in row], axis=1)
-    for row in keys
-  ]
-  return jnp.stack(blocks)
+  draw = nn.initializers.orthogonal()
+  keys = jax.random.split(key, directions * 4)
+  gates = jax.vmap(lambda key: draw(key, (units, units)))(keys)
+  gates = gates.reshape(directions, 4, units, units)
+  return gates.swapaxes(1, 2).reshape(shape)
 
 
 def _forget_one(key: jax.Array, shape: Sequence[int]) -> jax.Array:
