@@ -191,10 +191,12 @@ class BidirectionalLSTM(nn.Module):
     """
     batch, frames, features = x_BxTxD.shape
     units = self.units
+    # Not orthogonal recurrent kernels: several QR factorisations at once wait
+    # for each other for ever in jaxlib 0.10.2 on two CPU threads.
     glorot = nn.initializers.glorot_uniform(in_axis=1, out_axis=2, batch_axis=0)
     kernel = self.param('kernel', glorot, (2, features, 4 * units))
     recurrent = self.param(
-      'recurrent_kernel', _orthogonal_gates, (2, units, 4 * units)
+      'recurrent_kernel', glorot, (2, units, 4 * units)
     ).astype(self.dtype)
     bias = self.param('bias', _forget_one, (2, 4 * units))
 
@@ -232,16 +234,6 @@ class BidirectionalLSTM(nn.Module):
     outputs_BxTx2H = jnp.moveaxis(outputs, 2, 0).reshape(batch, frames, -1)
     last_Bx2H = jnp.moveaxis(hidden, 1, 0).reshape(batch, -1)
     return masked(outputs_BxTx2H, mask_BxT), last_Bx2H
-
-
-def _orthogonal_gates(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-  """An orthogonal matrix for each direction and gate, [2, H, 4 H]."""
-  directions, units, _ = shape
-  draw = nn.initializers.orthogonal()
-  keys = jax.random.split(key, directions * 4)
-  gates = jax.vmap(lambda key: draw(key, (units, units)))(keys)
-  gates = gates.reshape(directions, 4, units, units)
-  return gates.swapaxes(1, 2).reshape(shape)
 
 
 def _forget_one(key: jax.Array, shape: Sequence[int]) -> jax.Array:
