@@ -34,7 +34,6 @@ _PACKAGES = (
   'tensorflow-datasets',
   'ml_collections',
   'numpy',
-  'scipy',
 )
 
 

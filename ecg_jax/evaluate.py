@@ -218,6 +218,12 @@ def evaluate_run(
   }
   if not finished:
     raise InputError(f'{run_folder} has no finished fold: train one first.')
+  for folder in finished.values():
+    if not (folder / 'checkpoints').is_dir():
+      raise InputError(
+        f'{folder} has no checkpoints, which hold the weights: restore them, or'
+        ' delete the folder and train the fold again.'
+      )
   data = experiment.load_data(config)
   artifacts.check_digests(run_folder, run, data.digests())
 

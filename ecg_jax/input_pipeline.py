@@ -80,11 +80,21 @@ class ChunkArrays(NamedTuple):
 
 
 def load(builder: tfds.core.DatasetBuilder) -> Dataset:
-  """Reads a prepared dataset (see ecg_jax.datasets.prepare) into memory."""
+  """Reads a prepared dataset (see ecg_jax.datasets.prepare) into memory.
+
+  Raises:
+    InputError: A file of it is damaged.
+  """
   examples: list[Mapping[str, Any]] = []
-  for split in builder.info.splits:
-    source = builder.as_data_source(split=split)
-    examples += source.__getitems__(range(len(source)))
+  try:
+    for split in builder.info.splits:
+      source = builder.as_data_source(split=split)
+      examples += source.__getitems__(range(len(source)))
+  except RuntimeError as error:  # What array_record raises of a damaged file.
+    raise InputError(
+      f'The prepared dataset in {builder.data_dir} is damaged ({error}): delete'
+      ' that folder to have it built again.'
+    ) from error
   examples.sort(key=lambda example: example['record'])
   lengths = np.array([len(example['signal']) for example in examples])
   return Dataset(
@@ -139,8 +149,8 @@ def put_dataset(dataset: Dataset, label_version: str, mesh: Mesh) -> DeviceData:
   size = len(dataset.signal) + longest
   if size >= 2**31:
     raise InputError(
-      f'the dataset has {size:,} samples, more than the 2,147,483,647 that fit'
-      ' on a device: set data.max_records or use fewer records.'
+      f'The dataset has {size:,} samples, more than the 2,147,483,647 that fit'
+      ' on a device: leave out some of its records.'
     )
   return sharding.replicate(
     DeviceData(

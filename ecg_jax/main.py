@@ -65,6 +65,8 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   found = summary.summarize(workdir)
   print(summary.format_table([found]))
   summary.write_summary(workdir, [found])
+  if len(failed) == len(work):
+    raise next(iter(failed.values()))
   if failed:
     raise errors.PartialFailure(
       f'{", ".join(failed)} failed: start again with the same command to train'

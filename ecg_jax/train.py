@@ -392,7 +392,7 @@ def _open_log(
   done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
   board = writers.TensorBoard(
     job.folder / 'tensorboard',
-    step=int(sharding.fetch(state.step)),
+    next_step=int(sharding.fetch(state.step)) + 1,
     enabled=job.tensorboard,
   )
   bar = writers.ProgressBar(
@@ -460,7 +460,7 @@ def _check_finite(job: Job, progress: Progress, loss: float) -> None:
     raise TrainingError(
       f'{job.name}: the validation loss is {loss} in'
       f' {_where(job, progress.phase, progress.epoch)}: try a lower learning'
-      ' rate.'
+      ' rate in another --workdir.'
     )
 
 
@@ -493,7 +493,8 @@ def _count(
   if not math.isfinite(progress.loss):
     raise TrainingError(
       f'{job.name}: the loss is {progress.loss} in {where}, chunk'
-      f' {progress.chunk}: try a lower learning rate.'
+      f' {progress.chunk}: try a lower learning rate in another'
+      ' --workdir.'
     )
   log.bar.advance(
     int(fetched.records),

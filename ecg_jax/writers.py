@@ -12,6 +12,7 @@ import tensorboardX
 import tqdm
 
 from ecg_jax import summary
+from ecg_jax.errors import InputError
 
 
 class MetricsFile:
@@ -28,9 +29,15 @@ class MetricsFile:
     self._path = path
     self._rows: list[dict[str, Any]] = []
     if path.exists():
-      for row in csv.DictReader(io.StringIO(summary.read_text(path))):
-        if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
-          self._rows.append(row)
+      try:
+        for row in csv.DictReader(io.StringIO(summary.read_text(path))):
+          if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
+            self._rows.append(row)
+      except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+          f'{path} is damaged ({error!r}): restore it, or delete the folder it'
+          ' is in to train the fold again.'
+        ) from error
 
   def append(self, row: dict[str, Any]) -> None:
     """Adds the row of an epoch; a field that is None stays empty."""
@@ -45,11 +52,13 @@ class MetricsFile:
 class TensorBoard:
   """Scalars of each epoch for TensorBoard, or nothing when switched off."""
 
-  def __init__(self, folder: pathlib.Path, *, step: int, enabled: bool):
-    """Opens the folder; what stands in it from `step` on is superseded."""
+  def __init__(self, folder: pathlib.Path, *, next_step: int, enabled: bool):
+    """Opens the folder; what stands in it from `next_step` on goes."""
     self._writer = None
     if enabled:
-      self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step)
+      self._writer = tensorboardX.SummaryWriter(
+        str(folder), purge_step=next_step
+      )
 
   def write(self, row: dict[str, Any]) -> None:
     """Writes the fields of a row of metrics.csv."""

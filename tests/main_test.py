@@ -482,7 +482,7 @@ def test_a_fold_in_use_by_another_process_is_refused(copied):
   fold = folder / 'run' / 'fold2'
   with artifacts.locked(fold, wait=False):
     code, out, err = run(*arguments, '--config.folds=2')
-  assert code == 3
+  assert code == 2
   assert f'{fold} is in use by process ' in err
   assert 'Traceback' not in err
   assert 'fold 2 is not included' in out

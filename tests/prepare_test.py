@@ -135,7 +135,7 @@ def test_empty_text_is_not_taken_for_no_folder(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'notes.txt').write_text('no records here')
-  with pytest.raises(InputError, match='holds no records'):
+  with pytest.raises(InputError, match='is empty: name one'):
     prepare('physionet2017', manual_dir='', data_dir=str(tmp_path))
 
 

@@ -132,7 +132,7 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
 def test_tensorboard_is_written_unless_switched_off(tmp_path):
   for enabled in (True, False):
     folder = tmp_path / str(enabled)
-    board = writers.TensorBoard(folder, step=0, enabled=enabled)
+    board = writers.TensorBoard(folder, next_step=0, enabled=enabled)
     board.write(row(0, 1, validated=False))
     board.write(row(0, 2))
     board.close()

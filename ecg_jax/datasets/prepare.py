@@ -59,8 +59,12 @@ def prepare(
         # What TFDS reports of building, a few seconds, is of no use here.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
+          # Without one, TFDS would look into a folder that all datasets share.
+          nowhere = os.fspath(root / f'.{name}.no_manual_dir')
           builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=folder)
+            download_config=tfds.download.DownloadConfig(
+              manual_dir=folder or nowhere
+            )
           )
     # array_record reports what the file system refused as RuntimeError.
     except (OSError, RuntimeError) as error:
@@ -88,6 +92,11 @@ def _source_folder(manual_dir: str | None) -> str | None:
   """
   if manual_dir is None:
     return None
+  if not manual_dir:
+    raise InputError(
+      'The name of the folder with the source files is empty: name one with '
+      '--config.data.manual_dir, or leave it out to have them downloaded.'
+    )
   folder = pathlib.Path(manual_dir).expanduser()
   if not folder.is_dir():
     raise InputError(

@@ -33,7 +33,7 @@ def convolve(x_BxTxFxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
   Args:
     x_BxTxFxI: Input.
-    kernel: [size, size, I, O], size odd.
+    kernel: [5, 5, I, O].
     stride: 1 or 2, of both time and frequency.
 
   Returns:
