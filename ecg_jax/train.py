@@ -6,7 +6,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,12 @@ from ecg_jax import (
   writers,
 )
 from ecg_jax import metrics as metrics_lib
+
+# State, bucket, chunk and its number of steps -> new state, sums.
+Program = Callable[
+  [train_state.TrainState, int, input_pipeline.ChunkArrays, jax.Array],
+  tuple[train_state.TrainState, metrics_lib.Metrics],
+]
 
 
 class TrainingError(Exception):
@@ -217,6 +223,85 @@ def train_chunk(
   return jax.lax.fori_loop(0, num_steps, step, (state, empty))
 
 
+def phase_program(
+  job: Job,
+  phase: optimizer.Phase,
+  data: input_pipeline.DeviceData,
+  key: jax.Array,
+  class_weights: jax.Array,
+  mesh: Mesh,
+) -> Program:
+  """`train_chunk` of a phase, with all that its chunks have in common."""
+  learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+  longest = int(job.dataset.lengths.max())
+
+  def program(state, samples, chunk, num_steps):
+    return train_chunk(
+      state,
+      data,
+      chunk,
+      num_steps,
+      key,
+      class_weights,
+      learning_rate,
+      network=job.network,
+      kind=phase.kind,
+      samples=samples,
+      window=sampler.window_samples(samples, longest, job.resampling),
+    )
+
+  return program
+
+
+def train_chunks(
+  program: Program,
+  state: train_state.TrainState,
+  chunks: Sequence[sampler.Chunk],
+  mesh: Mesh,
+  *,
+  count: Callable[[metrics_lib.Metrics], None],
+  stop: Callable[[], bool],
+) -> Generator[None, None, train_state.TrainState]:
+  """Dispatches chunks in order, one ahead of the metrics that are fetched.
+
+  Args:
+    program: From `phase_program`.
+    state: The state before; its memory is taken over.
+    chunks: What to train on.
+    mesh: The devices.
+    count: Is given each chunk's sums, on the host.
+    stop: Asked after each chunk whether to leave the others.
+
+  Yields:
+    After each dispatch.
+
+  Returns:
+    The state after; everything dispatched has been counted.
+  """
+  pending: list[metrics_lib.Metrics] = []
+  for chunk in chunks:
+    inputs = input_pipeline.put_chunk(chunk, mesh)
+    state, metrics = program(state, chunk.samples, *inputs)
+    yield
+    pending.append(metrics)
+    if stop():
+      break
+    if len(pending) > 1:
+      count(sharding.fetch(pending.pop(0)))
+  for metrics in pending:
+    count(sharding.fetch(metrics))
+  return state
+
+
+def training_bounds(job: Job) -> tuple[int, ...]:
+  """The buckets of training."""
+  return sampler.bucket_bounds(
+    job.dataset.lengths,
+    num_buckets=job.training_buckets,
+    resampling=job.resampling,
+  )
+
+
 def epoch_chunks(
   job: Job, bounds: tuple[int, ...], phase: int, epoch: int
 ) -> list[sampler.Chunk]:
@@ -285,12 +370,7 @@ def train_fold(
   step_key, class_weights = sharding.replicate(
     (jax.random.fold_in(key, 1), job.class_weights), mesh
   )
-  bounds = sampler.bucket_bounds(
-    job.dataset.lengths,
-    num_buckets=job.training_buckets,
-    resampling=job.resampling,
-  )
-  longest = int(job.dataset.lengths.max())
+  bounds = training_bounds(job)
   validation_chunks = set_chunks(job, 'validation')
 
   with contextlib.ExitStack() as stack:
@@ -301,44 +381,32 @@ def train_fold(
     log = stack.enter_context(_open_log(job, progress, state, position))
     last_save = time.monotonic()
 
+    def save_due():
+      return time.monotonic() - last_save > 60 * job.checkpoint_minutes
+
     while progress.phase < len(job.phases):
       phase = job.phases[progress.phase]
       if not progress.begun:
         state = _begin(job, progress, best, state.step, mesh)
         progress.begun = True
-      learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+      program = phase_program(job, phase, data, step_key, class_weights, mesh)
 
       while not _over(job, progress):
         chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
         begun = time.monotonic() - progress.seconds
-        pending: list[metrics_lib.Metrics] = []
-        for chunk in chunks[progress.chunk :]:
-          state, metrics = train_chunk(
+        while progress.chunk < len(chunks):
+          state = yield from train_chunks(
+            program,
             state,
-            data,
-            *input_pipeline.put_chunk(chunk, mesh),
-            step_key,
-            class_weights,
-            learning_rate,
-            network=job.network,
-            kind=phase.kind,
-            samples=chunk.samples,
-            window=sampler.window_samples(
-              chunk.samples, longest, job.resampling
-            ),
+            chunks[progress.chunk :],
+            mesh,
+            count=lambda sums: _count(job, progress, sums, log),
+            stop=save_due,
           )
-          yield
-          pending.append(metrics)
-          save = time.monotonic() - last_save > 60 * job.checkpoint_minutes
-          while len(pending) > (0 if save else 1):
-            _count(job, progress, pending.pop(0), log)
-          if save:
-            progress.seconds = time.monotonic() - begun
+          progress.seconds = time.monotonic() - begun
+          if save_due():
             checkpoints.save(state, best, dataclasses.asdict(progress))
             last_save = time.monotonic()
-        for metrics in pending:
-          _count(job, progress, metrics, log)
-        progress.seconds = time.monotonic() - begun
         progress.epoch += 1
 
         validation = None
@@ -482,12 +550,11 @@ def _next_phase(job: Job, progress: Progress) -> None:
 
 
 def _count(
-  job: Job, progress: Progress, metrics: metrics_lib.Metrics, log: _Log
+  job: Job, progress: Progress, sums: metrics_lib.Metrics, log: _Log
 ) -> None:
   """Adds a finished chunk to the epoch's row."""
-  fetched = sharding.fetch(metrics)
-  progress.loss += float(fetched.loss)
-  progress.records += int(fetched.records)
+  progress.loss += float(sums.loss)
+  progress.records += int(sums.records)
   progress.chunk += 1
   where = _where(job, progress.phase, progress.epoch + 1)
   if not math.isfinite(progress.loss):
@@ -497,7 +564,7 @@ def _count(
       ' --workdir.'
     )
   log.bar.advance(
-    int(fetched.records),
+    int(sums.records),
     where=where,
     loss=progress.loss / progress.records,
     best=progress.best_score,
