@@ -97,8 +97,12 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     yield
 
 
-def check_writable(folder: pathlib.Path) -> None:
+def check_writable(folder: pathlib.Path, option: str = '--workdir') -> None:
   """Tries to write to a folder that need not be there, and leaves nothing.
+
+  Args:
+    folder: The folder.
+    option: What it was given by.
 
   Raises:
     InputError: It cannot be written to.
@@ -108,17 +112,19 @@ def check_writable(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
-    raise _not_writable(folder, error) from error
+    raise _not_writable(folder, error, option) from error
   finally:
     with contextlib.suppress(OSError):
       for path in made:
         path.rmdir()
 
 
-def _not_writable(folder: pathlib.Path, error: OSError) -> InputError:
+def _not_writable(
+  folder: pathlib.Path, error: OSError, option: str = '--workdir'
+) -> InputError:
   return InputError(
     f'{folder} cannot be written to ({error.strerror}): name another folder'
-    ' with --workdir.'
+    f' with {option}.'
   )
 
 

@@ -143,9 +143,7 @@ def parse(
   if values.help:
     raise errors.Help(_help(values))
   if len(rest) > 1:
-    raise InputError(
-      f'{rest[1]!r} is no option: options begin with --config or --workdir.'
-    )
+    raise InputError(f'{rest[1]!r} is no option: see --help.')
   if values.config is None:
     raise InputError(_NO_CONFIG)
   try:
@@ -160,8 +158,10 @@ def parse(
 
 def _help(values: flags.FlagValues) -> str:
   """The options, and the fields of the config if one was given."""
-  names = ('config', 'workdir', 'debug', 'help')
-  lines = [f'--{name}: {values[name].help}' for name in names if name in values]
+  own = {name for name in values if len(name) > 1 and '.' not in name}
+  names = ['config', *sorted(own - {'config', 'debug', 'help'})]
+  names += ['debug', 'help']
+  lines = [f'--{name}: {values[name].help}' for name in names]
   if values.config is not None:
     lines += ['', 'Fields of this config:']
     lines += [f'--config.{f} {v!r}' for f, v in _fields(values.config).items()]

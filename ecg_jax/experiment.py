@@ -72,13 +72,18 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   if table is None:
     table = folds_lib.make_folds(dataset.labels('v2'))
   folds_lib.check_table(table, dataset.records)
-  _check_lengths(dataset, config)
+  check_lengths(dataset, config)
   return Data(dataset, table)
 
 
-def _check_lengths(
+def check_lengths(
   dataset: input_pipeline.Dataset, config: ml_collections.ConfigDict
 ) -> None:
+  """Refuses recordings too short for a frame or too long to resample.
+
+  Raises:
+    InputError: Names the record.
+  """
   shortest = int(dataset.lengths.argmin())
   if dataset.lengths[shortest] < config.spectrogram.window_samples:
     raise InputError(

@@ -398,7 +398,7 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
   return notes
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
   """Lines of a table, first column to the left, the others to the right."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
@@ -438,7 +438,7 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
     count = f'{len(first["folds"])} of {len(first["folds_expected"])} folds'
     rows.append([f'mean ± sd, {count}', *_mean_cells(first)])
     rows.append([f'pooled, {count}', *_set_cells(first['pooled'])])
-    table = _markdown(['fold', *columns], rows)
+    table = markdown_table(['fold', *columns], rows)
   else:
     title = f'{len(summaries)} runs: {first["set"]} set, '
     # Where the runs differ in these, a note lists them.
@@ -451,7 +451,7 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
       count = f'{len(summary["folds"])} of {len(summary["folds_expected"])}'
       rows.append([summary['run'], count, 'mean ± sd', *_mean_cells(summary)])
       rows.append(['', '', 'pooled', *_set_cells(summary['pooled'])])
-    table = _markdown(['run', 'folds', 'over', *columns], rows)
+    table = markdown_table(['run', 'folds', 'over', *columns], rows)
   notes = [f'- {note}' for note in _notes(summaries)]
   return '\n'.join([title, '', *table, *(['', *notes] if notes else [])])
 
