@@ -1,0 +1,547 @@
+"""Times the training and evaluation programs of a config on this machine.
+
+    python tools/benchmark.py --config configs/crnn.py [--config.FIELD VALUE]
+      [--lengths FILE] [--augmentation off] [--threads 2] [--json FILE]
+
+What is timed is what a run runs, from the int16 samples on: the programs of
+`ecg_jax.train` and `ecg_jax.evaluate`, the chunks of an epoch, the loop that
+dispatches them, on one device. Every program is compiled and makes a step
+before it is timed. Of each bucket only some steps are timed, enough for one
+pass of a few seconds; its time then counts as often as the bucket has batches
+in an epoch, so a rate is that of a whole epoch.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+from jax.extend import core
+from jax.sharding import Mesh
+
+# So that the package is found without an installation, from any folder.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ecg_jax import (
+  artifacts,
+  configuration,
+  errors,
+  evaluate,
+  experiment,
+  forward,
+  input_pipeline,
+  jobs,
+  models,
+  optimizer,
+  preprocessing,
+  sampler,
+  sharding,
+  summary,
+  train,
+  train_state,
+)
+from ecg_jax.datasets import folds as folds_lib
+from ecg_jax.datasets import prepare
+from ecg_jax.errors import InputError
+
+FIXED_SAMPLES = 9000
+"""Length of the records of `fixed_records_per_second`: 30 s."""
+
+CLASS_COUNTS = np.array([5076, 758, 2415, 279])
+"""Of the challenge's records, labels v3, order N, A, O, ~."""
+
+_ROUNDS = 3  # passes at least; their medians count
+_LEAST_SECONDS = 5.0  # that the passes take together
+_PASS_SECONDS = 15.0  # that a pass may take, if one step a bucket allows it
+_MATMUL_SIZE = 4096
+_PROFILED_STEPS = 1  # in each of two chunks
+
+
+@dataclasses.dataclass
+class Bucket:
+  """The batches of one length in an epoch, and what they cost."""
+
+  program: str
+  """'training', 'fixed' or 'evaluation'."""
+  samples: int
+  """Length that signals are padded to."""
+  batch_size: int
+  steps: int
+  """Batches in an epoch, those not full too."""
+  records: int
+  valid_samples: int
+  """Samples of the records, without any padding."""
+  compile_seconds: float = math.nan
+  seconds_per_step: float = math.nan
+
+
+def count_buckets(
+  program: str, chunks: Sequence[sampler.Chunk]
+) -> list[Bucket]:
+  """The buckets of an epoch, shortest first, not timed yet."""
+  found: dict[int, Bucket] = {}
+  for chunk in sorted(chunks, key=lambda chunk: chunk.samples):
+    new = Bucket(program, chunk.samples, chunk.mask.shape[1], 0, 0, 0)
+    bucket = found.setdefault(chunk.samples, new)
+    bucket.steps += chunk.num_steps
+    bucket.records += int(chunk.mask.sum())
+    bucket.valid_samples += int(chunk.lengths[chunk.mask].sum())
+  return list(found.values())
+
+
+def records_per_second(buckets: Sequence[Bucket]) -> float:
+  """Valid records of an epoch / time of all its steps."""
+  seconds = sum(bucket.steps * bucket.seconds_per_step for bucket in buckets)
+  return sum(bucket.records for bucket in buckets) / seconds
+
+
+def real_share(buckets: Sequence[Bucket]) -> float:
+  """Valid samples / samples computed in an epoch, masked rows included."""
+  computed = sum(b.steps * b.batch_size * b.samples for b in buckets)
+  return sum(bucket.valid_samples for bucket in buckets) / computed
+
+
+def shorten(chunks: Sequence[sampler.Chunk], steps: int) -> list[sampler.Chunk]:
+  """The first chunks of each bucket, in order, cut to so many steps in all."""
+  left = {chunk.samples: steps for chunk in chunks}
+  kept = []
+  for chunk in chunks:
+    count = min(chunk.num_steps, left[chunk.samples])
+    left[chunk.samples] -= count
+    if count:
+      mask = chunk.mask.copy()
+      mask[count:] = False
+      kept.append(dataclasses.replace(chunk, num_steps=count, mask=mask))
+  return kept
+
+
+def time_buckets(
+  program: str,
+  chunks: Sequence[sampler.Chunk],
+  run: Callable[[sampler.Chunk], float],
+  *,
+  steps: int | None,
+  loop: Callable[[Sequence[sampler.Chunk]], float] | None = None,
+) -> tuple[list[Bucket], float]:
+  """Times the program of every bucket of an epoch.
+
+  Args:
+    program: What to call it.
+    chunks: The epoch.
+    run: Runs a chunk alone, waits for it and returns the seconds.
+    steps: Steps to time of each bucket; None: as many as _PASS_SECONDS allow.
+    loop: Runs chunks as training does and returns the seconds.
+
+  Returns:
+    The buckets, and the loop's efficiency: the time of the same chunks each
+    alone / the time of the loop; 1 without a loop.
+  """
+  buckets = count_buckets(program, chunks)
+  first_steps = {chunk.samples: chunk for chunk in shorten(chunks, 1)}
+  warm_seconds = 0.0
+  for bucket in buckets:
+    chunk = first_steps[bucket.samples]
+    # Without a step, all the time is the compiler's.
+    bucket.compile_seconds = run(dataclasses.replace(chunk, num_steps=0))
+    warm_seconds += run(chunk)
+    told = f'{program}, {bucket.samples:,} samples: compiled'
+    print(told, file=sys.stderr, flush=True)
+  timed = shorten(chunks, steps or max(1, int(_PASS_SECONDS / warm_seconds)))
+  alone: list[list[float]] = []
+  looped: list[float] = []
+  while len(alone) < _ROUNDS or np.sum(alone) < _LEAST_SECONDS:
+    alone.append([run(chunk) for chunk in timed])
+    if loop is not None:
+      looped.append(loop(timed))
+  seconds = np.median(alone, axis=0)
+  for bucket in buckets:
+    own = [chunk.samples == bucket.samples for chunk in timed]
+    count = sum(c.num_steps for c in timed if c.samples == bucket.samples)
+    bucket.seconds_per_step = float(seconds[own].sum() / count)
+  efficiency = seconds.sum() / np.median(looped) if looped else 1.0
+  return buckets, float(efficiency)
+
+
+class Training:
+  """The programs of a phase that trains everything, and their state."""
+
+  def __init__(
+    self, job: train.Job, data: input_pipeline.DeviceData, mesh: Mesh
+  ):
+    phase = optimizer.Phase('all', 1, 1e-3)
+    variables = jax.jit(lambda: train.initial_variables(job))()
+    state = train_state.begin_phase(
+      variables, 0, job.network.model.trained[phase.kind]
+    )
+    key, class_weights, self.state = sharding.replicate(
+      (jax.random.key(job.seed), job.class_weights, state), mesh
+    )
+    self.program = train.phase_program(
+      job, phase, data, key, class_weights, mesh
+    )
+    self.mesh = mesh
+
+  def run(self, chunk: sampler.Chunk) -> float:
+    """Seconds of the bare program, its chunk already on the device."""
+    inputs = jax.block_until_ready(input_pipeline.put_chunk(chunk, self.mesh))
+    begun = time.perf_counter()
+    self.state, _ = jax.block_until_ready(
+      self.program(self.state, chunk.samples, *inputs)
+    )
+    return time.perf_counter() - begun
+
+  def loop(self, chunks: Sequence[sampler.Chunk]) -> float:
+    """Seconds of the loop that trains a fold."""
+
+    def work():
+      self.state = yield from train.train_chunks(
+        self.program,
+        self.state,
+        chunks,
+        self.mesh,
+        count=lambda sums: None,
+        stop=lambda: False,
+      )
+
+    begun = time.perf_counter()
+    for _ in work():
+      pass
+    return time.perf_counter() - begun
+
+
+def read_lengths(path: pathlib.Path) -> np.ndarray:
+  """Reads a file with one length, in samples, a line.
+
+  Raises:
+    InputError: It cannot be read or used.
+  """
+  try:
+    lengths = [int(line) for line in path.read_text('utf-8').split()]
+    if not lengths or min(lengths) < 1 or sum(lengths) >= 2**31:
+      raise ValueError('none, one below 1, or 2,147,483,648 samples in all')
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'--lengths {path} cannot be used ({error}): give a file with one length'
+      ' in samples a line.'
+    ) from error
+  return np.array(lengths)
+
+
+def random_dataset(lengths: np.ndarray) -> input_pipeline.Dataset:
+  """Noise of these lengths, with labels in the challenge's class shares."""
+  rng = np.random.default_rng(0)
+  shares = CLASS_COUNTS / CLASS_COUNTS.sum()
+  classes = rng.choice(4, size=len(lengths), p=shares).astype(np.int32)
+  return input_pipeline.Dataset(
+    records=tuple(f'random{index:08d}' for index in range(len(lengths))),
+    signal=rng.integers(-1000, 1000, lengths.sum(), dtype=np.int16),
+    offsets=np.cumsum(lengths) - lengths,
+    lengths=lengths,
+    classes=dict.fromkeys(input_pipeline.LABEL_VERSIONS, classes),
+  )
+
+
+def load_data(
+  config: ml_collections.ConfigDict, lengths: np.ndarray | None
+) -> tuple[experiment.Data, float]:
+  """The data, and the seconds it took to read them once they are prepared.
+
+  With lengths, random records in their place, all in every set; 0 seconds.
+  """
+  if lengths is not None:
+    dataset = random_dataset(lengths)
+    experiment.check_lengths(dataset, config)
+    sets = dict.fromkeys(folds_lib.SETS, dataset.records)
+    table = {'folds': {str(config.folds[0]): sets}}
+    return experiment.Data(dataset, table), 0.0
+  prepare.prepare(
+    config.data.name,
+    manual_dir=config.data.manual_dir,
+    data_dir=config.data.data_dir,
+  )
+  begun = time.perf_counter()
+  data = experiment.load_data(config)
+  return data, time.perf_counter() - begun
+
+
+def count_flops(jaxpr: Any) -> int:
+  """Floating-point operations of convolutions and matrix products.
+
+  Counted from the shapes, two for each multiplication with its addition; a
+  scan's body counts as often as it runs.
+  """
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      inner = math.prod(shape[axis] for axis in contracted)
+      total += 2 * equation.outvars[0].aval.size * inner
+    elif name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval
+      channels_out = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
+      inner = kernel.size // channels_out
+      total += 2 * equation.outvars[0].aval.size * inner
+    else:
+      inside = [count_flops(sub) for sub in core.jaxprs_in_params(params)]
+      # Of branches one runs.
+      inside = [max(inside)] if name == 'cond' else inside
+      total += sum(inside) * params.get('length', 1)
+  return total
+
+
+def step_flops(network: forward.Network, batch_size: int) -> int:
+  """Operations of a fixed training step: three times the model's forward pass.
+
+  A gradient by the input and one by the weights each take what the layer
+  itself takes. That the first layer needs only one of them is not considered.
+  """
+  bins = network.spectrogram.bins
+  frames = preprocessing.num_frames(FIXED_SAMPLES, network.spectrogram)
+  variables = jax.eval_shape(
+    lambda: models.initialise(network.model, jax.random.key(0), bins)
+  )
+  traced = jax.make_jaxpr(
+    lambda *arrays: network.model.apply(*arrays, train=False, kind='all')
+  )(
+    variables,
+    jax.ShapeDtypeStruct((batch_size, frames, bins), jnp.float32),
+    jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+  )
+  return 3 * count_flops(traced.jaxpr)
+
+
+def matmul_gflops() -> float:
+  """What a plain float32 matrix product reaches here, the best of five."""
+  x = jnp.ones((_MATMUL_SIZE, _MATMUL_SIZE), jnp.float32)
+  product = jax.jit(jnp.matmul)
+  seconds = []
+  for _ in range(6):  # The first compiles.
+    begun = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    seconds.append(time.perf_counter() - begun)
+  return 2 * _MATMUL_SIZE**3 / min(seconds[1:]) / 1e9
+
+
+def peak_memory_bytes() -> int:
+  """The most memory in use so far: the device's, on a CPU the process's."""
+  found = jax.devices()[0].memory_stats()
+  if found:
+    return int(found['peak_bytes_in_use'])
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def use_threads(count: int) -> None:
+  """Keeps the process on so many cores.
+
+  XLA makes as many threads as there are cores to use, when a device is first
+  used; so this must come before.
+
+  Raises:
+    InputError: There are fewer.
+  """
+  cores = sorted(os.sched_getaffinity(0))
+  if count > len(cores):
+    raise InputError(
+      f'--threads is {count}: this process can use at most {len(cores)}.'
+    )
+  os.sched_setaffinity(0, cores[:count])
+
+
+def _epoch(job: train.Job) -> list[sampler.Chunk]:
+  return train.epoch_chunks(job, train.training_bounds(job), 0, 1)
+
+
+def benchmark(
+  config: ml_collections.ConfigDict,
+  *,
+  lengths: np.ndarray | None,
+  steps: int | None,
+  profile: pathlib.Path | None,
+) -> dict[str, Any]:
+  """Measures everything.
+
+  Args:
+    config: The config; its first fold is measured.
+    lengths: Samples of random records to use in place of the dataset, or None.
+    steps: Steps to time of each bucket, or None for as many as fit.
+    profile: Folder for a trace of some fixed steps, or None.
+
+  Returns:
+    What --json writes.
+  """
+  data, load_seconds = load_data(config, lengths)
+  job = jobs.make_job(config, data, config.folds[0], pathlib.Path())
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  training = Training(job, arrays, mesh)
+  ragged, efficiency = time_buckets(
+    'training', _epoch(job), training.run, steps=steps, loop=training.loop
+  )
+
+  records = np.arange(job.batch_size * job.chunk_steps)
+  fixed_job = dataclasses.replace(
+    job,
+    dataset=random_dataset(np.full(len(records), FIXED_SAMPLES)),
+    sets={'train': records},
+    repeats=None,
+    resampling=None,  # A step resamples all the same, by a factor of 1.
+  )
+  training = Training(
+    fixed_job,
+    input_pipeline.put_dataset(fixed_job.dataset, job.label_version, mesh),
+    mesh,
+  )
+  fixed, _ = time_buckets('fixed', _epoch(fixed_job), training.run, steps=steps)
+  if profile is not None:
+    with jax.profiler.trace(str(profile)):
+      training.loop(shorten(_epoch(fixed_job), _PROFILED_STEPS) * 2)
+
+  class_weights = sharding.replicate(job.class_weights, mesh)
+
+  def evaluate_alone(chunk):
+    begun = time.perf_counter()
+    outputs = evaluate.dispatch(
+      training.state.variables,
+      arrays,
+      [chunk],
+      class_weights,
+      network=job.network,
+      kind='all',
+      mesh=mesh,
+    )
+    evaluate.collect([chunk], outputs)
+    return time.perf_counter() - begun
+
+  evaluation, _ = time_buckets(
+    'evaluation',
+    train.set_chunks(job, 'validation'),
+    evaluate_alone,
+    steps=steps,
+  )
+
+  flops = step_flops(job.network, job.batch_size)
+  model, matmul = flops / fixed[0].seconds_per_step / 1e9, matmul_gflops()
+  buckets = [*ragged, *fixed, *evaluation]
+  return {
+    'fixed_records_per_second': records_per_second(fixed),
+    'ragged_records_per_second': records_per_second(ragged) * efficiency,
+    'loop_efficiency': efficiency,
+    'evaluation_records_per_second': records_per_second(evaluation),
+    'real_share': real_share(ragged),
+    'dataset_load_seconds': load_seconds,
+    'compile_seconds': sum(bucket.compile_seconds for bucket in buckets),
+    'matmul_gflops': matmul,
+    'model_gflops': model,
+    'matmul_share': model / matmul,
+    'peak_memory_bytes': peak_memory_bytes(),
+    'threads': len(os.sched_getaffinity(0)),
+    'batch': job.batch_size,
+    'resampling': config.augmentation.resampling,
+    'bursts': config.augmentation.bursts,
+    'dtype': config.dtype,
+    'device': jax.devices()[0].device_kind,
+    'versions': artifacts.versions(),
+    'commit': artifacts.commit(),
+    'buckets': [dataclasses.asdict(bucket) for bucket in buckets],
+  }
+
+
+def format_report(found: dict[str, Any]) -> str:
+  """The table of programs and the other figures, for people."""
+  header = ['program', 'samples', 'steps', 'records', '% real', 'compile s']
+  header += ['s / step', 'records / s']
+  rows = []
+  for bucket in [Bucket(**fields) for fields in found['buckets']]:
+    counts = (bucket.samples, bucket.steps, bucket.records)
+    row = [bucket.program, *(f'{count:,}' for count in counts)]
+    row += [f'{100 * real_share([bucket]):.1f}']
+    row += [f'{bucket.compile_seconds:.1f}', f'{bucket.seconds_per_step:.4f}']
+    rows.append([*row, f'{records_per_second([bucket]):.2f}'])
+  lines = [*summary.markdown_table(header, rows), '']
+  for name, value in found.items():
+    if isinstance(value, dict):
+      value = ', '.join(f'{key} {version}' for key, version in value.items())
+    if isinstance(value, float):
+      value = f'{value:,.3f}'
+    if not isinstance(value, list):
+      lines.append(f'{name}: {value}')
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  values = configuration.define_flags()
+  for name, explanation in {
+    'lengths': 'file with a length in samples a line: random records of these'
+    ' lengths are used, no dataset is read',
+    'profile': 'folder for a trace that TensorBoard or Perfetto opens',
+    'json': 'file for the figures',
+  }.items():
+    flags.DEFINE_string(name, None, explanation, flag_values=values)
+  for name, explanation in {
+    'batch': "records of a training batch; default the config's",
+    'steps': 'steps to time of each bucket; default: a few seconds of them',
+    'threads': 'cores to use; default all',
+  }.items():
+    flags.DEFINE_integer(
+      name, None, explanation, lower_bound=1, flag_values=values
+    )
+  flags.DEFINE_enum(
+    'augmentation',
+    'on',
+    ['on', 'off'],
+    "'on': as the config has it; 'off': none",
+    flag_values=values,
+  )
+  debug = '--debug' in argv
+  return errors.run_command(lambda: _run(values, argv), debug=debug)
+
+
+def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  config = configuration.parse(values, argv)
+  if values.batch is not None:
+    config.batch_size = values.batch
+  if values.augmentation == 'off':
+    config.augmentation.resampling = config.augmentation.bursts = False
+  lengths, profile, out = (
+    pathlib.Path(value).expanduser() if value else None
+    for value in (values.lengths, values.profile, values.json)
+  )
+  if profile is not None:
+    artifacts.check_writable(profile, '--profile')
+  if out is not None:
+    artifacts.check_writable(out.parent, '--json')
+    if out.is_dir():
+      raise InputError(f'--json {out} is a folder: name a file.')
+  if values.threads is not None:
+    use_threads(values.threads)
+  # A program that was kept would be compiled in no time.
+  jax.config.update('jax_enable_compilation_cache', False)
+  found = benchmark(
+    config,
+    lengths=None if lengths is None else read_lengths(lengths),
+    steps=values.steps,
+    profile=profile,
+  )
+  print(format_report(found))
+  if out is not None:
+    content = json.dumps(found, indent=2) + '\n'
+    summary.write_atomically(out, content.encode())
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))
