@@ -4,11 +4,11 @@ No jax here: a mistake is told before anything slow is imported.
 """
 
 import difflib
-import itertools
 import json
 import math
 import pathlib
 import re
+import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,7 +90,7 @@ _SHARES = (
 
 
 def define_flags() -> flags.FlagValues:
-  """Flags that hold a config; commands add their own before `parse`."""
+  """Flags of a command that takes a config; it adds its own before `parse`."""
   values = flags.FlagValues()
   flags.DEFINE_boolean(
     'help', False, 'print this and end', short_name='h', flag_values=values
@@ -104,7 +104,7 @@ def define_flags() -> flags.FlagValues:
 def parse(
   values: flags.FlagValues, argv: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Parses a command line with --config FILE[:PRESET] [--config.FIELD VALUE].
+  """Parses a command line with --config FILE[:NAME] [--config.FIELD VALUE].
 
   Args:
     values: From `define_flags`; afterwards holds the parsed flags.
@@ -114,20 +114,60 @@ def parse(
     The checked config, locked.
 
   Raises:
-    InputError: Anything that cannot be used, in one sentence.
+    InputError: Anything that cannot be used, in one sentence; also a file
+      with a list of configs, of which none is named.
   """
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'FILE[:PRESET]; then --config.FIELD VALUE sets a field of it',
-    flag_values=values,
-    sys_argv=list(argv),
-  )
-  path, plain = _config_argument(argv), None
-  if path is not None:
-    plain = _load(path)
-    argv = _join_switches(plain, argv)
-    _check_names(plain, argv)
+  configs = parse_all(values, argv)
+  if None not in configs:
+    path = config_path(argv)
+    raise InputError(
+      f'{path} holds a list of configs: name one of them, like'
+      f' {path}:{next(iter(configs))}.'
+    )
+  return configs[None]
+
+
+def parse_all(
+  values: flags.FlagValues, argv: Sequence[str]
+) -> dict[str | None, ml_collections.ConfigDict]:
+  """As `parse`, but takes a list of configs too.
+
+  Returns:
+    None -> the one config; or name -> config of each in a file that defines
+    `get_configs`, if it was given without a name. Fields of the command line
+    are set in all of them.
+  """
+  path, rest = _take_config_argument(argv)
+  if path is None:
+    _parse_flags(values, rest, None)
+    raise InputError(_NO_CONFIG)
+  configs = _load(path)
+  for config in configs.values():
+    _parse_flags(values, rest, config)
+    try:
+      check(config)
+    except KeyError as error:
+      raise InputError(
+        f'{path} makes a config without the field {error}: start from'
+        ' configs/common.py.'
+      ) from error
+  return configs
+
+
+def _parse_flags(
+  values: flags.FlagValues,
+  argv: Sequence[str],
+  config: ml_collections.ConfigDict | None,
+) -> None:
+  """Parses the flags, of which those named config.FIELD set the config's."""
+  if config is not None:
+    argv = _join_switches(config, argv)
+    _check_names(config, argv)
+    for name in [name for name in values if name.startswith('config')]:
+      delattr(values, name)  # Of the config before it in a list.
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, sys_argv=list(argv)
+    )
   try:
     rest = values(list(argv))
   except flags.UnrecognizedFlagError as error:
@@ -137,76 +177,90 @@ def parse(
     advice = f'use --{near[0]}' if near else 'see --help'
     raise InputError(f'--{error.flagname} is no option: {advice}.') from error
   except flags.IllegalFlagValueError as error:
-    raise InputError(_explain_value(str(error), plain)) from error
+    raise InputError(_explain_value(str(error), config)) from error
   except flags.Error as error:
     raise InputError(f'{str(error).strip(".")}: see --help.') from error
   if values.help:
-    raise errors.Help(_help(values))
+    raise errors.Help(_help(values, config))
   if len(rest) > 1:
     raise InputError(f'{rest[1]!r} is no option: see --help.')
-  if values.config is None:
-    raise InputError(_NO_CONFIG)
-  try:
-    check(values.config)
-  except KeyError as error:
-    raise InputError(
-      f'{path} makes a config without the field {error}: start from'
-      ' configs/common.py.'
-    ) from error
-  return values.config
 
 
-def _help(values: flags.FlagValues) -> str:
+def _help(
+  values: flags.FlagValues, config: ml_collections.ConfigDict | None
+) -> str:
   """The options, and the fields of the config if one was given."""
-  own = {name for name in values if len(name) > 1 and '.' not in name}
-  names = ['config', *sorted(own - {'config', 'debug', 'help'})]
-  names += ['debug', 'help']
-  lines = [f'--{name}: {values[name].help}' for name in names]
-  if values.config is not None:
+  lines = [
+    '--config: FILE[:NAME]; then --config.FIELD VALUE sets a field of it'
+  ]
+  lines += [
+    f'--{name}: {values[name].help}'
+    for name in values
+    if not name.startswith('config') and len(name) > 1
+  ]
+  if config is not None:
     lines += ['', 'Fields of this config:']
-    lines += [f'--config.{f} {v!r}' for f, v in _fields(values.config).items()]
+    lines += [f'--config.{f} {v!r}' for f, v in _fields(config).items()]
   return '\n'.join(lines)
 
 
-def config_path(values: flags.FlagValues) -> str:
-  """What --config was given."""
-  return config_flags.get_config_filename(values['config'])
-
-
-def _config_argument(argv: Sequence[str]) -> str | None:
-  """What --config was given, read before all else is."""
-  path = None
-  for argument, following in itertools.zip_longest(argv, argv[1:]):
+def _take_config_argument(
+  argv: Sequence[str],
+) -> tuple[str | None, list[str]]:
+  """What --config was given (the last counts), and the other arguments."""
+  path, rest, given = None, [], iter(argv)
+  for argument in given:
     name, equals, value = argument.partition('=')
     if name in ('--config', '-config'):
-      path = value if equals else following
+      path = value if equals else next(given, None)
+    else:
+      rest.append(argument)
+  return path, rest
+
+
+def config_path(argv: Sequence[str]) -> str:
+  """What --config was given, of arguments that `parse` accepted."""
+  path, _ = _take_config_argument(argv)
+  assert path is not None
   return path
 
 
-def _load(path: str) -> ml_collections.ConfigDict:
-  """The config as its file makes it, without what the command line sets."""
-  file = path.partition(':')[0]
+def _load(path: str) -> dict[str | None, ml_collections.ConfigDict]:
+  """The configs as their file makes them, locked; as `parse` returns them."""
+  file, colon, name = path.partition(':')
   if not pathlib.Path(file).is_file():
     raise InputError(
       f'There is no config file {file!r}: name one like configs/crnn.py.'
     )
-  arguments = ['', f'--config={path}']
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', flag_values=values, sys_argv=arguments
-  )
   try:
-    values(arguments)
-    _fields(values.config)
+    made = runpy.run_path(file)
+    configs: dict[str | None, ml_collections.ConfigDict]
+    if 'get_configs' not in made:
+      configs = {None: made['get_config'](*[name] if colon else [])}
+    elif colon:
+      configs = {None: made['get_configs']()[name]}
+    else:
+      configs = dict(made['get_configs']())
+    for listed, config in configs.items():
+      _fields(config)
+      configs[listed] = ml_collections.ConfigDict(config).lock()
   except Exception as error:  # A config is a program: it can raise anything.
-    # Where ml_collections gives a traceback, the last line says what it was.
-    last = f'{type(error).__name__}: {error}'.strip().splitlines()[-1]
-    reason = last.removeprefix('ValueError: ')
+    reason = str(error).strip() or type(error).__name__
+    if not isinstance(error, ValueError):
+      reason = f'{type(error).__name__}: {reason}'
     raise InputError(
-      f'The config {path} cannot be used ({reason}): mend the file or name'
-      ' another config or preset.'
+      f'The config {path} cannot be used ({reason.splitlines()[-1]}): mend the'
+      ' file or name another config or preset.'
     ) from error
-  return values.config
+  for listed in configs.keys() - {None}:
+    if not re.fullmatch(r'\w[\w.-]*', str(listed)):
+      raise InputError(
+        f'{path} has a config named {listed!r}: use letters, digits, _, - and .'
+        ' only, since it names a folder.'
+      )
+  if not configs:
+    raise InputError(f'{path} makes an empty list of configs: add one to it.')
+  return configs
 
 
 def _join_switches(
@@ -259,6 +313,53 @@ def _explain_value(
   group, _, name = given[1].rpartition('.')
   kind = (config[group] if group else config).get_type(name)
   return f'{given[1]} is {given[2]!r}: it must be {_TYPES[kind]}.'
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...]:
+  """The seeds in '0,1,2'; none in None.
+
+  Raises:
+    InputError: They are no whole numbers from 0, or one is named twice.
+  """
+  try:
+    seeds = tuple(map(int, text.split(','))) if text is not None else ()
+  except ValueError:
+    seeds = (-1,)
+  if any(not 0 <= seed < 2**32 for seed in seeds):
+    raise InputError(
+      f'--seeds is {text!r}: write whole numbers from 0 to {2**32 - 1}, like'
+      ' 0,1,2.'
+    )
+  if len(set(seeds)) < len(seeds):
+    raise InputError(f'--seeds is {text!r}: name each seed once.')
+  return seeds
+
+
+def runs(
+  configs: Mapping[str | None, ml_collections.ConfigDict],
+  seeds: Sequence[int],
+  name: str,
+) -> dict[str, ml_collections.ConfigDict]:
+  """The runs that a command asks for, by their folder in the work folder.
+
+  Args:
+    configs: From `parse_all`.
+    seeds: Seeds to run each config with; none for its own.
+    name: Of the config file, for a config that has none in a list.
+
+  Returns:
+    '' -> the one config; for a list of configs, or with seeds, NAME/seedS ->
+    the config with that seed.
+  """
+  if not seeds and None in configs:
+    return {'': configs[None]}
+  found = {}
+  for listed, config in configs.items():
+    for seed in seeds or (config.seed,):
+      run = config.copy_and_resolve_references()
+      run.seed = seed
+      found[f'{listed or name}/seed{seed}'] = run.lock()
+  return found
 
 
 def name_of(path: str) -> str:

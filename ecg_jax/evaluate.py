@@ -224,7 +224,7 @@ def evaluate_run(
         f'{folder} has no checkpoints, which hold the weights: restore them, or'
         ' delete the folder and train the fold again.'
       )
-  data = experiment.load_data(config)
+  [data] = experiment.load_data([config])
   artifacts.check_digests(run_folder, run, data.digests())
 
   version = label_version or config.label_version

@@ -1,7 +1,7 @@
 """What a config stands for: data, folds, network. Only this reads a config."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,32 +48,50 @@ class Data:
     }
 
 
-def load_data(config: ml_collections.ConfigDict) -> Data:
-  """Prepares the dataset if need be, reads it and its table of folds.
+def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
+  """Prepares what need be, and reads datasets and tables of folds.
+
+  Args:
+    configs: Those of the runs; a dataset that several use is read once.
+
+  Returns:
+    The data of each.
 
   Raises:
-    InputError: The source, the table or a fold cannot be used.
+    InputError: A source, a table or a fold cannot be used.
   """
-  table = None
-  if config.data.folds_file is not None:
-    table = folds_lib.read_table(config.data.folds_file)
-    for fold in config.folds:
-      if str(fold) not in table['folds']:
-        raise InputError(
-          f'folds holds {fold}: {config.data.folds_file} has folds 0 to'
-          f' {len(table["folds"]) - 1}.'
-        )
-  builder = prepare.prepare(
-    config.data.name,
-    manual_dir=config.data.manual_dir,
-    data_dir=config.data.data_dir,
-  )
-  dataset = input_pipeline.load(builder)
-  if table is None:
-    table = folds_lib.make_folds(dataset.labels('v2'))
-  folds_lib.check_table(table, dataset.records)
-  check_lengths(dataset, config)
-  return Data(dataset, table)
+  tables = [_read_table(config) for config in configs]
+  datasets: dict[tuple[str | None, ...], input_pipeline.Dataset] = {}
+  found = []
+  for config, table in zip(configs, tables, strict=True):
+    data = config.data
+    source = (data.name, data.manual_dir, data.data_dir)
+    if source not in datasets:
+      builder = prepare.prepare(
+        data.name, manual_dir=data.manual_dir, data_dir=data.data_dir
+      )
+      datasets[source] = input_pipeline.load(builder)
+    dataset = datasets[source]
+    if table is None:
+      table = folds_lib.make_folds(dataset.labels('v2'))
+    folds_lib.check_table(table, dataset.records)
+    check_lengths(dataset, config)
+    found.append(Data(dataset, table))
+  return found
+
+
+def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+  """The table of `data.folds_file`, or None for the published one."""
+  if config.data.folds_file is None:
+    return None
+  table = folds_lib.read_table(config.data.folds_file)
+  for fold in config.folds:
+    if str(fold) not in table['folds']:
+      raise InputError(
+        f'folds holds {fold}: {config.data.folds_file} has folds 0 to'
+        f' {len(table["folds"]) - 1}.'
+      )
+  return table
 
 
 def check_lengths(

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -25,15 +26,24 @@ def make_job(
   data: experiment.Data,
   fold: int,
   workdir: pathlib.Path,
+  run: str = '',
 ) -> train.Job:
-  """The job that trains one fold of a config."""
+  """The job that trains one fold of a config.
+
+  Args:
+    config: The config.
+    data: The data that it names.
+    fold: The fold.
+    workdir: Folder of the run.
+    run: What to call the run in messages, if there are several.
+  """
   sets = experiment.make_sets(data, fold, config)
   classes = data.dataset.classes[config.label_version][sets['train']]
   repeats = None
   if config.compensated_sampling:
     repeats = sampler.class_repeats(classes)
   return train.Job(
-    name=f'fold {fold}',
+    name=f'{run} fold {fold}'.strip(),
     folder=workdir / f'fold{fold}',
     seed=config.seed,
     fold=fold,
@@ -81,7 +91,7 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
   waiting = [job for job in jobs if not (job.folder / 'scores.json').exists()]
   free = list(range(len(meshes)))
   running: dict[int, tuple[train.Job, Iterator[None]]] = {}
-  data: dict[int, input_pipeline.DeviceData] = {}
+  data: dict[int, _GroupData] = {}
   failed: dict[str, Exception] = {}
   while waiting or running:
     while waiting and free:
@@ -104,16 +114,28 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
   return failed
 
 
+class _GroupData(NamedTuple):
+  """The dataset that a group of devices holds."""
+
+  dataset: input_pipeline.Dataset
+  label_version: str
+  arrays: input_pipeline.DeviceData
+
+
 def _work(
   job: train.Job,
   mesh: Mesh,
-  data: dict[int, input_pipeline.DeviceData],
+  data: dict[int, _GroupData],
   group: int,
 ) -> Iterator[None]:
   with artifacts.locked(job.folder, wait=False):
-    if group not in data:
-      # All jobs of a command share the dataset and the label version.
-      data[group] = input_pipeline.put_dataset(
-        job.dataset, job.label_version, mesh
-      )
-    yield from train.train_fold(job, mesh, data[group], position=group)
+    held = data.get(group)
+    if (
+      held is None
+      or held.dataset is not job.dataset
+      or held.label_version != job.label_version
+    ):
+      data.pop(group, None)  # Room for the other one.
+      arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+      held = data[group] = _GroupData(job.dataset, job.label_version, arrays)
+    yield from train.train_fold(job, mesh, held.arrays, position=group)

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -204,7 +204,7 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
     folder: The folder of one run, or of a list of runs (NAME/seedS in it).
 
   Returns:
-    Folders with a config.json: `folder` itself, or those of its NAME/seedS,
+    Folders with a config.json: `folder` itself, then those of its NAME/seedS,
     by name and then by seed.
 
   Raises:
@@ -214,16 +214,59 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
     raise InputError(
       f'There is no folder {folder}; give the --workdir of a training run.'
     )
-  if (folder / 'config.json').exists():
-    return [folder]
+  own = [folder] if (folder / 'config.json').exists() else []
   runs = [path.parent for path in folder.glob('*/seed*/config.json')]
-  if not runs:
+  if not own and not runs:
     raise InputError(
       f'There is no config.json in {folder}, nor in any NAME/seedS in it; '
       'give the --workdir of a training run.'
     )
   # seed10 comes after seed9.
-  return sorted(runs, key=lambda run: (run.parent, len(run.name), run.name))
+  runs.sort(key=lambda run: (run.parent, len(run.name), run.name))
+  return own + runs
+
+
+def summarize_folders(
+  folders: Sequence[pathlib.Path], set_name: str = 'test'
+) -> dict[pathlib.Path, dict[pathlib.Path, dict[str, Any]]]:
+  """Summarises all runs in some folders; writes nothing.
+
+  Args:
+    folders: Folders of runs or of lists of runs.
+    set_name: A key of `PREDICTION_FILES`.
+
+  Returns:
+    By folder, by folder of a run in it: the result of `summarize`. Runs of one
+    name are called by their whole paths.
+
+  Raises:
+    InputError: A folder is not that of a run, or is damaged.
+  """
+  found = {
+    folder: {run: summarize(run, set_name) for run in find_runs(folder)}
+    for folder in folders
+  }
+  summaries = [item for runs in found.values() for item in runs.items()]
+  names = [summary['run'] for _, summary in summaries]
+  for run, summary in summaries:
+    if names.count(summary['run']) > 1:
+      summary['run'] = str(run)
+  return found
+
+
+def write_summaries(
+  found: Mapping[pathlib.Path, Mapping[pathlib.Path, dict[str, Any]]],
+) -> None:
+  """Writes what `summarize_folders` found into each run and list of runs.
+
+  Raises:
+    InputError: A folder is not writable.
+  """
+  for folder, runs in found.items():
+    for run, summary in runs.items():
+      write_summary(run, [summary])
+    if folder not in runs:
+      write_summary(folder, list(runs.values()))
 
 
 def summarize(

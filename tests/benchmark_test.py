@@ -307,7 +307,9 @@ def test_a_prepared_dataset_is_read(
   calls = []
   monkeypatch.setattr(prepare, 'prepare', lambda *a, **k: calls.append('made'))
   monkeypatch.setattr(
-    experiment, 'load_data', lambda config: calls.append('read') or small_data
+    experiment,
+    'load_data',
+    lambda configs: calls.append('read') or [small_data],
   )
   data, seconds = command.load_data(small_config, None)
   assert (data, calls) == (small_data, ['made', 'read'])

@@ -16,8 +16,15 @@ CONFIGS = [
   'configs/crnn.py:paper',
   'configs/crnn.py:authors',
   'configs/quickstart.py',
+  'configs/ablations.py:stride',
 ]
+CNN = ['--config', 'configs/cnn.py']
 PHASES = '--config.phases.'
+LIST = """
+from configs import cnn, crnn
+def get_configs():
+  return {'b': cnn.get_config(), 'a-1.x': crnn.get_config('authors')}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -318,8 +325,10 @@ def test_options_that_are_none():
   assert '--debg is no option: use --debug.' in refusal('--debg')
   assert '--zzz is no option: see --help.' in refusal('--zzz')
   assert '--debug' in refusal('--debug=maybe')
-  with pytest.raises(InputError, match=r'config\.seed'):
-    parse('--config.seed=1', '--config', 'configs/cnn.py', config=None)
+
+
+def test_fields_may_stand_before_the_config():
+  assert parse('--config.seed=1', *CNN, config=None).seed == 1
 
 
 def test_help_ends_without_a_config_and_lists_the_fields_of_one():
@@ -335,6 +344,115 @@ def test_help_ends_without_a_config_and_lists_the_fields_of_one():
 def test_the_config_is_locked():
   with pytest.raises(AttributeError):
     parse().data.max_record = 3
+
+
+@pytest.fixture
+def listed(tmp_path):
+  """A file with a list of configs."""
+  path = tmp_path / 'listed.py'
+  path.write_text(LIST)
+  return str(path)
+
+
+def parse_all(*arguments, config):
+  return configuration.parse_all(
+    configuration.define_flags(), ['main', '--config', config, *arguments]
+  )
+
+
+def test_what_is_set_is_set_in_all_configs_of_a_list(listed):
+  configs = parse_all(
+    '--config.seed=3', '--noconfig.tensorboard', config=listed
+  )
+  assert list(configs) == ['b', 'a-1.x']
+  for config, file in zip(
+    configs.values(), ['configs/cnn.py', 'configs/crnn.py:authors'], strict=True
+  ):
+    alone = parse('--config.seed=3', '--config.tensorboard=0', config=file)
+    assert fields_of(config) == fields_of(alone)
+    assert config.is_locked
+
+
+def test_one_of_a_list_is_named(listed):
+  assert fields_of(parse(config=f'{listed}:b')) == fields_of(
+    parse(*CNN, config=None)
+  )
+  assert f'{listed}:c' in refusal(config=f'{listed}:c')
+  assert f'name one of them, like {listed}:b.' in refusal(config=listed)
+
+
+def test_a_field_that_one_of_a_list_lacks_is_refused(listed):
+  with pytest.raises(InputError, match=r"no field 'model\.lstm_units'"):
+    parse_all('--config.model.lstm_units=3', config=listed)
+
+
+@pytest.mark.parametrize(
+  ('made', 'message'),
+  [
+    ('{}', 'makes an empty list'),
+    ("{'../up': crnn.get_config()}", r"a config named '\.\./up'"),
+    ("{'.hidden': crnn.get_config()}", r"a config named '\.hidden'"),
+    ("{'a': 3}", 'cannot be used'),
+    ("{'a': {}}", "without the field '"),
+  ],
+)
+def test_lists_that_cannot_be_used(tmp_path, made, message):
+  path = tmp_path / 'bad.py'
+  path.write_text(f'from configs import crnn\ndef get_configs(): return {made}')
+  assert re.search(message, refusal(config=str(path)))
+
+
+def test_seeds():
+  assert configuration.parse_seeds(None) == ()
+  assert configuration.parse_seeds('3') == (3,)
+  assert configuration.parse_seeds('0, 2,1') == (0, 2, 1)
+  for text in ['', 'x', '1,', '-1', '0.5', str(2**32)]:
+    with pytest.raises(InputError, match=f"--seeds is '{text}': write whole"):
+      configuration.parse_seeds(text)
+  with pytest.raises(InputError, match="--seeds is '0,1,0': name each"):
+    configuration.parse_seeds('0,1,0')
+
+
+def test_runs_are_named_by_config_and_seed(listed):
+  one = parse_all(config='configs/crnn.py')
+  assert list(configuration.runs(one, (), 'crnn')) == ['']
+  runs = configuration.runs(one, (0, 7), 'crnn')
+  assert {name: run.seed for name, run in runs.items()} == {
+    'crnn/seed0': 0,
+    'crnn/seed7': 7,
+  }
+  assert all(run.is_locked for run in runs.values())
+  several = parse_all('--config.seed=5', config=listed)
+  runs = configuration.runs(several, (), 'listed')
+  assert list(runs) == ['b/seed5', 'a-1.x/seed5']
+  assert len(configuration.runs(several, (1, 2, 3), 'listed')) == 6
+
+
+def test_ablations_are_the_papers_crnn_with_one_change_each():
+  paper = parse()
+  found = {
+    name: configuration.differences(config, paper)
+    for name, config in parse_all(config='configs/ablations.py').items()
+  }
+  assert found.pop('paper') == []
+  assert found.pop('authors') == configuration.differences(
+    parse(config='configs/crnn.py:authors'), paper
+  )
+  assert len(found.pop('no_augmentation')) == 2
+  assert len(found.pop('compensated_only')) == 2
+  assert all(len(changes) == 1 for changes in found.values())
+  fields = {change.partition(':')[0] for [change] in found.values()}
+  assert fields == {
+    'augmentation.bursts',
+    'augmentation.resampling',
+    'class_weights',
+    'compensated_sampling',
+    'label_version',
+    'model.lstm_units',
+    'model.reduction',
+    'model.summary',
+    'spectrogram.normalise',
+  }
 
 
 @pytest.mark.parametrize(

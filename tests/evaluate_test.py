@@ -115,7 +115,7 @@ def evaluate_run(run, small_data, monkeypatch):
   """Evaluates the run on the data it was trained on, or on others."""
 
   def call(set_name='test', label_version=None, data=small_data):
-    monkeypatch.setattr(experiment, 'load_data', lambda config: data)
+    monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
     return evaluate.evaluate_run(
       run,
       set_name=set_name,

@@ -25,7 +25,7 @@ def load(config, monkeypatch):
   def call(dataset):
     monkeypatch.setattr(prepare, 'prepare', lambda name, **folders: None)
     monkeypatch.setattr(input_pipeline, 'load', lambda builder: dataset)
-    return experiment.load_data(config)
+    return experiment.load_data([config])[0]
 
   return call
 

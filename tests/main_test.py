@@ -487,3 +487,51 @@ def test_a_fold_in_use_by_another_process_is_refused(copied):
   assert 'Traceback' not in err
   assert 'fold 2 is not included' in out
   assert not names(fold)
+
+
+def test_a_list_of_runs_with_seeds(copied, tmp_path):
+  folder, arguments = copied
+  alone = (folder / 'run' / 'fold0' / 'predictions.csv').read_bytes()
+  path = tmp_path / 'weights.py'
+  path.write_text(
+    'from configs import crnn\n'
+    'def get_configs():\n'
+    '  configs = {name: crnn.get_config() for name in ("paper", "even")}\n'
+    '  configs["even"].class_weights = False\n'
+    '  return configs\n'
+  )
+  workdir = tmp_path / 'list'
+  arguments = [
+    *(argument.replace('configs/crnn.py', str(path)) for argument in arguments),
+    *('--config.folds=0', f'--workdir={workdir}', '--seeds=0,1'),
+  ]
+  code, out, _ = run(*arguments)
+  assert code == 0
+  listed = [
+    f'{name}/seed{seed}' for name in ('even', 'paper') for seed in (0, 1)
+  ]
+  rows = [line.split()[1] for line in out.splitlines() if 'mean ± sd' in line]
+  assert rows == listed
+  assert names(workdir) == {'even', 'paper', 'summary.json', 'summary.md'}
+  for name in listed:
+    assert names(workdir / name / 'fold0') == FOLD_FILES
+    content = read_json(workdir / name / 'config.json')['config']
+    assert name.startswith('paper') == content['class_weights']
+    assert name.endswith(f'/seed{content["seed"]}')
+  predictions = [
+    (workdir / name / 'fold0' / 'predictions.csv').read_bytes()
+    for name in listed
+  ]
+  assert predictions[2] == alone
+  assert len(set(predictions)) == 4
+  # A start after one run was lost makes that one again, and it alone.
+  kept = [contents(workdir / name / 'fold0') for name in listed[:3]]
+  shutil.rmtree(workdir / 'paper' / 'seed1')
+  assert run(*arguments)[0] == 0
+  assert [contents(workdir / name / 'fold0') for name in listed[:3]] == kept
+  again = workdir / 'paper' / 'seed1' / 'fold0' / 'predictions.csv'
+  assert again.read_bytes() == predictions[3]
+
+
+def test_seeds_that_are_none():
+  assert "--seeds is '0,x'" in refusal(*TINY, '--seeds=0,x')

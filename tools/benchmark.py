@@ -271,7 +271,7 @@ def load_data(
     data_dir=config.data.data_dir,
   )
   begun = time.perf_counter()
-  data = experiment.load_data(config)
+  [data] = experiment.load_data([config])
   return data, time.perf_counter() - begun
 
 

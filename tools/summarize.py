@@ -25,12 +25,11 @@ from ecg_jax.score import CLASSES
 from ecg_jax.summary import (
   METRIC_COLUMNS,
   PREDICTION_FILES,
-  find_runs,
   format_table,
   read_text,
-  summarize,
+  summarize_folders,
   write_atomically,
-  write_summary,
+  write_summaries,
 )
 
 
@@ -230,7 +229,7 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
   return plots
 
 
-def summarize_folders(
+def _summarize(
   folders: list[pathlib.Path], *, set_name: str, plot_folder: str | None
 ) -> None:
   """Prints one table for all runs in some folders and writes the summaries.
@@ -254,14 +253,8 @@ def summarize_folders(
       f'--plot {plot_folder} takes a run folder as the place for the plots; '
       'put --plot after the run folders.'
     )
-  runs = {folder: find_runs(folder) for folder in folders}
-  summaries = {
-    run: summarize(run, set_name) for found in runs.values() for run in found
-  }
-  names = [summary['run'] for summary in summaries.values()]
-  for run, summary in summaries.items():
-    if names.count(summary['run']) > 1:
-      summary['run'] = str(run)
+  found = summarize_folders(folders, set_name)
+  summaries = {run: s for runs in found.values() for run, s in runs.items()}
   files = {}
   if plot_folder is not None:
     for run, summary in summaries.items():
@@ -270,11 +263,7 @@ def summarize_folders(
           name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
         files[pathlib.Path(plot_folder or run) / name] = content
   print(format_table(list(summaries.values())))
-  for run, summary in summaries.items():
-    write_summary(run, [summary])
-  for folder, found in runs.items():
-    if folder not in summaries:
-      write_summary(folder, [summaries[run] for run in found])
+  write_summaries(found)
   for path, content in files.items():
     write_atomically(path, content)
     print(path)
@@ -313,9 +302,7 @@ def _run(arguments: list[str]) -> int:
     '--debug', action='store_true', help='show where an error comes from'
   )
   given = parser.parse_args(arguments)
-  summarize_folders(
-    given.run_folders, set_name=given.set_name, plot_folder=given.plot
-  )
+  _summarize(given.run_folders, set_name=given.set_name, plot_folder=given.plot)
   return 0
 
 

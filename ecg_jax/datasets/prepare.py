@@ -140,14 +140,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-  config = configuration.parse(configuration.define_flags(), argv)
-  builder = prepare(
-    config.data.name,
-    manual_dir=config.data.manual_dir,
-    data_dir=config.data.data_dir,
-  )
-  records = sum(split.num_examples for split in builder.info.splits.values())
-  print(f'{config.data.name}: {records:,} records in {builder.data_dir}')
+  configs = configuration.parse_all(configuration.define_flags(), argv)
+  sources = {
+    (config.data.name, config.data.manual_dir, config.data.data_dir): None
+    for config in configs.values()
+  }
+  for name, manual_dir, data_dir in sources:
+    builder = prepare(name, manual_dir=manual_dir, data_dir=data_dir)
+    records = sum(split.num_examples for split in builder.info.splits.values())
+    print(f'{name}: {records:,} records in {builder.data_dir}')
   return 0
 
 
