@@ -59,7 +59,8 @@ def evaluate_logits(
   signal = batch.signal.astype(jnp.float32)
   lengths = jnp.where(batch.mask, batch.signal_lengths, 0)
   mask = preprocessing.valid(lengths, signal.shape[1])
-  features, frames = _features(jnp.where(mask, signal, 0.0), lengths, network)
+  signal = jnp.where(mask, signal, 0.0)
+  features, frames = features_of(network, signal, lengths)
   logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
   )
@@ -81,24 +82,16 @@ def train_logits(
     network: The static half.
     variables: `params` and `batch_stats`.
     batch: Recordings and the lengths they are to be resampled to.
-    key: The step's random key. A row's bursts come from it and the row's
-      position in the global batch.
+    key: The step's random key.
     samples: N.
     kind: Which part of the model is in use (a key of `model.trained`).
 
   Returns:
     The logits and the new batch_stats.
   """
-  lengths = jnp.where(batch.mask, batch.lengths, 0)
-  signal = augmentation.resample(
-    batch.signal, batch.signal_lengths, lengths, samples
-  )
   burst_key, dropout_key = jax.random.split(key)
-  if network.bursts is not None:
-    rows = jnp.arange(len(lengths))
-    keys = jax.vmap(lambda row: jax.random.fold_in(burst_key, row))(rows)
-    signal = augmentation.drop_bursts(signal, keys, network.bursts)
-  features, frames = _features(signal, lengths, network)
+  signal, lengths = augment(network, batch, burst_key, samples=samples)
+  features, frames = features_of(network, signal, lengths)
   logits, changed = network.model.apply(
     variables,
     features,
@@ -111,6 +104,44 @@ def train_logits(
   return logits, changed['batch_stats']
 
 
+def augment(
+  network: Network, batch: Batch, key: jax.Array, *, samples: int
+) -> tuple[jax.Array, jax.Array]:
+  """Signals as training sees them: resampled, with bursts.
+
+  Args:
+    network: Its `bursts`.
+    batch: Recordings and the lengths they are to be resampled to.
+    key: Random key. A row's bursts come from it and the row's position in the
+      global batch.
+    samples: N.
+
+  Returns:
+    Signals, float32 [B, N], zero behind their lengths, int32 [B].
+  """
+  lengths = jnp.where(batch.mask, batch.lengths, 0)
+  signal = augmentation.resample(
+    batch.signal, batch.signal_lengths, lengths, samples
+  )
+  if network.bursts is not None:
+    rows = jnp.arange(len(lengths))
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    signal = augmentation.drop_bursts(signal, keys, network.bursts)
+  return signal, lengths
+
+
+def features_of(
+  network: Network, signal: jax.Array, lengths: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What the model is given of signals that are zero behind their length.
+
+  Returns:
+    Log-spectrograms, float32 [B, T, F], and valid frames, int32 [B].
+  """
+  signal = preprocessing.normalise(signal, lengths, network.spectrogram)
+  return preprocessing.log_spectrogram(signal, lengths, network.spectrogram)
+
+
 def losses(
   logits: jax.Array, labels: jax.Array, class_weights: jax.Array
 ) -> jax.Array:
@@ -118,9 +149,3 @@ def losses(
   log_probabilities = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
   return -picked[:, 0] * class_weights[labels]
-
-
-def _features(signal, lengths, network):
-  """Log-spectrogram and frames of signals that are zero behind their length."""
-  signal = preprocessing.normalise(signal, lengths, network.spectrogram)
-  return preprocessing.log_spectrogram(signal, lengths, network.spectrogram)

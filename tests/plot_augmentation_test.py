@@ -1,0 +1,112 @@
+"""The picture of augmentation shows what training sees."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import experiment, forward
+from ecg_jax.errors import InputError
+from tools import plot_augmentation as command
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def make_views(small_config, small_data, record='S00003', **fields):
+  config = small_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.augmentation.update(fields)
+  return config, command.make_views(small_data.dataset, record, config, 3)
+
+
+def test_first_view_is_the_record_itself(small_config, small_data):
+  _, views = make_views(small_config, small_data)
+  assert len(views) == 4
+  dataset = small_data.dataset
+  [index] = dataset.find(['S00003'])
+  start, length = dataset.offsets[index], dataset.lengths[index]
+  signal = dataset.signal[start : start + length]
+  np.testing.assert_array_equal(views[0].signal, signal)
+  assert not views[0].dropped.any()
+  assert views[0].heart_rate == 80
+
+
+def test_augmented_views_are_what_the_forward_pass_makes(
+  small_config, small_data, monkeypatch
+):
+  """The model in training is given the spectrograms that are drawn."""
+  config, views = make_views(small_config, small_data)
+  network = experiment.make_network(config)
+  model = Recorder()
+  dataset = small_data.dataset
+  [index] = dataset.find(['S00003'])
+  start, length = dataset.offsets[index], dataset.lengths[index]
+  lengths = np.array([len(view.signal) for view in views[1:]], np.int32)
+  # train_logits draws its burst key by splitting the step's.
+  monkeypatch.setattr(jax.random, 'split', lambda key: (key, key))
+  forward.train_logits(
+    dataclasses.replace(network, model=model),
+    {},
+    forward.Batch(
+      signal=np.tile(dataset.signal[start : start + length], (3, 1)),
+      signal_lengths=np.full(3, length, np.int32),
+      lengths=lengths,
+      labels=np.zeros(3, np.int32),
+      mask=np.ones(3, bool),
+    ),
+    jax.random.key(config.seed),
+    samples=int(lengths.max()),
+    kind='all',
+  )
+  features, frames = model.given
+  for row, view in enumerate(views[1:]):
+    np.testing.assert_allclose(
+      view.spectrogram, features[row, : frames[row]], atol=1e-5
+    )
+
+
+class Recorder:
+  """A model that keeps what it is given."""
+
+  def apply(self, variables, features, frames, **options):
+    del variables, options
+    self.given = np.asarray(features), np.asarray(frames)
+    return np.zeros((len(frames), 4)), {'batch_stats': {}}
+
+
+def test_dropped_samples_are_zero_and_heart_rates_are_in_range(
+  small_config, small_data
+):
+  _, views = make_views(small_config, small_data)
+  for view in views[1:]:
+    assert view.dropped.any()
+    assert not view.signal[view.dropped].any()
+    assert 59 < view.heart_rate < 121
+  assert len({view.heart_rate for view in views[1:]}) == 3
+  _, views = make_views(
+    small_config, small_data, bursts=False, resampling=False
+  )
+  for view in views:
+    assert not view.dropped.any()
+    np.testing.assert_array_equal(view.signal, views[0].signal)
+
+
+def test_unknown_record_is_refused(small_config, small_data):
+  with pytest.raises(InputError, match="no record 'A1': name one from S00001"):
+    make_views(small_config, small_data, record='A1')
+
+
+def test_command_writes_the_picture(
+  small_config, small_data, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
+  out = tmp_path / 'picture.png'
+  given = ['main', '--config', 'configs/quickstart.py']
+  assert command.main([*given, f'--out={out}', '--seconds=2']) == 0
+  assert capsys.readouterr().out == f'{out}\n'
+  assert out.read_bytes().startswith(b'\x89PNG')
+  assert command.main([*given, '--out=/proc/none/picture.png']) == 2
+  assert '--out' in capsys.readouterr().err
