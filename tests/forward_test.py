@@ -113,18 +113,21 @@ def test_logits_of_a_recording_are_its_own(name, normalise, lengths, seed):
 
 
 @pytest.mark.parametrize('reduction', ['max_pool', 'stride'])
-def test_logits_of_real_records_do_not_depend_on_padding(real_data, reduction):
+@pytest.mark.parametrize('name', ['cnn', 'crnn'])
+def test_logits_of_real_records_do_not_depend_on_padding(
+  real_data, name, reduction
+):
   signals = []
   with zipfile.ZipFile(real_data / 'training2017.zip') as archive:
     for number in 1, 77:
-      name = f'training2017/A{number:05}.mat'
-      with io.BytesIO(archive.read(name)) as file:
+      member = f'training2017/A{number:05}.mat'
+      with io.BytesIO(archive.read(member)) as file:
         signals.append(scipy.io.loadmat(file)['val'][0])
   # As long as the longest, and longer, and one frame.
   signals = [np.resize(signals[0], 18286), np.resize(signals[1], 30000)]
   signals.append(signals[0][:64])
   network = _network(
-    'crnn', spectrogram=preprocessing.Spectrogram(), reduction=reduction
+    name, spectrogram=preprocessing.Spectrogram(), reduction=reduction
   )
   together = _evaluate(network, _batch(signals, rows=4, width=33333, behind=-9))
   for row, signal in enumerate(signals):

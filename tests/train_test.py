@@ -8,6 +8,7 @@ import logging
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -372,6 +373,23 @@ def test_test_records_do_not_reach_training(
   for name in ('metrics', 'arrays', 'validation_predictions.csv'):
     assert found[name] == undisturbed.result[name]
   assert found['predictions.csv'] != undisturbed.result['predictions.csv']
+
+
+def test_bfloat16_trains_as_float32_does_within_its_rounding(
+  undisturbed, small_job, train_job, read_result, tmp_path
+):
+  job = small_job(tmp_path)
+  model = job.network.model.clone(dtype=jnp.bfloat16)
+  network = dataclasses.replace(job.network, model=model)
+  train_job(dataclasses.replace(job, network=network))
+  found, full = read_result(job), undisturbed.result
+  assert found['arrays'] != full['arrays']
+  for name in ('train_loss', 'validation_loss'):
+    half, whole = (
+      [float(row[name]) for row in rows['metrics'] if row[name]]
+      for rows in (found, full)
+    )
+    np.testing.assert_allclose(half, whole, rtol=0.05)
 
 
 # The step and the chunk.
