@@ -428,6 +428,79 @@ def test_runs_are_named_by_config_and_seed(listed):
   assert len(configuration.runs(several, (1, 2, 3), 'listed')) == 6
 
 
+PAPER = {
+  'label_version': 'v3',
+  'spectrogram.window_samples': 64,
+  'spectrogram.hop_samples': 32,
+  'spectrogram.power_floor': 1e-3,
+  'spectrogram.normalise': 'none',
+  'augmentation.resampling': True,
+  'augmentation.slowest_heart_rate': 60.0,
+  'augmentation.fastest_heart_rate': 120.0,
+  'augmentation.bursts': True,
+  'augmentation.burst_span_samples': 15,
+  'augmentation.burst_share': 0.2,
+  'batch_size': 20,
+  'class_weights': True,
+  'compensated_sampling': False,
+  'validate_every_epochs': 5,
+  'patience_epochs': 100,
+  'dropout.convolution': 0.15,
+  'model.reduction': 'max_pool',
+  'model.batch_norm_momentum': 0.99,
+  'model.batch_norm_epsilon': 1e-3,
+}
+CRNN_PHASES = {
+  'phases.kinds': ('auxiliary', 'lstm', 'all', 'all', 'all'),
+  'phases.epochs': (500, 100, 200, 200, 200),
+}
+
+
+@pytest.mark.parametrize(
+  ('config', 'wanted'),
+  [
+    (
+      'configs/crnn.py',
+      PAPER
+      | CRNN_PHASES
+      | {
+        'phases.learning_rates': (1e-3, 1e-3, 1e-3, 1e-4, 1e-5),
+        'dropout.lstm': 0.15,
+        'model.lstm_units': 200,
+        'model.lstm_layers': 3,
+        'model.summary': 'last',
+      },
+    ),
+    (
+      'configs/crnn.py:authors',
+      CRNN_PHASES
+      | {
+        'class_weights': True,
+        'compensated_sampling': True,
+        'dropout.convolution': 0.0,
+        'phases.learning_rates': (1e-3,) * 5,
+        'model.reduction': 'stride',
+        'model.lstm_units': 100,
+        'model.summary': 'mean',
+        'augmentation.burst_span_samples': 11,
+      },
+    ),
+    (
+      'configs/cnn.py',
+      PAPER
+      | {
+        'phases.kinds': ('all',),
+        'phases.epochs': (500,),
+        'phases.learning_rates': (1e-3,),
+      },
+    ),
+  ],
+)
+def test_presets_are_what_the_paper_and_the_authors_did(config, wanted):
+  found = fields_of(parse(config=config))
+  assert {field: found[field] for field in wanted} == wanted
+
+
 def test_ablations_are_the_papers_crnn_with_one_change_each():
   paper = parse()
   found = {
