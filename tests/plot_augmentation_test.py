@@ -34,34 +34,29 @@ def test_first_view_is_the_record_itself(small_config, small_data):
 
 
 def test_augmented_views_are_what_the_forward_pass_makes(
-  small_config, small_data, monkeypatch
+  small_config, small_data
 ):
   """The model in training is given the spectrograms that are drawn."""
   config, views = make_views(small_config, small_data)
-  network = experiment.make_network(config)
   model = Recorder()
-  dataset = small_data.dataset
-  [index] = dataset.find(['S00003'])
-  start, length = dataset.offsets[index], dataset.lengths[index]
-  lengths = np.array([len(view.signal) for view in views[1:]], np.int32)
-  # train_logits draws its burst key by splitting the step's.
-  monkeypatch.setattr(jax.random, 'split', lambda key: (key, key))
+  network = dataclasses.replace(experiment.make_network(config), model=model)
+  lengths = np.array([len(view.signal) for view in views], np.int32)
   forward.train_logits(
-    dataclasses.replace(network, model=model),
+    network,
     {},
     forward.Batch(
-      signal=np.tile(dataset.signal[start : start + length], (3, 1)),
-      signal_lengths=np.full(3, length, np.int32),
+      signal=np.tile(views[0].signal.astype(np.int16), (4, 1)),
+      signal_lengths=np.full(4, lengths[0]),
       lengths=lengths,
-      labels=np.zeros(3, np.int32),
-      mask=np.ones(3, bool),
+      labels=np.zeros(4, np.int32),
+      mask=np.ones(4, bool),
     ),
     jax.random.key(config.seed),
     samples=int(lengths.max()),
     kind='all',
   )
   features, frames = model.given
-  for row, view in enumerate(views[1:]):
+  for row, view in enumerate(views[1:], 1):
     np.testing.assert_allclose(
       view.spectrogram, features[row, : frames[row]], atol=1e-5
     )
@@ -74,6 +69,18 @@ class Recorder:
     del variables, options
     self.given = np.asarray(features), np.asarray(frames)
     return np.zeros((len(frames), 4)), {'batch_stats': {}}
+
+
+def test_record_is_whole_where_resampling_only_squeezes(
+  small_config, small_data
+):
+  _, views = make_views(
+    small_config, small_data, slowest_heart_rate=110.0, fastest_heart_rate=120.0
+  )
+  [index] = small_data.dataset.find(['S00003'])
+  assert len(views[0].signal) == small_data.dataset.lengths[index]
+  for view in views[1:]:
+    assert 109 < view.heart_rate < 121
 
 
 def test_dropped_samples_are_zero_and_heart_rates_are_in_range(
@@ -108,5 +115,39 @@ def test_command_writes_the_picture(
   assert command.main([*given, f'--out={out}', '--seconds=2']) == 0
   assert capsys.readouterr().out == f'{out}\n'
   assert out.read_bytes().startswith(b'\x89PNG')
-  assert command.main([*given, '--out=/proc/none/picture.png']) == 2
-  assert '--out' in capsys.readouterr().err
+  for refused in '/proc/none/picture.png', tmp_path:
+    assert command.main([*given, f'--out={refused}']) == 2
+    message = capsys.readouterr().err
+    assert '--out' in message
+    assert message.count('\n') == 1
+
+
+def test_record_of_the_command(small_data, tmp_path, monkeypatch, capsys):
+  """By default the first in atrial fibrillation; the title says which part."""
+  monkeypatch.chdir(ROOT)
+  titles = []
+
+  def plot_views(views, title, *rest):
+    titles.append(title)
+    return b''
+
+  monkeypatch.setattr(command, 'plot_views', plot_views)
+  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
+  given = ['main', '--config', 'configs/quickstart.py']
+  given += ['--out', str(tmp_path / 'picture.png')]
+  labels = small_data.dataset.labels('v3')
+  first = next(name for name, label in labels.items() if label == 'A')
+  assert command.main([*given, '--seconds=1']) == 0
+  assert command.main([*given, '--record=S00003', '--seconds=99']) == 0
+  assert titles[0].startswith(f'Record {first} (class A), the first 1 s of its')
+  assert titles[1].startswith('Record S00003')
+  assert ', all of its' in titles[1]
+  capsys.readouterr()
+  assert command.main([*given, '--record=A1']) == 2
+  assert "no record 'A1'" in capsys.readouterr().err
+  classes = {'v3': np.zeros(60, np.int32)}
+  dataset = dataclasses.replace(small_data.dataset, classes=classes)
+  healthy = dataclasses.replace(small_data, dataset=dataset)
+  monkeypatch.setattr(experiment, 'load_data', lambda configs: [healthy])
+  assert command.main(given) == 2
+  assert 'no record in atrial fibrillation' in capsys.readouterr().err

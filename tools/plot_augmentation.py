@@ -1,7 +1,7 @@
 """Draws a record, its log-spectrogram, and random augmentations of both.
 
     python tools/plot_augmentation.py --config configs/crnn.py --record A00004
-      [--config.FIELD VALUE] [--augmentations 3] [--seconds 10] [--out FILE.png]
+      [--config.FIELD VALUE] [--augmentations 3] [--seconds 6] [--out FILE.png]
 
 What is drawn comes from the functions that training uses: the sampler draws the
 heart rates, `ecg_jax.forward` resamples, drops bursts and makes the features.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
@@ -30,12 +31,11 @@ from ecg_jax import (
   experiment,
   forward,
   input_pipeline,
+  preprocessing,
   sampler,
-  sharding,
   summary,
 )
 from ecg_jax.errors import InputError
-from ecg_jax.preprocessing import num_frames
 
 
 class View(NamedTuple):
@@ -59,6 +59,9 @@ def make_views(
 ) -> list[View]:
   """The record itself, then as so many draws of training see it.
 
+  The bursts are those of a training step whose key is that of the config's
+  seed and whose batch is these views, the record itself the first.
+
   Raises:
     InputError: There is no such record.
   """
@@ -67,17 +70,16 @@ def make_views(
       f'There is no record {record!r}: name one from {dataset.records[0]} to'
       f' {dataset.records[-1]} with --record.'
     )
-  index = dataset.find([record])
-  length = dataset.lengths[index]
+  [index] = dataset.find([record])
+  start, own = dataset.offsets[index], dataset.lengths[index]
   resampling = experiment.make_resampling(config)
-  network = experiment.make_network(config)
-  longest = int(length[0])
+  longest = own
   if resampling is not None:
-    longest = int(resampling.lengths(length, resampling.slowest)[0])
+    longest = max(own, int(resampling.lengths(own, resampling.slowest)))
   [chunk] = sampler.training_chunks(
     key=(config.seed, 0, 0, 1),
     records=np.repeat(index, augmentations),
-    lengths=np.repeat(length, augmentations),
+    lengths=np.repeat(own, augmentations),
     repeats=None,
     resampling=resampling,
     shortest=config.spectrogram.window_samples,
@@ -85,75 +87,98 @@ def make_views(
     batch_size=augmentations,
     chunk_steps=1,
   )
-  mesh = sharding.make_mesh(jax.local_devices()[:1])
-  data = input_pipeline.put_dataset(dataset, config.label_version, mesh)
-  arrays, _ = input_pipeline.put_chunk(chunk, mesh)
-  batch = input_pipeline.take_batch(data, arrays, 0, int(length[0]))
-  own = batch._replace(lengths=batch.signal_lengths)
-  key = jax.random.key(config.seed)
-  still = dataclasses.replace(network, bursts=None)
-  whole, drawn, undropped = (
-    forward.augment(which, rows, key, samples=longest)
-    for which, rows in ((still, own), (network, batch), (still, batch))
+  rows = 1 + augmentations
+  batch = forward.Batch(
+    signal=jnp.tile(dataset.signal[start : start + own], (rows, 1)),
+    signal_lengths=jnp.full(rows, own, jnp.int32),
+    lengths=jnp.array([own, *chunk.lengths[0]], jnp.int32),
+    labels=jnp.zeros(rows, jnp.int32),
+    mask=jnp.ones(rows, bool),
   )
-  # All rows of `whole` are the record itself.
-  views = []
-  for row in range(-1, augmentations):
-    signals, lengths = whole if row < 0 else drawn
-    spectrograms, frames = forward.features_of(network, signals, lengths)
-    samples = int(lengths[row])
-    views.append(
-      View(
-        signal=np.asarray(signals[row, :samples]),
-        dropped=np.asarray(signals != undropped[0])[row, :samples]
-        if row >= 0
-        else np.zeros(samples, bool),
-        spectrogram=np.asarray(spectrograms[row, : frames[row]]),
-        heart_rate=sampler.HEART_RATE * int(length[0]) / samples,
-      )
+  network = experiment.make_network(config)
+  whole = dataclasses.replace(network, bursts=None)
+  key, _ = jax.random.split(jax.random.key(config.seed))  # as train_logits
+  undropped, lengths = forward.augment(whole, batch, key, samples=longest)
+  signals, _ = forward.augment(network, batch, key, samples=longest)
+  signals = signals.at[0].set(undropped[0])
+  spectrograms, frames = forward.features_of(network, signals, lengths)
+  return [
+    View(
+      signal=np.asarray(signals[row, :samples]),
+      dropped=np.asarray(signals != undropped)[row, :samples],
+      spectrogram=np.asarray(spectrograms[row, : frames[row]]),
+      heart_rate=sampler.HEART_RATE * own / samples,
     )
-  return views
+    for row, samples in enumerate(map(int, lengths))
+  ]
 
 
 def plot_views(
   views: Sequence[View],
   title: str,
-  config: ml_collections.ConfigDict,
+  spectrogram: preprocessing.Spectrogram,
   seconds: float,
 ) -> bytes:
-  """Draws the first seconds of each view, trace above spectrogram.
+  """Draws the first seconds of the record in each view, a row a view.
+
+  Args:
+    views: From `make_views`.
+    title: Of the picture.
+    spectrogram: What the views' spectrograms were computed with.
+    seconds: How much of the record; in a view it lasts as long as the view's
+      heart rate makes it.
 
   Returns:
     A PNG file.
   """
-  spectrogram = experiment.make_network(config).spectrogram
   sampling_rate = spectrogram.sampling_rate
-  shown = int(seconds * sampling_rate)
-  frames = max(1, num_frames(shown, spectrogram))
-  traces = [view.signal[:shown] / 1000 for view in views]
-  powers = [view.spectrogram[:frames] for view in views]
+  hop = spectrogram.hop_samples / sampling_rate
+  half_window = spectrogram.window_samples / sampling_rate / 2
+  half_bin = sampling_rate / spectrogram.window_samples / 2
+  stretches = [sampler.HEART_RATE / view.heart_rate for view in views]
+  shown = [round(seconds * stretch * sampling_rate) for stretch in stretches]
+  powers = [
+    view.spectrogram[: max(1, preprocessing.num_frames(samples, spectrogram))]
+    for view, samples in zip(views, shown, strict=True)
+  ]
   # Few extreme values must not take the whole scale.
   low, high = np.percentile(np.concatenate(powers), [1, 99.5])
-  figure = Figure(figsize=(3.4 * len(views), 5.2), layout='constrained')
+  figure = Figure(figsize=(14, 0.8 + 1.8 * len(views)), layout='constrained')
   figure.suptitle(title)
-  panels = figure.subplots(2, len(views), sharex=True, sharey='row')
-  for column, (view, trace, power) in enumerate(
-    zip(views, traces, powers, strict=True)
+  panels = figure.subplots(
+    len(views), 2, sharex=True, sharey='col', squeeze=False
+  )
+  for row, (view, stretch, samples, power) in enumerate(
+    zip(views, stretches, shown, powers, strict=True)
   ):
-    upper, lower = panels[:, column]
+    left, right = panels[row]
+    trace, dropped = view.signal[:samples] / 1000, view.dropped[:samples]
     time = np.arange(len(trace)) / sampling_rate
-    upper.plot(time, trace, color='black', linewidth=0.6)
-    zeroed = np.where(view.dropped[:shown], 0.0, np.nan)
-    upper.plot(time, zeroed, color='#d55e00', linewidth=2.5)
-    upper.set_title(
-      f'80 bpm become {view.heart_rate:.0f}' if column else 'as recorded',
-      fontsize=11,
+    for second in range(int(seconds) + 1):
+      label = None if second else "the record's own seconds"
+      left.axvline(
+        second * stretch,
+        color='#0072b2',
+        linestyle='--',
+        linewidth=1,
+        label=label,
+      )
+    left.fill_between(
+      time,
+      0,
+      1,
+      where=dropped,
+      transform=left.get_xaxis_transform(),
+      color='#e69f00',
+      alpha=0.5,
+      linewidth=0,
+      label='set to zero by a burst',
     )
-    upper.grid(alpha=0.25)
-    hop = spectrogram.hop_samples / sampling_rate
-    first = spectrogram.window_samples / sampling_rate / 2
-    half_bin = sampling_rate / spectrogram.window_samples / 2
-    lower.imshow(
+    left.plot(time, trace, color='black', linewidth=0.8)
+    left.set_ylabel('mV')
+    name = f'as {view.heart_rate:.0f} bpm of {sampler.HEART_RATE:.0f}'
+    left.set_title(name if row else 'as recorded', loc='left', fontsize=11)
+    image = right.imshow(
       power.T,
       origin='lower',
       aspect='auto',
@@ -162,23 +187,32 @@ def plot_views(
       vmax=high,
       interpolation='nearest',
       extent=(
-        first - hop / 2,
-        first + (len(power) - 0.5) * hop,
+        half_window - hop / 2,
+        half_window + (len(power) - 0.5) * hop,
         -half_bin,
         sampling_rate / 2 + half_bin,
       ),
     )
-    lower.set_xlabel('seconds')
-    lower.set_xlim(0, seconds)
-    for panel in (upper, lower):
+    right.set_ylabel('Hz')
+    for panel in (left, right):
       panel.spines[['top', 'right']].set_visible(False)
-  panels[0, 0].set_ylabel('mV (orange: dropped)')
-  panels[1, 0].set_ylabel('Hz')
+  for panel in panels[-1]:
+    panel.set_xlabel('seconds')
+    panel.set_xlim(0, seconds * max(stretches))
+  panels[0, 1].set_title('log-spectrogram', loc='left', fontsize=11)
+  panels[0, 0].legend(
+    loc='lower right',
+    bbox_to_anchor=(1, 1),
+    ncols=2,
+    frameon=False,
+    borderpad=0,
+  )
   figure.colorbar(
-    panels[1, 0].images[0],
-    ax=list(panels[1]),
+    image,
+    ax=list(panels[:, 1]),
     label='log power (counts² / Hz)',
     pad=0.01,
+    aspect=45,
   )
   content = io.BytesIO()
   figure.savefig(content, format='png', dpi=100)
@@ -195,13 +229,17 @@ def main(argv: Sequence[str]) -> int:
     flag_values=values,
   )
   flags.DEFINE_string(
-    'out', 'augmentation.png', 'file for the picture', flag_values=values
+    'out', 'augmentation.png', 'PNG file to write', flag_values=values
   )
   flags.DEFINE_integer(
     'augmentations', 3, 'how many', lower_bound=1, flag_values=values
   )
   flags.DEFINE_float(
-    'seconds', 10, 'how much to draw', lower_bound=1, flag_values=values
+    'seconds',
+    6,
+    'how much of the record to draw',
+    lower_bound=1,
+    flag_values=values,
   )
   debug = '--debug' in argv
   return errors.run_command(lambda: _run(values, argv), debug=debug)
@@ -211,19 +249,28 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   out = pathlib.Path(values.out).expanduser()
   artifacts.check_writable(out.parent, '--out')
+  if out.is_dir():
+    raise InputError(f'--out {out} is a folder: name a file.')
   [data] = experiment.load_data([config])
   labels = data.dataset.labels(config.label_version)
   record = values.record
   if record is None:
-    record = next(name for name, label in labels.items() if label == 'A')
+    record = next((name for name in labels if labels[name] == 'A'), None)
+  if record is None:
+    raise InputError(
+      'The dataset has no record in atrial fibrillation: name one of another'
+      ' class with --record.'
+    )
   views = make_views(data.dataset, record, config, values.augmentations)
+  spectrogram = experiment.make_network(config).spectrogram
+  duration = len(views[0].signal) / spectrogram.sampling_rate
+  seconds = min(values.seconds, duration)
+  part = 'all' if seconds == duration else f'the first {seconds:g} s'
   title = (
-    f'Record {record} ({labels[record]}), its first {values.seconds:g} s as'
-    f' recorded and as {values.augmentations} steps of training see it'
+    f'Record {record} (class {labels[record]}), {part} of its {duration:.3g} s,'
+    ' as recorded and with the random augmentation of training'
   )
-  summary.write_atomically(
-    out, plot_views(views, title, config, values.seconds)
-  )
+  summary.write_atomically(out, plot_views(views, title, spectrogram, seconds))
   print(out)
   return 0
 
