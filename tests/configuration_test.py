@@ -377,7 +377,8 @@ def test_one_of_a_list_is_named(listed):
   assert fields_of(parse(config=f'{listed}:b')) == fields_of(
     parse(*CNN, config=None)
   )
-  assert f'{listed}:c' in refusal(config=f'{listed}:c')
+  assert "no 'c': use b or a-1.x" in refusal(config=f'{listed}:c')
+  assert "no 'a-1x': use a-1.x)" in refusal(config=f'{listed}:a-1x')
   assert f'name one of them, like {listed}:b.' in refusal(config=listed)
 
 
