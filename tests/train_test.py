@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -521,6 +522,40 @@ def test_state_after_takes_the_memory_of_the_state_before(small_job, tmp_path):
   assert compiled.memory_analysis().alias_size_in_bytes >= size
   train.train_chunk(*args, **kwargs)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_program_for_a_gpu(small_job, tmp_path, dtype):
+  """Convolutions in the compute dtype, channels last; nothing of the host."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path)
+  model = job.network.model.clone(dtype=jnp.dtype(dtype))
+  job = dataclasses.replace(
+    job, network=dataclasses.replace(job.network, model=model)
+  )
+  state, chunks, arguments = _chunk_arguments(job, mesh)
+  args, kwargs = arguments(state, chunks[0])
+  traced = train.train_chunk.trace(*args, **kwargs)
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  convolutions = [
+    line for line in text.splitlines() if 'stablehlo.convolution' in line
+  ]
+  element = {'float32': 'f32', 'bfloat16': 'bf16'}[dtype]
+  layouts = set()
+  for line in convolutions:
+    assert re.findall(r'tensor<[\dx]*x(\w+)>', line) == [element] * 3
+    layouts.add(re.search(r'dim_numbers = (.*\]), window', line)[1])
+  # Of x, the gradient by x, and that by the kernel, which sums over records:
+  # all three read and write activations with the channels last.
+  assert layouts == {
+    '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]',
+    '[b, 0, 1, f]x[0, 1, o, i]->[b, 0, 1, f]',
+    '[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]',
+  }
+  assert 'f64' not in text
+  assert 'callback' not in text
+  donated = re.findall('tf.aliasing_output|jax.buffer_donor', text)
+  assert len(donated) == len(jax.tree.leaves(state))
 
 
 # The host.
