@@ -1,8 +1,10 @@
 """The training loop: phases, resuming, what decides the result."""
 
+import contextlib
 import copy
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -15,6 +17,8 @@ import pytest
 
 from ecg_jax import (
   evaluate,
+  experiment,
+  forward,
   input_pipeline,
   jobs,
   optimizer,
@@ -215,22 +219,25 @@ def test_learning_rate_of_each_phase_is_used_and_written(undisturbed):
 def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
   small_job, train_job, tmp_path, monkeypatch, score_as
 ):
+  """Also where it differs from the one before in the learning rate alone."""
   # The first validation of each phase is its best, the last its worst.
-  score_as(70.0, 10.0, 40.0, 20.0, 10.0)
+  score_as(70.0, 10.0, 40.0, 20.0, 50.0, 20.0, 10.0)
   job = small_job(
     tmp_path,
     validate_every_epochs=1,
     phases=(
       optimizer.Phase('auxiliary', 2, 1e-2),
       optimizer.Phase('lstm', 2, 2e-3),
-      optimizer.Phase('all', 1, 5e-4),
+      optimizer.Phase('all', 2, 5e-4),
+      optimizer.Phase('all', 1, 5e-5),
     ),
   )
   befores, bests = {}, {}
   train_chunk, save = train.train_chunk, train.checkpoint.Checkpoints.save
 
   def recorded_chunk(state, *args, **kwargs):
-    befores.setdefault(kwargs['kind'], jax.device_get(state))
+    rate = float(args[-1])
+    befores.setdefault((kwargs['kind'], rate), jax.device_get(state))
     return train_chunk(state, *args, **kwargs)
 
   def recorded_save(self, state, best, progress):
@@ -242,10 +249,14 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
   monkeypatch.setattr(train, 'train_chunk', recorded_chunk)
   monkeypatch.setattr(train.checkpoint.Checkpoints, 'save', recorded_save)
   train_job(job)
-  assert _best(job) == (1, 1)
-  for kind, before in (('lstm', 0), ('all', 1)):
-    assert _bits(befores[kind].variables) == _bits(bests[before])
-    moments = jax.tree.leaves(befores[kind].optimizer_state)
+  assert _best(job) == (2, 1)
+  # Each phase has steps at its own learning rate, and no other.
+  assert list(befores) == [
+    (phase.kind, float(np.float32(phase.learning_rate))) for phase in job.phases
+  ]
+  for before, state in enumerate(list(befores.values())[1:]):
+    assert _bits(state.variables) == _bits(bests[before])
+    moments = jax.tree.leaves(state.optimizer_state)
     assert all(not np.any(leaf) for leaf in moments)
 
 
@@ -355,21 +366,28 @@ def test_same_seed_gives_the_same_bits_on_any_device_and_other_seeds_differ(
 
 
 def test_test_records_do_not_reach_training(
-  undisturbed, small_job, train_job, read_result, tmp_path
+  undisturbed,
+  small_config,
+  small_data,
+  train_job,
+  read_result,
+  tmp_path,
 ):
   rng = np.random.default_rng(0)
-  job = small_job(tmp_path)
-  dataset = job.dataset
+  dataset = small_data.dataset
   signal = dataset.signal.copy()
   classes = {version: c.copy() for version, c in dataset.classes.items()}
-  for record in job.sets['test']:
+  for record in undisturbed.job.sets['test']:
     start = dataset.offsets[record]
     end = start + dataset.lengths[record]
     signal[start:end] = rng.integers(-9999, 9999, end - start)
     for labels in classes.values():
       labels[record] = 3 - labels[record]
   garbage = dataclasses.replace(dataset, signal=signal, classes=classes)
-  train_job(dataclasses.replace(job, dataset=garbage))
+  # The job is made of it too: sets, class weights and all.
+  data = experiment.Data(garbage, small_data.table)
+  job = jobs.make_job(small_config, data, 0, tmp_path)
+  train_job(job)
   found = read_result(job)
   for name in ('metrics', 'arrays', 'validation_predictions.csv'):
     assert found[name] == undisturbed.result[name]
@@ -391,6 +409,76 @@ def test_bfloat16_trains_as_float32_does_within_its_rounding(
       for rows in (found, full)
     )
     np.testing.assert_allclose(half, whole, rtol=0.05)
+
+
+def _draws(job, phase=0, epoch=1):
+  """Position and length of each record drawn in an epoch, in its order."""
+  bounds = sampler.bucket_bounds(
+    job.dataset.lengths, num_buckets=1, resampling=job.resampling
+  )
+  chunks = train.epoch_chunks(job, bounds, phase, epoch)
+  return tuple(
+    np.concatenate([getattr(chunk, name)[chunk.mask] for chunk in chunks])
+    for name in ('records', 'lengths')
+  )
+
+
+def test_every_epoch_draws_order_and_heart_rates_afresh(small_job, tmp_path):
+  job = small_job(tmp_path)
+  epochs = [(job, 0, epoch) for epoch in range(1, 6)]
+  others = [{'seed': 1}, {'fold': 1}]
+  epochs += [(dataclasses.replace(job, **fields), 0, 1) for fields in others]
+  epochs += [(job, 1, 1), (job, 2, 1)]
+  found = [_draws(*epoch) for epoch in epochs]
+  for one, other in itertools.combinations(found, 2):
+    np.testing.assert_array_equal(np.sort(one[0]), np.sort(other[0]))
+    assert np.mean(one[0] != other[0]) > 0.5
+    lengths = [drawn[1][np.argsort(drawn[0])] for drawn in (one, other)]
+    assert np.mean(lengths[0] != lengths[1]) > 0.9
+  np.testing.assert_array_equal(_draws(job), found[0])
+
+
+def test_epoch_is_drawn_as_the_job_says(small_job, tmp_path):
+  job = small_job(tmp_path)
+  train_set, own = job.sets['train'], job.dataset.lengths
+  for fields in {}, {'resampling': None}:
+    records, lengths = _draws(dataclasses.replace(job, **fields))
+    np.testing.assert_array_equal(np.sort(records), np.sort(train_set))
+    unchanged = np.mean(lengths == own[records])
+    assert unchanged == 1 if fields else unchanged < 0.1
+  # Half of the set is never taken, so the other half is, twice.
+  repeats = 2 * (np.arange(len(train_set)) % 2)
+  job = dataclasses.replace(job, repeats=repeats)
+  records, _ = _draws(job)
+  taken, times = np.unique(records, return_counts=True)
+  assert set(taken) <= set(train_set[repeats > 0])
+  assert set(times) == {2}
+
+
+def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
+  small_job, tmp_path, monkeypatch
+):
+  keys = []
+
+  def recorded_chunk(state, data, chunk, num_steps, key, *_, **__):
+    keys.append(jax.random.key_data(key).tolist())
+    return state, None
+
+  monkeypatch.setattr(train, 'train_chunk', recorded_chunk)
+  job = small_job(tmp_path)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  weights = []
+  for name, fields in enumerate([{}, {}, {'seed': 1}, {'fold': 1}]):
+    one = dataclasses.replace(job, folder=tmp_path / str(name), **fields)
+    weights.append(_bits(train.initial_variables(one)))
+    with contextlib.closing(
+      train.train_fold(one, mesh, None, position=0)
+    ) as work:
+      next(work)
+  for found in (keys, weights):
+    assert found[0] == found[1]
+    assert found[0] not in found[2:]
+    assert found[2] != found[3]
 
 
 # The step and the chunk.
@@ -482,6 +570,76 @@ def test_one_device_gives_what_four_give(small_job, tmp_path, kind, batch_size):
     clear = np.abs(gradient) > 1e-6
     np.testing.assert_allclose(a[clear], b[clear], rtol=1e-5, atol=1e-7)
   np.testing.assert_allclose(one[1], four[1], rtol=1e-4)
+
+
+def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
+  small_job, tmp_path
+):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path, batch_size=8, training_buckets=1)
+  kind = 'auxiliary'
+  state, chunks, arguments = _chunk_arguments(job, mesh, kind)
+  chunk = dataclasses.replace(chunks[-1], num_steps=1)
+  args, kwargs = arguments(state, chunk)
+  data, rows, key = args[1], args[2], args[4]
+  batch = input_pipeline.take_batch(data, rows, 0, kwargs['window'])
+  valid = np.flatnonzero(batch.mask)
+  labels = np.asarray(batch.labels)[valid]
+  assert len(valid) < len(batch.mask)
+  assert len(set(labels)) > 1
+
+  @jax.jit
+  def mean_loss(params):
+    logits, _ = forward.train_logits(
+      job.network,
+      {'params': params, 'batch_stats': state.batch_stats},
+      batch,
+      jax.random.fold_in(key, 0),
+      samples=kwargs['samples'],
+      kind=kind,
+    )
+    exponentials = jnp.exp(logits[valid])
+    share = exponentials[np.arange(len(valid)), labels]
+    entropy = jnp.log(exponentials.sum(axis=1)) - jnp.log(share)
+    return jnp.mean(entropy * job.class_weights[labels])
+
+  loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+  after, metrics = train.train_chunk(*args, **kwargs)
+  assert int(metrics.records) == len(valid)
+  assert float(metrics.loss) == pytest.approx(float(loss) * len(valid), 1e-4)
+  # The first moments after one step are a tenth of the gradients.
+  moments = after.optimizer_state.mu
+  assert set(moments) == set(job.network.model.trained[kind])
+  for name, tree in moments.items():
+    for found, expected in zip(
+      *map(jax.tree.leaves, (tree, gradients[name])), strict=True
+    ):
+      scale = np.abs(expected).max() + 1e-6
+      np.testing.assert_allclose(
+        10 * found / scale, expected / scale, atol=1e-3
+      )
+
+
+@pytest.mark.parametrize('source', ['bursts', 'dropout', 'nothing'])
+def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path, training_buckets=1)
+  rate = 0.3 if source == 'dropout' else 0.0
+  network = dataclasses.replace(
+    job.network,
+    model=job.network.model.clone(dropout_convolution=rate),
+    bursts=job.network.bursts if source == 'bursts' else None,
+  )
+  job = dataclasses.replace(job, network=network)
+  state, chunks, arguments = _chunk_arguments(job, mesh, 'auxiliary')
+  chunk = dataclasses.replace(chunks[0], num_steps=1)
+  losses = []
+  for _ in range(4):
+    args, kwargs = arguments(state, chunk)
+    # The same records and weights each time: the rate is zero.
+    state, metrics = train.train_chunk(*args[:-1], 0 * args[-1], **kwargs)
+    losses.append(float(metrics.loss))
+  assert len(set(losses)) == (1 if source == 'nothing' else 4)
 
 
 def test_steps_of_a_chunk_do_not_depend_on_how_it_is_cut(small_job, tmp_path):
