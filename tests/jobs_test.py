@@ -4,9 +4,10 @@ import dataclasses
 import math
 
 import jax
+import numpy as np
 import pytest
 
-from ecg_jax import jobs, optimizer, train
+from ecg_jax import jobs, optimizer, sampler, train
 
 PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
 
@@ -96,3 +97,25 @@ def test_job_is_what_its_config_says(small_config, small_data, tmp_path):
   assert len(job.repeats) == len(job.sets['train'])
   assert all(len(members) <= 12 for members in job.sets.values())
   assert jobs.make_job(small_config, small_data, 1, tmp_path).repeats is None
+
+
+@pytest.mark.parametrize('version', ['v2', 'v3'])
+def test_weights_and_repeats_are_of_the_folds_train_set(
+  small_config, small_data, tmp_path, version
+):
+  config = small_config.copy_and_resolve_references()
+  config.label_version = version
+  config.compensated_sampling = True
+  classes = small_data.dataset.classes[version]
+  weights = []
+  for fold in (0, 1):
+    job = jobs.make_job(config, small_data, fold, tmp_path)
+    train_set = job.sets['train']
+    own = sampler.class_weights(classes[train_set])
+    np.testing.assert_array_equal(job.class_weights, own)
+    np.testing.assert_array_equal(
+      job.repeats, sampler.class_repeats(classes[train_set])
+    )
+    assert (own != sampler.class_weights(classes)).any()
+    weights.append(own)
+  assert (weights[0] != weights[1]).any()
