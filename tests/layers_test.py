@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecg_jax.models import crnn, layers
+from ecg_jax.models.dropout import Dropout
 
 FRAMES = 9
 
@@ -282,6 +283,45 @@ def test_lstm_dropout_is_in_training_only(summary):
   assert np.mean(one != other) > 0.5
   assert np.mean(one != plain) > 0.5
   np.testing.assert_array_equal(one, again)
+
+
+def _drop(x, rate, seed=0):
+  key = jax.random.key(seed)
+  return np.asarray(
+    Dropout(rate).apply({}, x, train=True, rngs={'dropout': key})
+  )
+
+
+@pytest.mark.parametrize('rate', [0.05, 0.15, 0.6])
+def test_dropout_drops_its_share_and_scales_up_the_rest(rate):
+  found = _drop(jnp.full((8, 50, 6, 40), 3.0), rate)
+  dropped = found == 0
+  np.testing.assert_allclose(found[~dropped], 3 / (1 - rate), rtol=1e-6)
+  deviation = np.sqrt(rate * (1 - rate) / dropped.size)
+  assert abs(dropped.mean() - rate) < 5 * deviation
+  # Nowhere more than elsewhere: in no row, frame, bin or channel.
+  for axis in range(4):
+    shares = np.moveaxis(dropped, axis, 0).reshape(found.shape[axis], -1)
+    deviation = np.sqrt(rate * (1 - rate) / shares.shape[1])
+    assert np.abs(shares.mean(axis=1) - rate).max() < 5 * deviation
+
+
+def test_dropout_of_neighbours_and_of_keys_is_independent():
+  rate = 0.5
+  dropped = _drop(jnp.ones((8, 50, 6, 40)), rate) == 0
+  pairs = [(dropped, _drop(jnp.ones(dropped.shape), rate, seed=1) == 0)]
+  for axis in range(4):
+    frame = np.moveaxis(dropped, axis, 0)
+    pairs.append((frame[1:], frame[:-1]))
+  for one, other in pairs:
+    deviation = np.sqrt(rate**2 * (1 - rate**2) / one.size)
+    assert abs(np.mean(one & other) - rate**2) < 5 * deviation
+
+
+def test_dropout_of_an_element_does_not_depend_on_padding():
+  small = _drop(jnp.ones((3, 9, 5, 4)), 0.4)
+  large = _drop(jnp.ones((5, 14, 5, 4)), 0.4)
+  np.testing.assert_array_equal(large[:3, :9], small)
 
 
 def test_masked_mean_is_that_of_the_valid_frames():
