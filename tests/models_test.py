@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecg_jax import models
 from ecg_jax.models import cnn, convolution, crnn, layers
+from ecg_jax.models.dropout import Dropout
 
 BINS = 7
 
@@ -249,6 +251,112 @@ def test_convolution_dropout_is_in_training_only(name, kind):
     _evaluate(model, kind, x, lengths),
     _evaluate(create(), kind, x, lengths),
   )
+
+
+@pytest.mark.parametrize(
+  ('name', 'kind', 'convolutions', 'others'),
+  [
+    ('cnn', 'all', [True] * 6, []),
+    ('crnn', 'auxiliary', [True] * 6, []),
+    # One more is that of the summary.
+    ('crnn', 'all', [True] * 6, [True] * 4),
+    ('crnn', 'lstm', [False] * 6, [True] * 4),
+  ],
+)
+def test_every_layer_has_dropout_in_training(name, kind, convolutions, others):
+  fields = {'lstm_layers': 3, 'dropout_lstm': 0.2} if name == 'crnn' else {}
+  model = _create(name, dropout=0.1, layers_per_block=3, **fields)
+  variables = _variables(model)
+  seen = {0.1: [], 0.2: []}
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, Dropout):
+      seen[context.module.rate].append(kwargs['train'])
+    return call(*args, **kwargs)
+
+  for train in True, False:
+    seen[0.1].clear()
+    seen[0.2].clear()
+    with nn.intercept_methods(record):
+      jax.eval_shape(
+        lambda train=train: model.apply(
+          variables,
+          np.zeros((1, 9, BINS)),
+          np.array([9]),
+          train=train,
+          kind=kind,
+          mutable=['batch_stats'],
+          rngs={'dropout': jax.random.key(0)},
+        )
+      )
+    assert seen[0.1] == (convolutions if train else [False] * 6)
+    assert seen[0.2] == (others if train else [False] * len(others))
+
+
+def _reference_convolutions(model, variables, x):
+  """All blocks on one recording [T, F] without padding, in float64."""
+  x = np.asarray(x, np.float64)[..., None]
+  for block in range(model.blocks):
+    params, statistics = (
+      variables[name]['convolutions'][f'block_{block}']
+      for name in ('params', 'batch_stats')
+    )
+    for index in range(model.layers_per_block):
+      around = np.pad(x, ((2, 2), (2, 2), (0, 0)))
+      windows = np.lib.stride_tricks.sliding_window_view(
+        around, (5, 5), axis=(0, 1)
+      )
+      x = np.einsum('tfiab,abio->tfo', windows, params[f'kernel_{index}'])
+      last = index == model.layers_per_block - 1
+      if last and model.reduction == 'stride':
+        x = x[::2, ::2]
+      norm = params[f'batch_norm_{index}']
+      running = statistics[f'batch_norm_{index}']
+      x = (x - running['mean']) / np.sqrt(running['variance'] + 1e-3)
+      x = np.maximum(x * norm['scale'] + norm['bias'], 0)
+    if model.reduction == 'max_pool':
+      odd = x.shape[0] % 2, x.shape[1] % 2
+      x = np.pad(x, ((0, odd[0]), (0, odd[1]), (0, 0)))
+      frames, bins, channels = x.shape
+      x = x.reshape(frames // 2, 2, bins // 2, 2, channels).max(axis=(1, 3))
+  return x
+
+
+@pytest.mark.parametrize('reduction', ['max_pool', 'stride'])
+@pytest.mark.parametrize('name', ['cnn', 'crnn'])
+@settings(max_examples=10, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=4, max_size=4))
+def test_logits_equal_a_float64_reference_to_the_last_frame(
+  name, reduction, lengths
+):
+  """The CNN, and the CRNN with its auxiliary layer in place of the LSTM."""
+  model = _create(name, reduction=reduction)
+  variables, params = _variables(model), _variables(model)['params']
+  x = _spectrograms(lengths, frames=31)
+  kind = 'all' if name == 'cnn' else 'auxiliary'
+  dense = lambda x, layer: x @ layer['kernel'] + layer['bias']  # noqa: E731
+  found = _evaluate(model, kind, x, lengths)
+  for row, length in enumerate(lengths):
+    features = _reference_convolutions(model, variables, x[row, :length])
+    if name == 'cnn':
+      summary = features.mean(axis=(0, 1))
+    else:
+      summary = features.reshape(len(features), -1).mean(axis=0)
+      summary = np.maximum(dense(summary, params['auxiliary']), 0)
+      assert np.any(summary == 0)
+    expected = dense(summary, params['output'])
+    np.testing.assert_allclose(found[row], expected, atol=2e-5, rtol=2e-5)
+
+
+def test_convolutions_start_as_glorot_says():
+  model = _create('cnn', width=16, growth=16)
+  params = models.initialise(model, jax.random.key(0), BINS)['params']
+  for block in params['convolutions'].values():
+    for name, array in block.items():
+      if name.startswith('kernel_'):
+        limit = np.sqrt(6 / (25 * (array.shape[2] + array.shape[3])))
+        assert 0.95 * limit < np.abs(array).max() <= limit
+        assert abs(np.mean(array)) < 0.1 * limit
 
 
 def test_summaries_and_reductions_make_different_models():
