@@ -30,7 +30,8 @@ def _network(name, *, bursts=None, spectrogram=SPECTROGRAM, **fields):
     **fields,
   }
   if name == 'crnn':
-    fields |= {'dropout_lstm': 0.0, 'lstm_units': 4, 'lstm_layers': 1}
+    dropout = fields['dropout_convolution']
+    fields |= {'dropout_lstm': dropout, 'lstm_units': 4, 'lstm_layers': 1}
   model = models.create_model(name, **fields)
   return forward.Network(model, spectrogram, bursts)
 
@@ -153,35 +154,64 @@ def _train(network, batch, *, seed=0, samples=WIDE, kind='all'):
   return np.asarray(logits)[np.asarray(batch.mask)]
 
 
-def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
-  """Statistics, loss and gradients, with resampling and bursts."""
-  network = _network('cnn', bursts=BURSTS)
+@functools.partial(jax.jit, static_argnames=('network', 'samples', 'kind'))
+def _training(network, batch, *, samples, kind):
+  """Mean loss, new statistics and gradients of a batch."""
+  variables = _network_variables(network)
   weights = jnp.array([1.1, 2.8, 1.5, 6.9])
 
-  @functools.partial(jax.jit, static_argnames='samples')
-  def run(batch, samples):
-    variables = _network_variables(network)
+  def mean_loss(params):
+    logits, changed = forward.train_logits(
+      network,
+      {**variables, 'params': params},
+      batch,
+      jax.random.key(3),
+      samples=samples,
+      kind=kind,
+    )
+    losses = forward.losses(logits, batch.labels, weights)
+    mean = jnp.sum(losses, where=batch.mask) / jnp.sum(batch.mask)
+    return mean, changed
 
-    def mean_loss(params):
-      logits, changed = forward.train_logits(
-        network,
-        {**variables, 'params': params},
-        batch,
-        jax.random.key(3),
-        samples=samples,
-        kind='all',
-      )
-      losses = forward.losses(logits, batch.labels, weights)
-      mean = jnp.sum(losses, where=batch.mask) / jnp.sum(batch.mask)
-      return mean, changed
+  (loss, changed), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
+    variables['params']
+  )
+  return loss, changed, gradients
 
-    return jax.value_and_grad(mean_loss, has_aux=True)(variables['params'])
 
-  arguments = _signals([300, 40, 222]), [350, 31, 290]
-  batch = functools.partial(_batch, arguments[0], lengths=arguments[1])
-  (loss, changed), gradients = run(batch(rows=3, width=300), NARROW)
-  (padded_loss, padded_changed), padded_gradients = run(
-    batch(rows=5, width=350, behind=32767), WIDE
+@pytest.mark.parametrize(
+  ('name', 'kind', 'reduction'),
+  [
+    ('cnn', 'all', 'max_pool'),
+    ('cnn', 'all', 'stride'),
+    ('crnn', 'all', 'max_pool'),
+    ('crnn', 'auxiliary', 'stride'),
+  ],
+)
+@settings(max_examples=10, deadline=None)
+@given(
+  lengths=st.lists(
+    st.tuples(st.integers(16, 300), st.integers(16, 350)),
+    min_size=3,
+    max_size=3,
+  ),
+  seed=st.integers(0, 99),
+)
+def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows(
+  name, kind, reduction, lengths, seed
+):
+  """Statistics, loss and gradients, with all that is random switched on."""
+  network = _network(
+    name, bursts=BURSTS, reduction=reduction, dropout_convolution=0.3
+  )
+  given_lengths, wanted = zip(*lengths, strict=True)
+  signals = _signals(given_lengths, seed)
+  batch = functools.partial(_batch, signals, lengths=wanted)
+  loss, *rest = _training(
+    network, batch(rows=3, width=300), samples=NARROW, kind=kind
+  )
+  padded_loss, *padded_rest = _training(
+    network, batch(rows=5, width=350, behind=32767), samples=WIDE, kind=kind
   )
   np.testing.assert_allclose(padded_loss, loss, rtol=1e-5)
 
@@ -189,9 +219,8 @@ def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows():
     scale = np.abs(other).max() + 1e-3
     np.testing.assert_allclose(one / scale, other / scale, atol=1e-4)
 
-  jax.tree.map(close, padded_changed, changed)
-  jax.tree.map(close, padded_gradients, gradients)
-  assert any(np.any(array) for array in jax.tree.leaves(gradients))
+  jax.tree.map(close, padded_rest, rest)
+  assert any(np.any(array) for array in jax.tree.leaves(rest[1]))
 
 
 def test_model_is_given_the_whole_resampled_recording():
