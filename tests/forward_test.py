@@ -261,6 +261,29 @@ def test_bursts_are_fresh_each_step_and_differ_between_records():
   np.testing.assert_array_equal(_evaluate(network, batch)[:3], plain)
 
 
+@pytest.mark.parametrize('length', [300, 533])
+def test_bursts_have_their_span_in_the_resampled_recording(length):
+  span, rows = 15, 300
+  network = _network('cnn', bursts=augmentation.Bursts(span, 0.02))
+  batch = _batch([np.ones(400)] * rows, rows=rows, width=400)
+  batch = batch._replace(lengths=np.full(rows, length, np.int32))
+  signal, lengths = jax.jit(
+    forward.augment, static_argnames=('network', 'samples')
+  )(network, batch, jax.random.key(0), samples=WIDE)
+  np.testing.assert_array_equal(lengths, length)
+  runs = []
+  for row in np.asarray(signal)[:, :length]:
+    edges = np.flatnonzero(np.diff(row != 1))
+    # What is not touched is as before; a burst has no slopes.
+    assert set(np.unique(row)) <= {0, 1}
+    if row[0] == row[-1] == 1:
+      runs.extend(np.diff(edges)[::2])
+  assert len(runs) > 50
+  # A longer run is two bursts that touch or overlap.
+  assert min(runs) == span
+  assert np.mean(np.array(runs) == span) > 0.8
+
+
 def test_frozen_convolutions_have_no_backward_pass():
   network = _network('crnn', layers_per_block=2)
   variables = _network_variables(network)
