@@ -502,6 +502,30 @@ def test_presets_are_what_the_paper_and_the_authors_did(config, wanted):
   assert {field: found[field] for field in wanted} == wanted
 
 
+@pytest.mark.parametrize('model', ['cnn', 'crnn'])
+def test_authors_preset_departs_from_the_paper_in_named_fields_alone(model):
+  paper, authors = (
+    fields_of(parse(config=f'configs/{model}.py:{preset}'))
+    for preset in ('paper', 'authors')
+  )
+  assert authors.keys() == paper.keys()
+  departures = {
+    'augmentation.burst_span_samples': 11,
+    'compensated_sampling': True,
+    'dropout.convolution': 0.0,
+    'model.reduction': 'stride',
+  }
+  if model == 'crnn':
+    departures |= {
+      'model.lstm_units': 100,
+      'model.summary': 'mean',
+      'phases.learning_rates': (1e-3,) * 5,
+    }
+  assert departures == {
+    field: value for field, value in authors.items() if value != paper[field]
+  }
+
+
 def test_ablations_are_the_papers_crnn_with_one_change_each():
   paper = parse()
   found = {
