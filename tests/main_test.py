@@ -489,6 +489,16 @@ def test_a_fold_in_use_by_another_process_is_refused(copied):
   assert not names(fold)
 
 
+def test_a_fold_that_fails_is_told_and_the_others_stand(copied):
+  folder, arguments = copied
+  with artifacts.locked(folder / 'run' / 'fold2', wait=False):
+    code, out, err = run(*arguments, '--config.folds=(0, 2)')
+  assert code == 3
+  assert err.splitlines()[-1].startswith('fold 2 failed')
+  assert '| pooled, 1 of 2 folds ' in out
+  assert names(folder / 'run' / 'fold0') == FOLD_FILES
+
+
 def test_a_list_of_runs_with_seeds(copied, tmp_path):
   folder, arguments = copied
   alone = (folder / 'run' / 'fold0' / 'predictions.csv').read_bytes()
