@@ -451,10 +451,6 @@ PAPER = {
   'model.batch_norm_momentum': 0.99,
   'model.batch_norm_epsilon': 1e-3,
 }
-CRNN_PHASES = {
-  'phases.kinds': ('auxiliary', 'lstm', 'all', 'all', 'all'),
-  'phases.epochs': (500, 100, 200, 200, 200),
-}
 
 
 @pytest.mark.parametrize(
@@ -463,27 +459,14 @@ CRNN_PHASES = {
     (
       'configs/crnn.py',
       PAPER
-      | CRNN_PHASES
       | {
+        'phases.kinds': ('auxiliary', 'lstm', 'all', 'all', 'all'),
+        'phases.epochs': (500, 100, 200, 200, 200),
         'phases.learning_rates': (1e-3, 1e-3, 1e-3, 1e-4, 1e-5),
         'dropout.lstm': 0.15,
         'model.lstm_units': 200,
         'model.lstm_layers': 3,
         'model.summary': 'last',
-      },
-    ),
-    (
-      'configs/crnn.py:authors',
-      CRNN_PHASES
-      | {
-        'class_weights': True,
-        'compensated_sampling': True,
-        'dropout.convolution': 0.0,
-        'phases.learning_rates': (1e-3,) * 5,
-        'model.reduction': 'stride',
-        'model.lstm_units': 100,
-        'model.summary': 'mean',
-        'augmentation.burst_span_samples': 11,
       },
     ),
     (
@@ -497,7 +480,7 @@ CRNN_PHASES = {
     ),
   ],
 )
-def test_presets_are_what_the_paper_and_the_authors_did(config, wanted):
+def test_configs_are_what_the_paper_says(config, wanted):
   found = fields_of(parse(config=config))
   assert {field: found[field] for field in wanted} == wanted
 
