@@ -140,13 +140,13 @@ def make_class_weights(
   classes: np.ndarray, config: ml_collections.ConfigDict
 ) -> np.ndarray:
   """Loss weights, float32 [4], for a train set of these classes."""
-  if not config.class_weights:
-    return np.ones(4, np.float32)
   for index in np.flatnonzero(np.bincount(classes, minlength=4) == 0):
     logging.warning(
-      'The train set has no record of class %s: its weight is 0.',
+      'The train set has no record of class %s: it cannot be learnt.',
       score.CLASSES[index],
     )
+  if not config.class_weights:
+    return np.ones(4, np.float32)
   return sampler.class_weights(classes)
 
 

@@ -58,10 +58,12 @@ def test_without_class_weights_all_weigh_one(config):
   np.testing.assert_array_equal(weights, np.ones(4))
 
 
-def test_class_without_records_is_warned_of(config, caplog):
+@pytest.mark.parametrize('weighted', [True, False])
+def test_class_without_records_is_warned_of(config, caplog, weighted):
+  config.class_weights = weighted
   with caplog.at_level(logging.WARNING):
     weights = experiment.make_class_weights(np.array([0, 0, 2, 3]), config)
-  assert weights[1] == 0
+  assert weights[1] == (0 if weighted else 1)
   (message,) = caplog.messages
   assert 'no record of class A' in message
 
