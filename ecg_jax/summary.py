@@ -404,26 +404,33 @@ def _mean_cells(summary: dict[str, Any]) -> list[str]:
 
 def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
   """What a reader has to know before the figures are compared."""
-  notes = []
+  runs: dict[str, list[str]] = {}  # Those that share a note, by its text.
   for summary in summaries:
-    run = summary['run']
-    for fold, reason in summary['missing'].items():
-      notes.append(f'{run}: fold {fold} is not included ({reason}).')
+    texts = [
+      f'fold {fold} is not included ({reason}).'
+      for fold, reason in summary['missing'].items()
+    ]
     if summary['max_records'] is not None:
-      notes.append(
-        f'{run}: data.max_records = {summary["max_records"]}: its sets are '
-        'thinned, not the full ones.'
+      texts.append(
+        f'data.max_records = {summary["max_records"]}: its sets are thinned, '
+        'not the full ones.'
       )
     if summary['max_epochs'] is not None:
-      notes.append(
-        f'{run}: max_epochs = {summary["max_epochs"]}: its phases were cut '
-        'short.'
+      texts.append(
+        f'max_epochs = {summary["max_epochs"]}: its phases were cut short.'
       )
     if summary['repeated_records']:
-      notes.append(
-        f'{run}: the folds share records; {summary["repeated_records"]} '
-        'pooled predictions are of a record counted already.'
+      texts.append(
+        f'the folds share records; {summary["repeated_records"]} pooled '
+        'predictions are of a record counted already.'
       )
+    for text in texts:
+      runs.setdefault(text, []).append(summary['run'])
+  notes = [
+    f'{"Each run" if 1 < len(names) == len(summaries) else ", ".join(names)}: '
+    f'{text}'
+    for text, names in runs.items()
+  ]
   for field, name in (('label_version', 'Label versions'), ('data', 'Data')):
     if len({summary[field] for summary in summaries}) > 1:
       listed = ', '.join(f'{s["run"]} {s[field]}' for s in summaries)

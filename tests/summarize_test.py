@@ -351,3 +351,13 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
     error = capsys.readouterr().err
     assert told in error
     assert error.count('\n') == 1
+
+
+def test_a_note_that_runs_share_stands_once(tmp_path):
+  for name, limit in [('a', 60), ('b', 60), ('c', None)]:
+    _make_run(tmp_path / name, max_records=limit, max_epochs=1)
+  found = [summary.summarize(tmp_path / name) for name in 'abc']
+  text = summary.format_table(found)
+  assert '- a, b: data.max_records = 60: ' in text
+  assert '- Each run: max_epochs = 1: ' in text
+  assert '- c: max_epochs = 1: ' in summary.format_table(found[2:])
