@@ -100,6 +100,18 @@ def test_dropped_samples_are_zero_and_heart_rates_are_in_range(
     np.testing.assert_array_equal(view.signal, views[0].signal)
 
 
+def test_bursts_are_shown_whole_where_the_record_is_zero_itself(
+  small_config, small_data
+):
+  _, views = make_views(small_config, small_data)
+  dataset = small_data.dataset
+  flat = dataclasses.replace(dataset, signal=np.zeros_like(dataset.signal))
+  flat_data = dataclasses.replace(small_data, dataset=flat)
+  _, flat_views = make_views(small_config, flat_data)
+  for view, flat_view in zip(views, flat_views, strict=True):
+    np.testing.assert_array_equal(view.dropped, flat_view.dropped)
+
+
 def test_unknown_record_is_refused(small_config, small_data):
   with pytest.raises(InputError, match="no record 'A1': name one from S00001"):
     make_views(small_config, small_data, record='A1')

@@ -7,7 +7,6 @@ What is drawn comes from the functions that training uses: the sampler draws the
 heart rates, `ecg_jax.forward` resamples, drops bursts and makes the features.
 """
 
-import dataclasses
 import io
 import pathlib
 import sys
@@ -96,16 +95,18 @@ def make_views(
     mask=jnp.ones(rows, bool),
   )
   network = experiment.make_network(config)
-  whole = dataclasses.replace(network, bursts=None)
   key, _ = jax.random.split(jax.random.key(config.seed))  # as train_logits
-  undropped, lengths = forward.augment(whole, batch, key, samples=longest)
-  signals, _ = forward.augment(network, batch, key, samples=longest)
-  signals = signals.at[0].set(undropped[0])
+  signals, lengths = forward.augment(network, batch, key, samples=longest)
+  signals = signals.at[0, :own].set(batch.signal[0])
   spectrograms, frames = forward.features_of(network, signals, lengths)
+  # A sample can be zero by itself; a one is zero in a burst only.
+  ones = batch._replace(signal=jnp.ones_like(batch.signal))
+  kept, _ = forward.augment(network, ones, key, samples=longest)
+  dropped = (kept == 0).at[0].set(False)
   return [
     View(
       signal=np.asarray(signals[row, :samples]),
-      dropped=np.asarray(signals != undropped)[row, :samples],
+      dropped=np.asarray(dropped[row, :samples]),
       spectrogram=np.asarray(spectrograms[row, : frames[row]]),
       heart_rate=sampler.HEART_RATE * own / samples,
     )
