@@ -1,6 +1,6 @@
 """Draws a record, its log-spectrogram, and random augmentations of both.
 
-    python tools/plot_augmentation.py --config configs/crnn.py --record A00004
+    python tools/plot_augmentation.py --config configs/crnn.py --record A00216
       [--config.FIELD VALUE] [--augmentations 3] [--seconds 6] [--out FILE.png]
 
 What is drawn comes from the functions that training uses: the sampler draws the
@@ -211,7 +211,7 @@ def plot_views(
   figure.colorbar(
     image,
     ax=list(panels[:, 1]),
-    label='log power (counts² / Hz)',
+    label='natural log of power (counts² / Hz)',
     pad=0.01,
     aspect=45,
   )
