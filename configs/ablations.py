@@ -1,4 +1,4 @@
-"""The paper's CRNN and its variants, each one change away.
+"""The paper's CRNN, variants one change away, and the authors' preset.
 
   python -m ecg_jax.main --config configs/ablations.py --seeds 0,1,2
   python -m ecg_jax.main --config configs/ablations.py:stride

@@ -237,14 +237,14 @@ def _load(path: str) -> dict[str | None, ml_collections.ConfigDict]:
     configs: dict[str | None, ml_collections.ConfigDict]
     if 'get_configs' not in made:
       configs = {None: made['get_config'](*[name] if colon else [])}
-    else:
+    elif not colon:
       configs = dict(made['get_configs']())
-    if 'get_configs' in made and colon:
-      names = list(map(str, configs))
-      if name not in names:
-        near = difflib.get_close_matches(name, names) or names
+    else:
+      known = dict(made['get_configs']())
+      if name not in known:
+        near = difflib.get_close_matches(name, known) or known
         raise ValueError(f'it has no {name!r}: use {" or ".join(near)}')
-      configs = {None: configs[name]}
+      configs = {None: known[name]}
     for listed, config in configs.items():
       _fields(config)
       configs[listed] = ml_collections.ConfigDict(config).lock()
