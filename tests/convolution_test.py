@@ -140,51 +140,59 @@ def test_bfloat16_gradients_are_those_of_float32_rounded(stride):
     )
 
 
-def _loop(stride):
-  """Three steps of descent on a convolution: forward and both gradients."""
-  shape = (16, 9, 8, 16, stride)
+def _loop(channels_in, stride):
+  """Three steps of descent on a layer, with the gradients that training needs.
+
+  The first layer, of one channel, has no gradient by its input.
+  """
+  shape = (16, 9, channels_in, 16, stride)
   x, kernel, target = _arrays(shape, batch=4)
 
   def step(_, carry):
-    def loss(carry):
-      difference = convolution.convolve(*carry, stride) - target
-      return jnp.sum(difference**2)
+    def loss(changing):
+      arguments = {'x': x, **changing}
+      value = convolution.convolve(arguments['x'], arguments['kernel'], stride)
+      return jnp.sum((value - target) ** 2)
 
     gradients = jax.grad(loss)(carry)
     return jax.tree.map(lambda a, b: a - 0.01 * b, carry, gradients)
 
-  run = lambda x, kernel: lax.fori_loop(0, 3, step, (x, kernel))  # noqa: E731
-  return jax.jit(run), (x, kernel)
+  changing = (
+    {'kernel': kernel} if channels_in == 1 else {'x': x, 'kernel': kernel}
+  )
+  return jax.jit(lambda carry: lax.fori_loop(0, 3, step, carry)), changing
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-def test_cpu_loop_has_only_convolutions_in_the_fast_layout(stride):
+LAYERS = [(1, 1), (8, 1), (8, 2)]
+
+
+@pytest.mark.parametrize(('channels_in', 'stride'), LAYERS)
+def test_compiled_cpu_loop_has_no_convolution_in_a_slow_layout(
+  channels_in, stride
+):
   if jax.default_backend() != 'cpu':
     pytest.skip('reads the program compiled for a CPU')
-  run, arguments = _loop(stride)
-  program = run.lower(*arguments).compile().as_text()
+  run, changing = _loop(channels_in, stride)
+  program = run.lower(changing).compile().as_text()
   layouts = re.findall(r'dim_labels=([\w>-]+)', program)
-  # The forward pass and the gradient by the input.
-  assert len(layouts) == 2
-  assert set(layouts) == {'b01f_01io->b01f'}
-  assert 'lhs_dilate' not in program
-  assert 'rhs_dilate' not in program
+  # All but the first layer's forward pass are matrix products.
+  assert layouts == (['b01f_01io->b01f'] if channels_in == 1 else [])
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-def test_gpu_program_leaves_all_convolutions_to_xla(stride):
-  run, arguments = _loop(stride)
-  count = lambda text: (  # noqa: E731
-    text.count('stablehlo.convolution'),
-    text.count('stablehlo.while'),
-    text.count('stablehlo.dot_general'),
-  )
-  lower = lambda platform: (  # noqa: E731
-    run.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
-  )
-  # Forward and two gradients, and no loop but the three steps.
-  assert count(lower('cuda')) == (3, 1, 0)
-  # The gradient by the kernel is a loop over the recordings of products.
-  convolutions, loops, products = count(lower('cpu'))
-  assert (convolutions, loops) == (2, 2)
+@pytest.mark.parametrize(('channels_in', 'stride'), LAYERS)
+def test_each_platform_has_its_own_way(channels_in, stride):
+  run, changing = _loop(channels_in, stride)
+
+  def count(platform):
+    lowered = run.trace(changing).lower(lowering_platforms=(platform,))
+    operations = 'convolution', 'while', 'dot_general'
+    text = lowered.as_text()
+    return tuple(text.count(f'stablehlo.{name}') for name in operations)
+
+  # Forward and the gradients, and no loop but the three steps.
+  assert count('cuda') == (1 + len(changing), 1, 0)
+  convolutions, loops, products = count('cpu')
+  # The forward pass, one loop over the recordings, has another for gradients.
+  assert convolutions == (channels_in == 1)
+  assert loops == (2 if channels_in == 1 else 3)
   assert products > 0

@@ -394,21 +394,48 @@ def test_test_records_do_not_reach_training(
   assert found['predictions.csv'] != undisturbed.result['predictions.csv']
 
 
+def _in_bfloat16(job):
+  model = job.network.model.clone(dtype=jnp.bfloat16)
+  network = dataclasses.replace(job.network, model=model)
+  return dataclasses.replace(job, network=network)
+
+
 def test_bfloat16_trains_as_float32_does_within_its_rounding(
   undisturbed, small_job, train_job, read_result, tmp_path
 ):
-  job = small_job(tmp_path)
-  model = job.network.model.clone(dtype=jnp.bfloat16)
-  network = dataclasses.replace(job.network, model=model)
-  train_job(dataclasses.replace(job, network=network))
+  job = _in_bfloat16(small_job(tmp_path))
+  train_job(job)
   found, full = read_result(job), undisturbed.result
   assert found['arrays'] != full['arrays']
-  for name in ('train_loss', 'validation_loss'):
-    half, whole = (
-      [float(row[name]) for row in rows['metrics'] if row[name]]
-      for rows in (found, full)
+  half, whole = (
+    [float(row['train_loss']) for row in rows['metrics']]
+    for rows in (found, full)
+  )
+  np.testing.assert_allclose(half, whole, rtol=0.05)
+
+
+def test_weights_predict_in_bfloat16_as_in_float32_within_its_rounding(
+  undisturbed,
+):
+  _, best, _ = undisturbed.saves[-1]
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  probabilities = {}
+  for job in (undisturbed.job, _in_bfloat16(undisturbed.job)):
+    chunks = train.set_chunks(job, 'train')
+    outputs = evaluate.dispatch(
+      sharding.replicate(best, mesh),
+      input_pipeline.put_dataset(job.dataset, job.label_version, mesh),
+      chunks,
+      sharding.replicate(job.class_weights, mesh),
+      network=job.network,
+      kind='all',
+      mesh=mesh,
     )
-    np.testing.assert_allclose(half, whole, rtol=0.05)
+    result = evaluate.collect(chunks, outputs)
+    probabilities[job.network.model.dtype] = result.probabilities
+  whole, half = probabilities.values()
+  assert 0 < np.abs(half - whole).max() < 0.02
+  assert np.ptp(whole, axis=0).max() > 0.05
 
 
 def _draws(job, phase=0, epoch=1):
@@ -714,6 +741,23 @@ def test_program_for_a_gpu(small_job, tmp_path, dtype):
   assert 'callback' not in text
   donated = re.findall('tf.aliasing_output|jax.buffer_donor', text)
   assert len(donated) == len(jax.tree.leaves(state))
+
+
+def test_compiled_program_copies_no_dataset_and_takes_over_the_state(
+  small_job, tmp_path
+):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
+  args, kwargs = arguments(state, chunks[0])
+  compiled = train.train_chunk.lower(*args, **kwargs).compile()
+  signal = args[1].signal
+  # All that has the dataset's size, and where it comes from.
+  made = re.findall(
+    rf' = s16\[{signal.size}\]\S* ([\w-]+)\(', compiled.as_text()
+  )
+  assert set(made) == {'parameter', 'get-tuple-element'}
+  aliased = compiled.memory_analysis().alias_size_in_bytes
+  assert aliased == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 # The host.

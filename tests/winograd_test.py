@@ -1,0 +1,95 @@
+"""Winograd's convolution against the direct sum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from ecg_jax.models import winograd
+
+
+def _direct(x, kernel):
+  half = kernel.shape[0] // 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    ((half, half), (half, half)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def _direct_gradients(x, kernel, gradient):
+  return jax.vjp(_direct, x, kernel)[1](gradient)
+
+
+def _draw(taps, frames, bins, channels_in, channels_out, *, batch=2, seed=0):
+  rng = np.random.default_rng(seed)
+  return (
+    rng.normal(size=(batch, frames, bins, channels_in)),
+    rng.normal(size=(taps, taps, channels_in, channels_out)),
+    rng.normal(size=(batch, frames, bins, channels_out)),
+  )
+
+
+@given(
+  taps=st.sampled_from([3, 5]),
+  frames=st.integers(1, 20),
+  bins=st.integers(1, 7),
+  channels_in=st.integers(1, 4),
+  channels_out=st.integers(1, 4),
+)
+@settings(max_examples=20, deadline=None)
+def test_exact_in_float64(taps, frames, bins, channels_in, channels_out):
+  """The algebra is right: tiles that are full, partial, or only one."""
+  with jax.enable_x64(True):
+    x, kernel, gradient = map(
+      jnp.asarray, _draw(taps, frames, bins, channels_in, channels_out)
+    )
+    value = winograd.convolve(x, kernel)
+    np.testing.assert_allclose(value, _direct(x, kernel), atol=1e-11)
+    found = winograd.gradients(x, kernel, gradient)
+    expected = _direct_gradients(x, kernel, gradient)
+    for one, other in zip(found, expected, strict=True):
+      assert one.dtype == other.dtype == jnp.float64
+      np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize('taps', [3, 5])
+def test_rounding_is_within_a_few_times_that_of_the_direct_sum(taps):
+  arrays = _draw(taps, 64, 9, 32, 32, batch=4)
+  with jax.enable_x64(True):
+    wide = [jnp.asarray(array) for array in arrays]
+    exact = [_direct(*wide[:2]), *_direct_gradients(*wide)]
+    exact = [np.asarray(array) for array in exact]
+  narrow = [jnp.asarray(array, jnp.float32) for array in arrays]
+  direct = [_direct(*narrow[:2]), *_direct_gradients(*narrow)]
+  found = [winograd.convolve(*narrow[:2]), *winograd.gradients(*narrow)]
+  for true, sums, own in zip(exact, direct, found, strict=True):
+    rounding = lambda array: np.sqrt(np.mean((array - true) ** 2))  # noqa: B023, E731
+    assert own.dtype == jnp.float32
+    assert rounding(own) < 1e-5 * true.std()
+    assert rounding(own) < 10 * rounding(sums)
+
+
+@pytest.mark.parametrize('taps', [3, 5])
+def test_zeros_behind_change_no_bit_of_what_is_before(taps):
+  frames = 18
+  x, kernel, gradient = (
+    jnp.asarray(array, jnp.float32) for array in _draw(taps, frames, 6, 8, 8)
+  )
+  behind = lambda array, more: jnp.pad(  # noqa: E731
+    array, ((0, 0), (0, more), (0, 0), (0, 0))
+  )
+  value = winograd.convolve(x, kernel)
+  by_x, _ = winograd.gradients(x, kernel, gradient)
+  for more in (1, 5, 30):
+    longer = winograd.convolve(behind(x, more), kernel)
+    np.testing.assert_array_equal(longer[:, :frames], value)
+    longer, _ = winograd.gradients(
+      behind(x, more), kernel, behind(gradient, more)
+    )
+    np.testing.assert_array_equal(longer[:, :frames], by_x)
