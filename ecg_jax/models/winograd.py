@@ -7,8 +7,7 @@ the same for all tiles, so each point is one matrix product over tiles,
 frequency bins, taps in frequency and channels (S. Winograd 1980, "Arithmetic
 complexity of computations"; A. Lavin and S. Gray 2016, "Fast algorithms for
 convolutional neural networks", section 4). Exact in exact arithmetic; rounding
-errors are a few times those of the direct sum, as they are of what cuDNN and
-oneDNN do for the same reason.
+errors are a few times those of the direct sum.
 
 One recording at a time: what is in between stays in the cache.
 
