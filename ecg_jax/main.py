@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ecg_jax import configuration, errors
+from ecg_jax import configuration, errors, huge_pages
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,4 +83,5 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
+  huge_pages.restart()
   sys.exit(main(sys.argv))

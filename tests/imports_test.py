@@ -27,7 +27,7 @@ LAYERS = [
   {'preprocessing'},
   {'datasets'},
   {'configuration', 'summary'},
-  {'score', 'errors'},
+  {'score', 'errors', 'huge_pages'},
 ]
 DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 

@@ -40,6 +40,7 @@ from ecg_jax import (
   evaluate,
   experiment,
   forward,
+  huge_pages,
   input_pipeline,
   jobs,
   models,
@@ -544,4 +545,5 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
+  huge_pages.restart()
   sys.exit(main(sys.argv))
