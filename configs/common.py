@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.class_weights = True  # in the loss
   config.compensated_sampling = False  # rare classes drawn more often
   config.dtype = 'float32'  # or 'bfloat16': compute in the layers
+  config.remat = False  # less memory: recomputes layers for the gradient
   config.max_epochs = config_dict.placeholder(int)  # caps every phase
   config.validate_every_epochs = 5  # and after the last epoch of a phase
   config.patience_epochs = 100  # without improvement until a phase ends

@@ -29,6 +29,7 @@ EXECUTION_FIELDS = (
   'data.folds_file',  # the table itself is compared by its digest
   'tensorboard',
   'checkpoint_minutes',
+  'remat',
 )
 """Fields that may change between starts; all others decide the result."""
 

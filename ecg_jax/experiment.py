@@ -175,7 +175,10 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
     )
   return forward.Network(
     model=models.create_model(
-      fields.pop('name'), dtype=jnp.dtype(config.dtype), **fields
+      fields.pop('name'),
+      dtype=jnp.dtype(config.dtype),
+      remat=config.remat,
+      **fields,
     ),
     spectrogram=preprocessing.Spectrogram(**config.spectrogram),
     bursts=bursts,

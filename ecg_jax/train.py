@@ -233,7 +233,6 @@ def phase_program(
 ) -> Program:
   """`train_chunk` of a phase, with all that its chunks have in common."""
   learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
-  longest = int(job.dataset.lengths.max())
 
   def program(state, samples, chunk, num_steps):
     return train_chunk(
@@ -244,13 +243,23 @@ def phase_program(
       key,
       class_weights,
       learning_rate,
-      network=job.network,
-      kind=phase.kind,
-      samples=samples,
-      window=sampler.window_samples(samples, longest, job.resampling),
+      **static_arguments(job, phase, samples),
     )
 
   return program
+
+
+def static_arguments(
+  job: Job, phase: optimizer.Phase, samples: int
+) -> dict[str, Any]:
+  """What `train_chunk` is compiled for: the phase and the bucket."""
+  longest = int(job.dataset.lengths.max())
+  return {
+    'network': job.network,
+    'kind': phase.kind,
+    'samples': samples,
+    'window': sampler.window_samples(samples, longest, job.resampling),
+  }
 
 
 def train_chunks(

@@ -117,14 +117,24 @@ def test_time_of_a_step_is_the_median_of_the_rounds():
     ran.append((chunk.samples, chunk.num_steps))
     return seconds[chunk.samples] * chunk.num_steps + 30 * (len(ran) == 5)
 
+  def lower(chunk):
+    ran.append((chunk.samples, 'lowered'))
+    return jax.jit(lambda x: 2 * x).lower(jnp.zeros(chunk.samples))
+
   buckets, efficiency = command.time_buckets(
-    'training', epoch(), run, steps=2, loop=lambda chunks: next(looped)
+    'training',
+    epoch(),
+    run,
+    lower=lower,
+    steps=2,
+    loop=lambda chunks: next(looped),
   )
-  # Compiled without a step, warmed with one, then timed in three rounds.
-  assert ran == [(100, 0), (100, 1), (200, 0), (200, 1)] + 3 * [
-    (100, 2),
-    (200, 1),
+  # Compiled, warmed with one step, then timed in three rounds.
+  assert ran == [
+    *[(100, 'lowered'), (100, 1), (200, 'lowered'), (200, 1)],
+    *3 * [(100, 2), (200, 1)],
   ]
+  assert [bucket.memory_bytes for bucket in buckets] == [8 * 100, 8 * 200]
   assert [bucket.seconds_per_step for bucket in buckets] == [2.0, 5.0]
   assert efficiency == 9 / 11
 

@@ -434,3 +434,42 @@ def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
       products = jax.tree.map(np.vdot, gradients, direction)
       found = sum(jax.tree.leaves(products))
       assert found == pytest.approx(float(slope), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize('variant', ['cnn, stride', 'crnn, max_pool, last'])
+def test_remat_keeps_less_for_the_same_gradients(variant):
+  name, kind, fields = VARIANTS[variant]
+  fields = fields | {'blocks': 2, 'layers_per_block': 3, 'dropout': 0.3}
+  lengths = jnp.array([30, 17, 1])
+  x = jnp.asarray(_spectrograms(lengths, frames=30))
+  variables = _variables(_create(name, **fields))
+  found = []
+  for remat in (False, True):
+    model = _create(name, remat=remat, **fields)
+
+    def total(params, model=model):
+      logits, changed = model.apply(
+        {**variables, 'params': params},
+        x,
+        lengths,
+        train=True,
+        kind=kind,
+        rngs={'dropout': jax.random.key(3)},
+        mutable=['batch_stats'],
+      )
+      return jnp.sum(logits**2), changed
+
+    pull = jax.eval_shape(
+      lambda params, total=total: jax.vjp(total, params, has_aux=True)[1],
+      variables['params'],
+    )
+    kept = sum(array.size for array in jax.tree.leaves(pull))
+    step = jax.jit(jax.value_and_grad(total, has_aux=True))
+    found.append((kept, step(variables['params'])))
+  (kept, full), (kept_by_remat, rematerialised) = found
+  assert kept_by_remat < 0.7 * kept
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    rematerialised,
+    full,
+  )

@@ -84,6 +84,9 @@ class Bucket:
   valid_samples: int
   """Samples of the records, without any padding."""
   compile_seconds: float = math.nan
+  memory_bytes: float = math.nan
+  """Of the program's arguments (the dataset among them), results and temporary
+  arrays on one device."""
   seconds_per_step: float = math.nan
 
 
@@ -132,6 +135,7 @@ def time_buckets(
   chunks: Sequence[sampler.Chunk],
   run: Callable[[sampler.Chunk], float],
   *,
+  lower: Callable[[sampler.Chunk], jax.stages.Lowered],
   steps: int | None,
   loop: Callable[[Sequence[sampler.Chunk]], float] | None = None,
 ) -> tuple[list[Bucket], float]:
@@ -141,6 +145,7 @@ def time_buckets(
     program: What to call it.
     chunks: The epoch.
     run: Runs a chunk alone, waits for it and returns the seconds.
+    lower: Lowers the program of a chunk.
     steps: Steps to time of each bucket; None: as many as _PASS_SECONDS allow.
     loop: Runs chunks as training does and returns the seconds.
 
@@ -153,8 +158,10 @@ def time_buckets(
   warm_seconds = 0.0
   for bucket in buckets:
     chunk = first_steps[bucket.samples]
-    # Without a step, all the time is the compiler's.
-    bucket.compile_seconds = run(dataclasses.replace(chunk, num_steps=0))
+    begun = time.perf_counter()
+    compiled = lower(chunk).compile()  # JAX keeps it for `run`.
+    bucket.compile_seconds = time.perf_counter() - begun
+    bucket.memory_bytes = memory_bytes(compiled)
     warm_seconds += run(chunk)
     told = f'{program}, {bucket.samples:,} samples: compiled'
     print(told, file=sys.stderr, flush=True)
@@ -174,6 +181,16 @@ def time_buckets(
   return buckets, float(efficiency)
 
 
+def memory_bytes(compiled: jax.stages.Compiled) -> float:
+  """Bytes of a program's arguments, results and temporary arrays."""
+  found = compiled.memory_analysis()
+  if found is None:  # Not every compiler tells.
+    return math.nan
+  inputs = found.argument_size_in_bytes + found.temp_size_in_bytes
+  # A result that takes over an argument's memory takes none of its own.
+  return inputs + found.output_size_in_bytes - found.alias_size_in_bytes
+
+
 class Training:
   """The programs of a phase that trains everything, and their state."""
 
@@ -185,13 +202,26 @@ class Training:
     state = train_state.begin_phase(
       variables, 0, job.network.model.trained[phase.kind]
     )
-    key, class_weights, self.state = sharding.replicate(
-      (jax.random.key(job.seed), job.class_weights, state), mesh
+    rate = np.float32(phase.learning_rate)
+    key, weights, self.rate, self.state = sharding.replicate(
+      (jax.random.key(job.seed), job.class_weights, rate, state), mesh
     )
-    self.program = train.phase_program(
-      job, phase, data, key, class_weights, mesh
+    self.job, self.phase, self.mesh = job, phase, mesh
+    self.shared = data, key, weights
+    self.program = train.phase_program(job, phase, *self.shared, mesh)
+
+  def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
+    """The program of the chunk's bucket, not compiled."""
+    data, key, class_weights = self.shared
+    return train.train_chunk.lower(
+      self.state,
+      data,
+      *input_pipeline.put_chunk(chunk, self.mesh),
+      key,
+      class_weights,
+      self.rate,
+      **train.static_arguments(self.job, self.phase, chunk.samples),
     )
-    self.mesh = mesh
 
   def run(self, chunk: sampler.Chunk) -> float:
     """Seconds of the bare program, its chunk already on the device."""
@@ -389,7 +419,12 @@ def benchmark(
   arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
   training = Training(job, arrays, mesh)
   ragged, efficiency = time_buckets(
-    'training', _epoch(job), training.run, steps=steps, loop=training.loop
+    'training',
+    _epoch(job),
+    training.run,
+    lower=training.lower,
+    steps=steps,
+    loop=training.loop,
   )
 
   records = np.arange(job.batch_size * job.chunk_steps)
@@ -405,17 +440,25 @@ def benchmark(
     input_pipeline.put_dataset(fixed_job.dataset, job.label_version, mesh),
     mesh,
   )
-  fixed, _ = time_buckets('fixed', _epoch(fixed_job), training.run, steps=steps)
+  fixed, _ = time_buckets(
+    'fixed',
+    _epoch(fixed_job),
+    training.run,
+    lower=training.lower,
+    steps=steps,
+  )
   if profile is not None:
     with jax.profiler.trace(str(profile)):
       training.loop(shorten(_epoch(fixed_job), _PROFILED_STEPS) * 2)
 
   class_weights = sharding.replicate(job.class_weights, mesh)
 
+  variables = training.state.variables
+
   def evaluate_alone(chunk):
     begun = time.perf_counter()
     outputs = evaluate.dispatch(
-      training.state.variables,
+      variables,
       arrays,
       [chunk],
       class_weights,
@@ -426,10 +469,22 @@ def benchmark(
     evaluate.collect([chunk], outputs)
     return time.perf_counter() - begun
 
+  def lower_evaluation(chunk):
+    return evaluate.evaluate_chunk.lower(
+      variables,
+      arrays,
+      *input_pipeline.put_chunk(chunk, mesh),
+      class_weights,
+      network=job.network,
+      kind='all',
+      window=chunk.samples,
+    )
+
   evaluation, _ = time_buckets(
     'evaluation',
     train.set_chunks(job, 'validation'),
     evaluate_alone,
+    lower=lower_evaluation,
     steps=steps,
   )
 
@@ -463,13 +518,17 @@ def benchmark(
 def format_report(found: dict[str, Any]) -> str:
   """The table of programs and the other figures, for people."""
   header = ['program', 'samples', 'steps', 'records', '% real', 'compile s']
-  header += ['s / step', 'records / s']
+  header += ['MB', 's / step', 'records / s']
   rows = []
   for bucket in [Bucket(**fields) for fields in found['buckets']]:
     counts = (bucket.samples, bucket.steps, bucket.records)
     row = [bucket.program, *(f'{count:,}' for count in counts)]
     row += [f'{100 * real_share([bucket]):.1f}']
-    row += [f'{bucket.compile_seconds:.1f}', f'{bucket.seconds_per_step:.4f}']
+    row += [
+      f'{bucket.compile_seconds:.1f}',
+      f'{bucket.memory_bytes / 1e6:,.0f}',
+    ]
+    row += [f'{bucket.seconds_per_step:.4f}']
     rows.append([*row, f'{records_per_second([bucket]):.2f}'])
   lines = [*summary.markdown_table(header, rows), '']
   for name, value in found.items():

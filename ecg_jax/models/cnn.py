@@ -21,6 +21,8 @@ class CNN(nn.Module):
   layers_per_block: int = 4
   batch_norm_momentum: float = 0.99
   batch_norm_epsilon: float = 1e-3
+  remat: bool = False
+  """Whether to keep less of the forward pass for the gradient."""
   dtype: jnp.dtype = jnp.float32
 
   trained = {'all': ('convolutions', 'output')}  # noqa: RUF012
@@ -48,6 +50,7 @@ class CNN(nn.Module):
       dropout=self.dropout_convolution,
       batch_norm_momentum=self.batch_norm_momentum,
       batch_norm_epsilon=self.batch_norm_epsilon,
+      remat=self.remat,
       dtype=self.dtype,
       name='convolutions',
     )(x_BxTxF, lengths, train=train)

@@ -28,6 +28,8 @@ class CRNN(nn.Module):
   layers_per_block: int = 6
   batch_norm_momentum: float = 0.99
   batch_norm_epsilon: float = 1e-3
+  remat: bool = False
+  """Whether to keep less of the forward pass for the gradient."""
   dtype: jnp.dtype = jnp.float32
 
   trained = {  # noqa: RUF012
@@ -63,6 +65,7 @@ class CRNN(nn.Module):
       dropout=self.dropout_convolution,
       batch_norm_momentum=self.batch_norm_momentum,
       batch_norm_epsilon=self.batch_norm_epsilon,
+      remat=self.remat,
       dtype=self.dtype,
       name='convolutions',
     )(x_BxTxF, lengths, train=train and kind != 'lstm')

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from ecg_jax.models import convolution
 from ecg_jax.models.dropout import Dropout
@@ -108,6 +109,7 @@ class ConvolutionBlock(nn.Module):
       x = convolution.convolve(
         x.astype(self.dtype), kernel.astype(self.dtype), stride
       )
+      x = checkpoint_name(x, 'convolution')
       lengths = -(-lengths // stride)
       mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
       x = BatchNorm(
@@ -128,7 +130,12 @@ class ConvolutionBlock(nn.Module):
 
 
 class Convolutions(nn.Module):
-  """Blocks of convolution layers, each `growth` channels wider at its end."""
+  """Blocks of convolution layers, each `growth` channels wider at its end.
+
+  With `remat`, of a training step's forward pass only what the convolutions
+  return is kept; normalisation, ReLU, dropout and pooling are computed again
+  for the gradient.
+  """
 
   blocks: int
   layers_per_block: int
@@ -140,6 +147,7 @@ class Convolutions(nn.Module):
   dropout: float
   batch_norm_momentum: float
   batch_norm_epsilon: float
+  remat: bool
   dtype: jnp.dtype
 
   @nn.compact
@@ -147,9 +155,16 @@ class Convolutions(nn.Module):
     self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns features [B, T', F', C], zero where not valid, and lengths."""
+
+    def run(block, x, lengths):
+      return block(x, lengths, train=train)
+
+    if self.remat:
+      kept = jax.checkpoint_policies.save_only_these_names('convolution')
+      run = nn.remat(run, policy=kept)
     x = x_BxTxF[..., None]
     for index in range(self.blocks):
-      x, lengths = ConvolutionBlock(
+      block = ConvolutionBlock(
         layers=self.layers_per_block,
         width=self.width + index * self.growth,
         last_width=self.width + (index + 1) * self.growth,
@@ -159,7 +174,8 @@ class Convolutions(nn.Module):
         batch_norm_epsilon=self.batch_norm_epsilon,
         dtype=self.dtype,
         name=f'block_{index}',
-      )(x, lengths, train=train)
+      )
+      x, lengths = run(block, x, lengths)
     return x, lengths
 
 
