@@ -201,6 +201,9 @@ def test_damaged_archives_are_refused(tmp_path):
   misplaced = bytearray(whole)
   end = misplaced.rindex(b'PK\5\6')
   misplaced[end + 16 : end + 20] = (len(whole) * 2).to_bytes(4, 'little')
+  bomb = io.BytesIO()
+  with zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr('A00001.mat', bytes(2**21))
   empty = io.BytesIO()
   with zipfile.ZipFile(empty, 'w') as archive:
     archive.writestr('../../A00001.txt', b'never read')
@@ -212,6 +215,10 @@ def test_damaged_archives_are_refused(tmp_path):
     (flipped, 'is damaged at training2017/A00005.mat'),
     (misplaced, 'training2017.zip is damaged'),
     (doubled.getvalue(), 'holds A00005.mat twice'),
+    (
+      bomb.getvalue(),
+      r'A00001\.mat in .*training2017\.zip has 2,097,152 bytes',
+    ),
     (empty.getvalue(), 'holds no records'),
   ]:
     target.write_bytes(content)
@@ -224,7 +231,16 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
   with pytest.raises(InputError, match=r'training2017\.zip .*REFERENCE-v3'):
     source.read_folder(tmp_path)
   (tmp_path / 'A00001.mat').mkdir()
-  with pytest.raises(InputError, match=r'A00001\.mat'):
+  with pytest.raises(InputError, match=r'A00001\.mat is no regular file'):
+    source.read_folder(tmp_path)
+  (tmp_path / 'A00001.mat').rmdir()
+  # Endless, as a file of its own or behind a link.
+  (tmp_path / 'A00001.mat').symlink_to('/dev/zero')
+  with pytest.raises(InputError, match=r'A00001\.mat is no regular file'):
+    source.read_folder(tmp_path)
+  (tmp_path / 'A00001.mat').unlink()
+  (tmp_path / 'A00001.mat').write_bytes(bytes(2**21))
+  with pytest.raises(InputError, match='has 2,097,152 bytes'):
     source.read_folder(tmp_path)
 
 

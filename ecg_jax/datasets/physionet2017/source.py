@@ -56,6 +56,9 @@ ATTEMPTS = 3
 TIMEOUT = 8.0
 """Seconds without an answer; with ATTEMPTS it gives up within about 30 s."""
 
+_LARGEST_FILE = 2**20
+"""Bytes; the official ones have less than 80,000."""
+
 _WANTED = re.compile(r'A\d{5}\.(mat|hea)|REFERENCE(-original|-v3)?\.csv')
 _GET_AGAIN = f'get it again from {ZIP_URL}.'
 
@@ -233,8 +236,23 @@ def _read_labels(files: Mapping[str, bytes], version: str) -> dict[str, str]:
 
 def _read_files(folder: pathlib.Path) -> dict[str, bytes]:
   """Name -> content of what is wanted in a folder, itself only."""
-  wanted = (path for path in folder.iterdir() if _WANTED.fullmatch(path.name))
-  return {path.name: path.read_bytes() for path in wanted}
+  files = {}
+  for path in folder.iterdir():
+    if _WANTED.fullmatch(path.name):
+      if not path.is_file():
+        raise InputError(f'{path} is no regular file: {_GET_AGAIN}')
+      _check_size(str(path), path.stat().st_size)
+      files[path.name] = path.read_bytes()
+  return files
+
+
+def _check_size(name: str, size: int) -> None:
+  """Refuses a file that would fill the memory, before it is read."""
+  if size > _LARGEST_FILE:
+    raise InputError(
+      f'{name} has {size:,} bytes, and no file of the Challenge more than'
+      f' {_LARGEST_FILE:,}: {_GET_AGAIN}'
+    )
 
 
 def _read_archive(file: BinaryIO, *, name: str) -> dict[str, bytes]:
@@ -252,7 +270,8 @@ def _read_archive(file: BinaryIO, *, name: str) -> dict[str, bytes]:
           raise InputError(
             f'The archive {name} holds {base} twice: {_GET_AGAIN}'
           )
-        files[base] = archive.read(info)
+        _check_size(f'{member} in {name}', info.file_size)
+        files[base] = archive.read(info)  # Not more than file_size.
   # All that zipfile raises for damaged, encrypted or unknown contents.
   except (
     zipfile.BadZipFile,
