@@ -52,6 +52,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.buckets.evaluation = 2
   config.chunk_steps = 8  # steps that run as one program
 
+  # A loss or gradient that is no number: 'stop', or 'restore' the last
+  # checkpoint and draw bursts and dropout anew, three times at most.
+  config.on_nan = 'stop'
   config.checkpoint_minutes = 10.0  # between saves; also at each validation
   config.tensorboard = True
   return config

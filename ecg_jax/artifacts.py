@@ -69,6 +69,8 @@ def digest(value: Any) -> str:
 def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
   """Holds a folder's lock, which ends with the process that holds it.
 
+  What killed processes left half written in the folder is removed.
+
   Args:
     folder: Made if it is not there.
     wait: Whether to wait for another process that holds it.
@@ -94,6 +96,7 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     file.truncate()
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()
+    summary.remove_leftovers(folder)
     yield
 
 

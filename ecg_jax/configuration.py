@@ -30,6 +30,7 @@ EXECUTION_FIELDS = (
   'tensorboard',
   'checkpoint_minutes',
   'remat',
+  'on_nan',
 )
 """Fields that may change between starts; all others decide the result."""
 
@@ -37,6 +38,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'data.name': ('physionet2017', 'synthetic_ecg'),
   'label_version': ('v1', 'v2', 'v3'),
   'dtype': ('float32', 'bfloat16'),
+  'on_nan': ('stop', 'restore'),
   'spectrogram.normalise': ('none', 'record'),
   'model.name': ('cnn', 'crnn'),
   'model.reduction': ('max_pool', 'stride'),
@@ -469,6 +471,12 @@ def _check_phases(fields: Mapping[str, Any]) -> None:
       raise InputError(
         f'phases.learning_rates holds {rate!r}: rates are positive numbers.'
       )
+
+
+def deciding(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Field -> value, as JSON keeps it, of those that decide the result."""
+  fields = _fields(to_json(config))
+  return {k: v for k, v in fields.items() if k not in EXECUTION_FIELDS}
 
 
 def differences(

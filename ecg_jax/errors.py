@@ -1,6 +1,7 @@
 """Mistakes the user can mend, and how commands end."""
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +24,17 @@ class PartialFailure(Exception):  # noqa: N818
   """Some jobs or files of a command failed, the others are done: code 3."""
 
 
+class Interrupted(KeyboardInterrupt):
+  """A signal ended the command: code 128 + its number."""
+
+  def __init__(self, number: int = signal.SIGINT):
+    self.number = number
+
+  def __str__(self) -> str:
+    name = signal.Signals(self.number).name
+    return f'Interrupted ({name}): start again with the same command to go on.'
+
+
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
   """Runs a command and tells of its errors as every command does.
 
@@ -32,7 +44,8 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
 
   Returns:
     The exit code: the command's, 2 after an InputError, 3 after a
-    PartialFailure, 130 after Ctrl-C, 1 after any other error.
+    PartialFailure, 130 after Ctrl-C, 143 after SIGTERM, 1 after any other
+    error.
   """
   try:
     return command()
@@ -42,21 +55,29 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
   except (Exception, KeyboardInterrupt) as error:  # The last resort.
     if debug:
       traceback.print_exception(error)
-    message, code = _explain(error)
+    message, code = explain(error)
   print(message, file=sys.stderr)
   return code
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-  """What to tell of an error, and the exit code."""
+def explain(error: BaseException) -> tuple[str, int]:
+  """The sentence that tells of an error, and the exit code."""
   match error:
     case InputError():
       return str(error), 2
     case PartialFailure():
       return str(error), 3
+    case Interrupted():
+      return str(error), 128 + error.number
     case KeyboardInterrupt():
-      return 'Interrupted: start again with the same command to go on.', 130
+      return explain(Interrupted())
   name = type(error).__name__
+  if 'RESOURCE_EXHAUSTED' in str(error):  # As XLA says it.
+    return (
+      f'Out of memory ({str(error).splitlines()[0]}): set a smaller'
+      ' --config.batch_size, or --config.remat True.',
+      1,
+    )
   return f'Failed ({name}: {error}): --debug prints the traceback.', 1
 
 

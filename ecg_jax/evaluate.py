@@ -253,7 +253,11 @@ def evaluate_run(
       batch_size=config.evaluation_batch_size,
       chunk_steps=config.chunk_steps,
     )
-    with checkpoint.Checkpoints(folder / 'checkpoints') as checkpoints:
+    with checkpoint.Checkpoints(
+      folder / 'checkpoints',
+      configuration.deciding(config) | {'fold': fold},
+      only_latest=True,
+    ) as checkpoints:
       best = checkpoints.restore_best(like)
     outputs = dispatch(
       best,

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from ecg_jax import (
   artifacts,
+  configuration,
+  errors,
   experiment,
   input_pipeline,
   optimizer,
@@ -18,7 +20,6 @@ from ecg_jax import (
   sharding,
   train,
 )
-from ecg_jax.errors import InputError
 
 
 def make_job(
@@ -47,6 +48,7 @@ def make_job(
     folder=workdir / f'fold{fold}',
     seed=config.seed,
     fold=fold,
+    settings=configuration.deciding(config) | {'fold': fold},
     network=experiment.make_network(config),
     phases=optimizer.phases(
       kinds=config.phases.kinds,
@@ -69,11 +71,14 @@ def make_job(
     patience_epochs=config.patience_epochs,
     checkpoint_minutes=config.checkpoint_minutes,
     tensorboard=config.tensorboard,
+    on_nan=config.on_nan,
     max_records=config.data.max_records,
   )
 
 
-def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
+def run(
+  jobs: Sequence[train.Job], stop: Callable[[], bool] = lambda: False
+) -> dict[str, Exception]:
   """Runs the jobs that are not finished, as many at once as there are groups.
 
   One host loop asks each running job in turn to dispatch its next piece of
@@ -82,6 +87,7 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
 
   Args:
     jobs: All jobs of the command, finished ones too.
+    stop: Asked at each edge of a chunk whether to save and stop all jobs.
 
   Returns:
     Name -> error of each job that failed.
@@ -93,10 +99,10 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
   running: dict[int, tuple[train.Job, Iterator[None]]] = {}
   data: dict[int, _GroupData] = {}
   failed: dict[str, Exception] = {}
-  while waiting or running:
-    while waiting and free:
+  while (waiting and not stop()) or running:
+    while waiting and free and not stop():
       group, job = free.pop(0), waiting.pop(0)
-      running[group] = job, _work(job, meshes[group], data, group)
+      running[group] = job, _work(job, meshes[group], data, group, stop)
     for group, (job, work) in list(running.items()):
       try:
         next(work)
@@ -104,8 +110,8 @@ def run(jobs: Sequence[train.Job]) -> dict[str, Exception]:
         pass
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
-        told = isinstance(error, InputError | train.TrainingError)
-        reason = str(error) if told else repr(error)
+        told = isinstance(error, train.TrainingError)
+        reason = str(error) if told else errors.explain(error)[0]
         print(f'{job.name} failed: {reason}', file=sys.stderr)
       else:
         continue
@@ -127,6 +133,7 @@ def _work(
   mesh: Mesh,
   data: dict[int, _GroupData],
   group: int,
+  stop: Callable[[], bool],
 ) -> Iterator[None]:
   with artifacts.locked(job.folder, wait=False):
     held = data.get(group)
@@ -138,4 +145,6 @@ def _work(
       data.pop(group, None)  # Room for the other one.
       arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
       held = data[group] = _GroupData(job.dataset, job.label_version, arrays)
-    yield from train.train_fold(job, mesh, held.arrays, position=group)
+    yield from train.train_fold(
+      job, mesh, held.arrays, position=group, stop=stop
+    )

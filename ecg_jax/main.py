@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ecg_jax import configuration, errors, huge_pages
+from ecg_jax import configuration, errors, huge_pages, interruption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,6 +26,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
+  with interruption.handled() as loop:
+    return _train(values, argv, loop)
+
+
+def _train(
+  values: flags.FlagValues, argv: Sequence[str], loop: interruption.Loop
+) -> int:
   configs = configuration.parse_all(values, argv)
   seeds = configuration.parse_seeds(values.seeds)
   name = configuration.name_of(configuration.config_path(argv))
@@ -68,7 +75,9 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
       f' {", ".join(map(str, config.folds))}, in {folder}',
       flush=True,
     )
-  failed = jobs.run(work)
+  print('The first batch of each length waits for its program to be compiled.')
+  with loop() as stop:
+    failed = jobs.run(work, stop)
   summaries = summary.summarize_folders([workdir])
   print(summary.format_table(list(summaries[workdir].values())))
   summary.write_summaries(summaries)

@@ -65,6 +65,14 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     ) from error
 
 
+def remove_leftovers(folder: pathlib.Path) -> None:
+  """Removes what processes that were killed left of `write_atomically`."""
+  for path in folder.glob('.*.tmp'):
+    process = path.name.split('.')[-2]
+    if process.isdecimal() and not pathlib.Path(f'/proc/{process}').exists():
+      path.unlink(missing_ok=True)
+
+
 def _read_json(path: pathlib.Path) -> Any:
   try:
     return json.loads(read_text(path))

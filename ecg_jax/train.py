@@ -5,9 +5,10 @@ import dataclasses
 import functools
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +31,37 @@ from ecg_jax import (
 )
 from ecg_jax import metrics as metrics_lib
 
-# State, bucket, chunk and its number of steps -> new state, sums.
+MOST_RESTORES = 3
+"""Of a fold with on_nan 'restore', before it fails."""
+
+
+class ChunkResult(NamedTuple):
+  """What the host learns of a chunk."""
+
+  metrics: metrics_lib.Metrics
+  """Sums over its records."""
+  bad_step: jax.Array
+  """int32, the first step whose loss or gradient is not finite, or -1."""
+
+
+# State, bucket, chunk and its number of steps -> new state, result.
 Program = Callable[
   [train_state.TrainState, int, input_pipeline.ChunkArrays, jax.Array],
-  tuple[train_state.TrainState, metrics_lib.Metrics],
+  tuple[train_state.TrainState, ChunkResult],
 ]
 
 
 class TrainingError(Exception):
   """Training went wrong; the message is a sentence that says where."""
+
+
+class NotFinite(Exception):  # noqa: N818
+  """A loss or a gradient is no number any more; the message says where."""
+
+  def __init__(self, message: str, restores: int):
+    super().__init__(message)
+    self.restores = restores
+    """Times that training went back before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +74,8 @@ class Job:
   """Where its artifacts go."""
   seed: int
   fold: int
+  settings: Mapping[str, Any]
+  """The fold, and the config's fields that decide the result; as JSON."""
   network: forward.Network
   phases: tuple[optimizer.Phase, ...]
   dataset: input_pipeline.Dataset
@@ -72,6 +97,8 @@ class Job:
   checkpoint_minutes: float
   """Between saves; a state is also saved at each validation."""
   tensorboard: bool
+  on_nan: str
+  """'stop' or 'restore': what to do about numbers that are not finite."""
   max_records: int | None
   """What the sets were thinned to, for the record."""
 
@@ -99,6 +126,8 @@ class Progress:
   best_epoch: int | None = None
   last_improvement: int = 0
   """Epoch of this phase that made the best weights; 0 if none did."""
+  restores: int = 0
+  """Times that training went back because of numbers that are not finite."""
 
   def begin_row(self) -> None:
     """Begins the sums of the next epoch."""
@@ -115,7 +144,7 @@ def train_step(
   network: forward.Network,
   kind: str,
   samples: int,
-) -> tuple[train_state.TrainState, jax.Array, jax.Array]:
+) -> tuple[train_state.TrainState, jax.Array, jax.Array, jax.Array]:
   """One step of Adam on the mean weighted cross-entropy of a batch.
 
   Args:
@@ -129,7 +158,8 @@ def train_step(
     samples: Length that the batch's signals are computed in.
 
   Returns:
-    The state after, and each row's probabilities [B, 4] and loss [B].
+    The state after, each row's probabilities [B, 4] and loss [B], and whether
+    loss and gradients are finite.
   """
   trained, frozen = optimizer.split(state.params, network.model.trained[kind])
 
@@ -146,9 +176,12 @@ def train_step(
     total = jnp.sum(losses, where=batch.mask)
     return total / jnp.sum(batch.mask), (logits, losses, batch_stats)
 
-  gradients, (logits, losses, batch_stats) = jax.grad(mean_loss, has_aux=True)(
-    trained
-  )
+  (loss, (logits, losses, batch_stats)), gradients = jax.value_and_grad(
+    mean_loss, has_aux=True
+  )(trained)
+  # A sum is not finite if a part of it is not.
+  total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
+  finite = jnp.isfinite(loss + total)
   trained, moments = optimizer.update(
     trained, gradients, state.optimizer_state, learning_rate
   )
@@ -159,7 +192,7 @@ def train_step(
     optimizer_state=moments,
     step=state.step + 1,
   )
-  return state, jax.nn.softmax(logits), losses
+  return state, jax.nn.softmax(logits), losses, finite
 
 
 @functools.partial(
@@ -180,7 +213,7 @@ def train_chunk(
   kind: str,
   samples: int,
   window: int,
-) -> tuple[train_state.TrainState, metrics_lib.Metrics]:
+) -> tuple[train_state.TrainState, ChunkResult]:
   """The steps of a chunk, without the host.
 
   The number of steps is an argument, so a chunk that is not full costs no
@@ -200,13 +233,13 @@ def train_chunk(
     window: Samples to cut out of the dataset for each record.
 
   Returns:
-    The state after, and sums over the chunk's records.
+    The state after, and what came out.
   """
 
   def step(index, carry):
-    state, metrics = carry
+    state, (metrics, bad_step) = carry
     batch = input_pipeline.take_batch(data, chunk, index, window)
-    state, probabilities, losses = train_step(
+    state, probabilities, losses, finite = train_step(
       state,
       batch,
       jax.random.fold_in(key, state.step),
@@ -217,9 +250,10 @@ def train_chunk(
       samples=samples,
     )
     metrics = metrics.add(probabilities, batch.labels, losses, batch.mask)
-    return state, metrics
+    bad_step = jnp.where(finite | (bad_step >= 0), bad_step, index)
+    return state, ChunkResult(metrics, bad_step)
 
-  empty = metrics_lib.Metrics.empty()
+  empty = ChunkResult(metrics_lib.Metrics.empty(), jnp.int32(-1))
   return jax.lax.fori_loop(0, num_steps, step, (state, empty))
 
 
@@ -268,17 +302,17 @@ def train_chunks(
   chunks: Sequence[sampler.Chunk],
   mesh: Mesh,
   *,
-  count: Callable[[metrics_lib.Metrics], None],
+  count: Callable[[sampler.Chunk, ChunkResult], None],
   stop: Callable[[], bool],
 ) -> Generator[None, None, train_state.TrainState]:
-  """Dispatches chunks in order, one ahead of the metrics that are fetched.
+  """Dispatches chunks in order, one ahead of the results that are fetched.
 
   Args:
     program: From `phase_program`.
     state: The state before; its memory is taken over.
     chunks: What to train on.
     mesh: The devices.
-    count: Is given each chunk's sums, on the host.
+    count: Is given each chunk and its result, on the host.
     stop: Asked after each chunk whether to leave the others.
 
   Yields:
@@ -287,18 +321,23 @@ def train_chunks(
   Returns:
     The state after; everything dispatched has been counted.
   """
-  pending: list[metrics_lib.Metrics] = []
+  pending: list[tuple[sampler.Chunk, ChunkResult]] = []
+
+  def count_first():
+    chunk, result = pending.pop(0)
+    count(chunk, sharding.fetch(result))
+
   for chunk in chunks:
     inputs = input_pipeline.put_chunk(chunk, mesh)
-    state, metrics = program(state, chunk.samples, *inputs)
+    state, result = program(state, chunk.samples, *inputs)
     yield
-    pending.append(metrics)
+    pending.append((chunk, result))
     if stop():
       break
     if len(pending) > 1:
-      count(sharding.fetch(pending.pop(0)))
-  for metrics in pending:
-    count(sharding.fetch(metrics))
+      count_first()
+  while pending:
+    count_first()
   return state
 
 
@@ -352,8 +391,55 @@ def train_fold(
   data: input_pipeline.DeviceData,
   *,
   position: int,
+  stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
   """Trains a fold to its end and leaves its artifacts, or goes on with it.
+
+  Numbers that are not finite end it, or with `on_nan` 'restore' take it back to
+  the latest checkpoint, from which it goes on with other bursts and dropout.
+
+  Args:
+    job: What to train.
+    mesh: The devices to train on.
+    data: The dataset on these devices.
+    position: Line of the progress bar.
+    stop: Asked at each edge of a chunk whether to save and end before the end.
+
+  Yields:
+    After each dispatch.
+
+  Raises:
+    TrainingError: A loss or a gradient is not finite.
+    InputError: A file cannot be read or written.
+  """
+  restores = 0
+  while True:
+    try:
+      yield from _train_from_latest(job, mesh, data, position, restores, stop)
+      return
+    except NotFinite as error:
+      restores = error.restores + 1
+      advice = 'try a lower learning rate in another --workdir'
+      if job.on_nan == 'stop':
+        advice += ', or --config.on_nan restore'
+      if job.on_nan == 'stop' or restores > MOST_RESTORES:
+        raise TrainingError(f'{error}: {advice}.') from error
+      print(
+        f'{error}: going back to the latest checkpoint, {restores} of'
+        f' {MOST_RESTORES} times.',
+        file=sys.stderr,
+      )
+
+
+def _train_from_latest(
+  job: Job,
+  mesh: Mesh,
+  data: input_pipeline.DeviceData,
+  position: int,
+  restores: int,
+  stop: Callable[[], bool],
+) -> Iterator[None]:
+  """Trains a fold from its latest checkpoint to its end.
 
   Each `next` dispatches work to the mesh without waiting for it, so that a host
   loop over several jobs keeps all their devices busy. The order, for each
@@ -368,25 +454,28 @@ def train_fold(
     mesh: The devices to train on.
     data: The dataset on these devices.
     position: Line of the progress bar.
+    restores: Restores so far, if the checkpoint knows of fewer.
+    stop: Asked at each edge of a chunk whether to save and end.
 
   Yields:
     After each dispatch.
 
   Raises:
-    TrainingError: The loss or the validation loss is not finite.
+    NotFinite: A loss or a gradient is not finite.
   """
-  key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
-  step_key, class_weights = sharding.replicate(
-    (jax.random.fold_in(key, 1), job.class_weights), mesh
-  )
   bounds = training_bounds(job)
   validation_chunks = set_chunks(job, 'validation')
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
-      checkpoint.Checkpoints(job.folder / 'checkpoints')
+      checkpoint.Checkpoints(job.folder / 'checkpoints', job.settings)
     )
     progress, state, best = _restore(job, checkpoints, mesh)
+    progress.restores = max(progress.restores, restores)
+    key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
+    step_key, class_weights = sharding.replicate(
+      (jax.random.fold_in(key, 1 + progress.restores), job.class_weights), mesh
+    )
     log = stack.enter_context(_open_log(job, progress, state, position))
     last_save = time.monotonic()
 
@@ -409,13 +498,17 @@ def train_fold(
             state,
             chunks[progress.chunk :],
             mesh,
-            count=lambda sums: _count(job, progress, sums, log),
-            stop=save_due,
+            count=lambda chunk, result: _count(
+              job, progress, chunk, result, log
+            ),
+            stop=lambda: save_due() or stop(),
           )
           progress.seconds = time.monotonic() - begun
-          if save_due():
+          if save_due() or stop():
             checkpoints.save(state, best, dataclasses.asdict(progress))
             last_save = time.monotonic()
+          if stop():
+            return
         progress.epoch += 1
 
         validation = None
@@ -445,7 +538,10 @@ def train_fold(
 
       log.bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
       _next_phase(job, progress)
-    yield from _write_results(job, mesh, data, class_weights, best, progress)
+    checkpoints.wait()
+    yield from _write_results(
+      job, mesh, data, class_weights, best, progress, stop
+    )
 
 
 @dataclasses.dataclass
@@ -534,10 +630,10 @@ def _validation_due(job: Job, progress: Progress) -> bool:
 def _check_finite(job: Job, progress: Progress, loss: float) -> None:
   """Refuses weights that the last step of an epoch spoilt."""
   if not math.isfinite(loss):
-    raise TrainingError(
-      f'{job.name}: the validation loss is {loss} in'
-      f' {_where(job, progress.phase, progress.epoch)}: try a lower learning'
-      ' rate in another --workdir.'
+    where = _where(job, progress.phase, progress.epoch)
+    raise NotFinite(
+      f'{job.name}: the validation loss is {loss} after {where}',
+      progress.restores,
     )
 
 
@@ -559,19 +655,26 @@ def _next_phase(job: Job, progress: Progress) -> None:
 
 
 def _count(
-  job: Job, progress: Progress, sums: metrics_lib.Metrics, log: _Log
+  job: Job,
+  progress: Progress,
+  chunk: sampler.Chunk,
+  result: ChunkResult,
+  log: _Log,
 ) -> None:
   """Adds a finished chunk to the epoch's row."""
+  sums, bad_step = result.metrics, int(result.bad_step)
+  where = _where(job, progress.phase, progress.epoch + 1)
+  if bad_step >= 0:
+    positions = chunk.records[bad_step][chunk.mask[bad_step]]
+    records = ', '.join(job.dataset.records[index] for index in positions)
+    raise NotFinite(
+      f'{job.name}: the loss or a gradient is not finite in {where}, chunk'
+      f' {progress.chunk + 1}, step {bad_step + 1} (records {records})',
+      progress.restores,
+    )
   progress.loss += float(sums.loss)
   progress.records += int(sums.records)
   progress.chunk += 1
-  where = _where(job, progress.phase, progress.epoch + 1)
-  if not math.isfinite(progress.loss):
-    raise TrainingError(
-      f'{job.name}: the loss is {progress.loss} in {where}, chunk'
-      f' {progress.chunk}: try a lower learning rate in another'
-      ' --workdir.'
-    )
   log.bar.advance(
     int(sums.records),
     where=where,
@@ -620,10 +723,13 @@ def _write_results(
   class_weights: jax.Array,
   best: Mapping[str, Any],
   progress: Progress,
+  stop: Callable[[], bool],
 ) -> Iterator[None]:
   """Scores every set with the best weights; scores.json, the last, ends it."""
   scores = {}
   for set_name in job.sets:
+    if stop():
+      return
     chunks = set_chunks(job, set_name)
     outputs = evaluate.dispatch(
       dict(best),

@@ -96,6 +96,20 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     assert f'process {os.getpid()} ' in (folder / '.lock').read_text()
 
 
+def test_what_killed_processes_left_half_written_goes_with_the_lock(tmp_path):
+  ended = subprocess.Popen([sys.executable, '-c', ''])
+  ended.wait()
+  for name in (
+    f'.a.csv.{ended.pid}.tmp',
+    f'.a.csv.{os.getpid()}.tmp',
+    '.x.tmp',
+  ):
+    (tmp_path / name).touch()
+  with artifacts.locked(tmp_path, wait=False):
+    left = {path.name for path in tmp_path.iterdir()}
+  assert left == {'.lock', f'.a.csv.{os.getpid()}.tmp', '.x.tmp'}
+
+
 def test_folders_that_cannot_be_written_to(tmp_path):
   file = tmp_path / 'file'
   file.write_text('in the way')

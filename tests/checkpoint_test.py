@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 
 from ecg_jax import checkpoint, optimizer, train_state
+from ecg_jax.errors import InputError
+from tests.conftest import FULL
+
+CORRUPTIONS = 60 if FULL else 5
+"""Of each kind."""
 
 FOLDER = 'checkpoints'
+SETTINGS = {'fold': 0, 'model.width': 4, 'phases.epochs': [1, 2]}
+
+
+def _open(folder, **options):
+  return checkpoint.Checkpoints(folder, SETTINGS, **options)
 
 
 def _variables(value):
@@ -36,7 +46,7 @@ def _assert_same(restored, expected):
 
 
 def _save(folder, *values):
-  with checkpoint.Checkpoints(folder) as checkpoints:
+  with _open(folder) as checkpoints:
     for value in values:
       checkpoints.save(
         _state(value), _variables(-value), {'epoch': value, 'loss': value / 3}
@@ -44,14 +54,14 @@ def _save(folder, *values):
 
 
 def _assert_holds(folder, value):
-  with checkpoint.Checkpoints(folder) as checkpoints:
+  with _open(folder) as checkpoints:
     assert checkpoints.progress() == {'epoch': value, 'loss': value / 3}
     _assert_same(checkpoints.restore_state(_state(0.0)), _state(value))
     _assert_same(checkpoints.restore_best(_variables(0.0)), _variables(-value))
 
 
 def test_empty_folder_has_no_progress(tmp_path):
-  with checkpoint.Checkpoints(tmp_path / FOLDER) as checkpoints:
+  with _open(tmp_path / FOLDER) as checkpoints:
     assert checkpoints.progress() is None
 
 
@@ -71,15 +81,15 @@ def test_two_latest_are_kept(tmp_path):
 
 def test_progress_keeps_what_json_text_would_lose(tmp_path):
   progress = {'best': -math.inf, 'none': None, 'loss': 0.1 + 0.2, 'begun': True}
-  with checkpoint.Checkpoints(tmp_path / FOLDER) as checkpoints:
+  with _open(tmp_path / FOLDER) as checkpoints:
     checkpoints.save(_state(1.0), _variables(1.0), progress)
-  with checkpoint.Checkpoints(tmp_path / FOLDER) as checkpoints:
+  with _open(tmp_path / FOLDER) as checkpoints:
     assert checkpoints.progress() == progress
 
 
 def test_moments_of_frozen_parameters_are_not_saved(tmp_path):
   state = _state(1.0, trained=('b',))
-  with checkpoint.Checkpoints(tmp_path / FOLDER) as checkpoints:
+  with _open(tmp_path / FOLDER) as checkpoints:
     checkpoints.save(state, _variables(1.0), {})
     restored = checkpoints.restore_state(_state(0.0, trained=('b',)))
   _assert_same(restored, state)
@@ -91,7 +101,7 @@ def test_what_was_given_may_be_overwritten_once_save_returns(tmp_path):
   overwrite = jax.jit(
     lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0
   )
-  with checkpoint.Checkpoints(tmp_path / FOLDER) as checkpoints:
+  with _open(tmp_path / FOLDER) as checkpoints:
     state, best = _state(5.0), _variables(-5.0)
     checkpoints.save(state, best, {'epoch': 5.0, 'loss': 5.0 / 3})
     overwrite((state, best))
@@ -119,7 +129,10 @@ import jax.numpy as jnp
 from ecg_jax import checkpoint, train_state
 
 big = {'params': {'a': jnp.ones((8, 2**20))}, 'batch_stats': {}}
-checkpoints = checkpoint.Checkpoints(pathlib.Path(sys.argv[1]))
+checkpoints = checkpoint.Checkpoints(
+  pathlib.Path(sys.argv[1]),
+  {'fold': 0, 'model.width': 4, 'phases.epochs': [1, 2]},
+)
 for epoch in range(2):
   checkpoints.save(train_state.begin_phase(big, epoch, ()), big, {'e': epoch})
 os._exit(9)
@@ -132,7 +145,7 @@ def test_process_killed_during_a_save_leaves_the_one_before(tmp_path):
   assert done.returncode == 9
   # The second was only begun.
   assert any('tmp' in path.name for path in folder.iterdir())
-  with checkpoint.Checkpoints(folder) as checkpoints:
+  with _open(folder) as checkpoints:
     assert checkpoints.progress() == {'e': 0}
   _assert_saved_on(folder)
 
@@ -140,3 +153,169 @@ def test_process_killed_during_a_save_leaves_the_one_before(tmp_path):
 def _assert_saved_on(folder):
   _save(folder, 2.0)
   _assert_holds(folder, 2.0)
+
+
+# Damaged checkpoints.
+
+
+def _files(folder):
+  return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def _flip(path, rng):
+  content = bytearray(path.read_bytes())
+  content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+  path.write_bytes(content)
+
+
+def _truncate(path, rng):
+  content = path.read_bytes()
+  path.write_bytes(content[: rng.integers(len(content))])
+
+
+def _remove(path, rng):
+  del rng
+  path.unlink()
+
+
+def _grow(path, rng):
+  path.write_bytes(path.read_bytes() + rng.bytes(3))
+
+
+DAMAGES = {
+  'flip': _flip,
+  'truncate': _truncate,
+  'remove': _remove,
+  'grow': _grow,
+}
+
+
+@pytest.fixture(scope='module')
+def three(tmp_path_factory):
+  """A folder in which two of three checkpoints are left."""
+  folder = tmp_path_factory.mktemp('three') / FOLDER
+  _save(folder, 1.0, 2.0, 3.0)
+  return folder
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+  three, tmp_path, name, caplog
+):
+  rng = np.random.default_rng(0)
+  files = [path for path in _files(three / '2') if path.stat().st_size]
+  for number in range(CORRUPTIONS):
+    folder = tmp_path / str(number) / FOLDER
+    shutil.copytree(three, folder)
+    original = files[rng.integers(len(files))]
+    DAMAGES[name](folder / original.relative_to(three), rng)
+    caplog.clear()
+    _assert_holds(folder, 2.0)
+    assert f'going on from {folder / "1"}' in caplog.text
+    assert original.relative_to(three / '2').as_posix() in caplog.text
+    # Nothing is removed by who only reads.
+    assert (folder / '2').exists()
+    with pytest.raises(InputError, match='no checkpoint that can be used'):
+      _open(folder, only_latest=True)
+    shutil.rmtree(folder)
+  print(f'{name}: {CORRUPTIONS} tried and caught')
+
+
+def test_damaged_checkpoint_goes_with_the_next_save(three, tmp_path):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  (folder / '2' / 'manifest.json').unlink()
+  _save(folder, 4.0)
+  _assert_holds(folder, 4.0)
+  assert sorted(path.name for path in folder.iterdir()) == ['1', '2']
+
+
+def test_empty_folder_of_a_checkpoint_is_damaged(three, tmp_path, caplog):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  (folder / '3').mkdir()
+  _assert_holds(folder, 3.0)
+  assert 'incomplete, it has no manifest.json' in caplog.text
+
+
+def test_file_that_does_not_belong_to_a_checkpoint_is_told_of(three, tmp_path):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  (folder / '2' / 'state' / 'more').write_bytes(b'x')
+  with pytest.raises(InputError, match='state/more does not belong to it'):
+    _open(folder, only_latest=True)
+
+
+def test_without_a_whole_checkpoint_nothing_is_restored(three, tmp_path):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  for step in ('1', '2'):
+    shutil.rmtree(folder / step / 'best')
+  with pytest.raises(InputError, match=r'2: best/.* is missing; 1: best/'):
+    _open(folder)
+  assert {path.name for path in folder.iterdir()} == {'1', '2'}
+
+
+# Checkpoints of something else.
+
+
+def test_checkpoint_of_another_run_is_refused_with_the_differences(three):
+  settings = {**SETTINGS, 'model.width': 8, 'more': None}
+  with pytest.raises(
+    InputError, match=r'another run \(model.width: 8 here, 4 there\)'
+  ):
+    checkpoint.Checkpoints(three, settings)
+
+
+def test_checkpoint_of_another_model_is_refused_with_the_arrays(three):
+  like = _variables(1.0)
+  like['params']['b'] = jnp.ones(5)
+  differing = r"'b'.*float32\[5\] here, float32\[4\] there"
+  with (
+    _open(three) as checkpoints,
+    pytest.raises(InputError, match=differing),
+  ):
+    checkpoints.restore_best(like)
+
+
+def test_checkpoint_of_another_format_is_refused(three, monkeypatch):
+  monkeypatch.setattr(checkpoint, '_FORMAT', 2)
+  with pytest.raises(InputError, match='of format 1, this version reads'):
+    _open(three)
+
+
+def test_save_that_fails_is_told_of(tmp_path, monkeypatch):
+  folder = tmp_path / FOLDER
+  _save(folder, 1.0)
+
+  def full(self, step, content):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, '_add_manifest', full)
+    with pytest.raises(InputError, match=r'No checkpoint .*No space left'):
+      _save(folder, 2.0)
+  _assert_holds(folder, 1.0)
+  _assert_saved_on(folder)
+
+
+def test_save_without_room_is_not_begun(tmp_path, monkeypatch):
+  folder = tmp_path / FOLDER
+  _save(folder, 1.0)
+  with monkeypatch.context() as patch:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    patch.setattr(shutil, 'disk_usage', lambda folder: usage)
+    with pytest.raises(InputError, match=r'takes 1\.0 MB and .* has 1\.0 MB'):
+      _save(folder, 2.0)
+  assert [path.name for path in folder.iterdir()] == ['0']
+  _assert_saved_on(folder)
+
+
+def test_only_checkpoint_that_is_incomplete_is_as_none(tmp_path, caplog):
+  folder = tmp_path / FOLDER
+  _save(folder, 1.0)
+  (folder / '0' / 'manifest.json').unlink()
+  with _open(folder) as checkpoints:
+    assert checkpoints.progress() is None
+  assert 'beginning anew' in caplog.text
+  _assert_saved_on(folder)

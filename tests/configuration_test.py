@@ -593,3 +593,14 @@ def test_a_mistake_is_told_before_anything_slow_is_imported():
     check=True,
   )
   assert found.stdout == 'set()\n'
+
+
+def test_deciding_fields_are_those_that_differences_compares():
+  from configs import crnn
+
+  config = crnn.get_config()
+  fields = configuration.deciding(config)
+  assert fields['model.width'] == 32
+  assert fields['phases.epochs'] == [500, 100, 200, 200, 200]
+  assert not fields.keys() & {*configuration.EXECUTION_FIELDS}
+  assert {'remat', 'on_nan', 'folds'} <= {*configuration.EXECUTION_FIELDS}

@@ -27,6 +27,10 @@ jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_disable_most_optimizations', True)
 
 
+FULL = bool(os.environ.get('ECG_JAX_FULL_TESTS'))
+"""Whether kills, corruptions and inputs are counted in hundreds."""
+
+
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """Folder with the real records (training2017.zip, REFERENCE-v3.csv)."""
@@ -130,7 +134,9 @@ def read_result():
       {name: row[name] for name in row.keys() - timed} for row in rows
     ]
     mesh = sharding.make_mesh(jax.devices()[:1])
-    with checkpoint.Checkpoints(job.folder / 'checkpoints') as checkpoints:
+    with checkpoint.Checkpoints(
+      job.folder / 'checkpoints', job.settings
+    ) as checkpoints:
       progress, state, best = train._restore(job, checkpoints, mesh)
     found['progress'] = progress
     arrays = jax.tree.leaves(jax.device_get((state, best)))

@@ -267,7 +267,9 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
   )
   full = [row['predicted'] for row in rows]
   like = sharding.replicate(train.initial_variables(real_job), mesh)
-  with checkpoint.Checkpoints(real_job.folder / 'checkpoints') as checkpoints:
+  with checkpoint.Checkpoints(
+    real_job.folder / 'checkpoints', real_job.settings
+  ) as checkpoints:
     best = checkpoints.restore_best(like)
   model = real_job.network.model.clone(dtype=jnp.bfloat16)
   chunks = train.set_chunks(real_job, 'test')

@@ -27,7 +27,7 @@ LAYERS = [
   {'preprocessing'},
   {'datasets'},
   {'configuration', 'summary'},
-  {'score', 'errors', 'huge_pages'},
+  {'score', 'errors', 'huge_pages', 'interruption'},
 ]
 DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 

@@ -58,7 +58,7 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
 
   def recorded_chunk(state, *args, **kwargs):
     before = jax.device_get(state)
-    state, metrics = train_chunk(state, *args, **kwargs)
+    state, result = train_chunk(state, *args, **kwargs)
     chunks.append(
       {
         'kind': kwargs['kind'],
@@ -68,7 +68,7 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
         'after': jax.device_get(state),
       }
     )
-    return state, metrics
+    return state, result
 
   def recorded_dispatch(*args, **kwargs):
     evaluated.append(kwargs['kind'])
@@ -553,7 +553,7 @@ def _mean_losses(job, mesh, kind):
     steps = [1, chunk.num_steps - 1] if first is None else [chunk.num_steps]
     for part in _cut(chunk, steps):
       args, kwargs = arguments(state, part)
-      state, metrics = train.train_chunk(*args, **kwargs)
+      state, (metrics, _) = train.train_chunk(*args, **kwargs)
       losses.append(float(metrics.loss) / int(metrics.records))
       first = first or jax.device_get((state.optimizer_state.mu, state.params))
   return first, losses
@@ -631,7 +631,8 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
     return jnp.mean(entropy * job.class_weights[labels])
 
   loss, gradients = jax.value_and_grad(mean_loss)(state.params)
-  after, metrics = train.train_chunk(*args, **kwargs)
+  after, (metrics, bad_step) = train.train_chunk(*args, **kwargs)
+  assert int(bad_step) == -1
   assert int(metrics.records) == len(valid)
   assert float(metrics.loss) == pytest.approx(float(loss) * len(valid), 1e-4)
   # The first moments after one step are a tenth of the gradients.
@@ -664,7 +665,7 @@ def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
   for _ in range(4):
     args, kwargs = arguments(state, chunk)
     # The same records and weights each time: the rate is zero.
-    state, metrics = train.train_chunk(*args[:-1], 0 * args[-1], **kwargs)
+    state, (metrics, _) = train.train_chunk(*args[:-1], 0 * args[-1], **kwargs)
     losses.append(float(metrics.loss))
   assert len(set(losses)) == (1 if source == 'nothing' else 4)
 
@@ -680,7 +681,7 @@ def test_steps_of_a_chunk_do_not_depend_on_how_it_is_cut(small_job, tmp_path):
     metrics = []
     for part in _cut(full, counts):
       args, kwargs = arguments(state, part)
-      state, one = train.train_chunk(*args, **kwargs)
+      state, (one, _) = train.train_chunk(*args, **kwargs)
       metrics.append(jax.device_get(one))
       assert int(one.records) == part.mask[: part.num_steps].sum()
     assert int(state.step) == 2
@@ -693,8 +694,9 @@ def test_chunk_without_steps_changes_nothing(small_job, tmp_path):
   state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
   before = _bits(jax.device_get(state))
   args, kwargs = arguments(state, dataclasses.replace(chunks[0], num_steps=0))
-  state, metrics = train.train_chunk(*args, **kwargs)
+  state, (metrics, bad_step) = train.train_chunk(*args, **kwargs)
   assert _bits(state) == before
+  assert int(bad_step) == -1
   assert not any(np.any(leaf) for leaf in metrics)
 
 
@@ -806,21 +808,155 @@ def test_nothing_reaches_the_device_in_a_phase_unless_put_there(
 # Numbers go bad.
 
 
+def _with_rate(job, phase, rate):
+  """The job with another learning rate in one of its phases."""
+  phases = list(job.phases)
+  phases[phase] = dataclasses.replace(phases[phase], learning_rate=rate)
+  return dataclasses.replace(job, phases=tuple(phases))
+
+
 @pytest.mark.parametrize('phase', [0, 1])
 def test_loss_that_is_not_finite_is_told_with_its_place(
   small_job, train_job, tmp_path, phase
 ):
-  job = small_job(tmp_path)
-  rates = [phase.learning_rate for phase in job.phases]
-  rates[phase] = math.inf
-  phases = tuple(
-    dataclasses.replace(phase, learning_rate=rate)
-    for phase, rate in zip(job.phases, rates, strict=True)
+  job = _with_rate(small_job(tmp_path), phase, math.inf)
+  with pytest.raises(train.TrainingError) as caught:
+    train_job(job)
+  # The first step spoils the weights, and the second tells.
+  bounds = train.training_bounds(job)
+  first, second = train.epoch_chunks(job, bounds, phase, 1)[:2]
+  chunk, at, where = (
+    (first, 1, 'chunk 1, step 2')
+    if first.num_steps > 1
+    else (second, 0, 'chunk 2, step 1')
   )
-  with pytest.raises(
-    train.TrainingError, match=f'fold 0: .*phase {phase} of 0-2, epoch 1 of'
-  ):
-    train_job(dataclasses.replace(job, phases=phases))
+  positions = chunk.records[at][chunk.mask[at]]
+  names = ', '.join(job.dataset.records[index] for index in positions)
+  epochs = job.phases[phase].epochs
+  assert str(caught.value).startswith(
+    f'fold 0: the loss or a gradient is not finite in phase {phase} of 0-2,'
+    f' epoch 1 of {epochs}, {where} (records {names}): try'
+  )
+
+
+def test_first_bad_step_of_a_chunk_is_found(small_job, tmp_path):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path, chunk_steps=4, training_buckets=1)
+  state, chunks, arguments = _chunk_arguments(job, mesh)
+  args, kwargs = arguments(state, chunks[0])
+  assert chunks[0].num_steps == 4
+  state, result = train.train_chunk(*args[:-1], math.inf * args[-1], **kwargs)
+  assert int(result.bad_step) == 1
+  args, kwargs = arguments(state, chunks[0])
+  _, result = train.train_chunk(*args, **kwargs)
+  assert int(result.bad_step) == 0
+
+
+def test_gradient_that_is_not_finite_is_bad_though_the_loss_is(
+  small_job, tmp_path, monkeypatch
+):
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  job = small_job(tmp_path)
+  state, chunks, arguments = _chunk_arguments(job, mesh)
+  args, kwargs = arguments(state, chunks[0])
+  losses = forward.losses
+
+  @jax.custom_jvp
+  def steep(x):
+    return x
+
+  steep.defjvp(lambda values, tangents: (values[0], math.inf * tangents[0]))
+  monkeypatch.setattr(forward, 'losses', lambda *args: steep(losses(*args)))
+  train.train_chunk.clear_cache()
+  _, result = train.train_chunk(*args, **kwargs)
+  train.train_chunk.clear_cache()
+  assert int(result.bad_step) == 0
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+  """Makes a chunk bad, as long as a job has been restored so often."""
+
+  def use(job, step, restores):
+    train_chunk = train.train_chunk
+    key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
+    keys = [
+      jax.random.key_data(jax.random.fold_in(key, 1 + count)).tolist()
+      for count in restores
+    ]
+
+    def spoilt(state, data, chunk, num_steps, key, *args, **kwargs):
+      before = int(state.step)
+      state, result = train_chunk(
+        state, data, chunk, num_steps, key, *args, **kwargs
+      )
+      if before == step and jax.random.key_data(key).tolist() in keys:
+        result = result._replace(bad_step=jnp.zeros_like(result.bad_step))
+      return state, result
+
+    monkeypatch.setattr(train, 'train_chunk', spoilt)
+
+  return use
+
+
+def _step_in_phase(undisturbed, phase):
+  """Steps before the second chunk of a phase's last epoch."""
+  rows = [r for r in undisturbed.result['metrics'] if int(r['phase']) == phase]
+  done = int(rows[-2]['step'])
+  befores = [int(chunk['before'].step) for chunk in undisturbed.chunks]
+  return befores[befores.index(done) + 1]
+
+
+def test_restored_training_keeps_what_was_and_draws_anew(
+  undisturbed, small_job, train_job, read_result, tmp_path, spoil, capsys
+):
+  job = small_job(tmp_path, on_nan='restore')
+  spoil(job, _step_in_phase(undisturbed, 2), [0])
+  train_job(job)
+  assert (
+    'going back to the latest checkpoint, 1 of 3' in capsys.readouterr().err
+  )
+  found = read_result(job)
+  assert found['progress'].restores == 1
+  place = [
+    [(row['phase'], row['epoch'], row['step']) for row in rows['metrics']]
+    for rows in (found, undisturbed.result)
+  ]
+  assert place[0] == place[1]
+  same = [
+    row == other
+    for row, other in zip(
+      found['metrics'], undisturbed.result['metrics'], strict=True
+    )
+  ]
+  # The checkpoint was that of the validation before.
+  assert same == [True] * 7 + [False]
+
+
+def test_restored_training_resumes_to_the_same_bits(
+  undisturbed, small_job, train_job, read_result, tmp_path, spoil
+):
+  found = []
+  spoil(small_job(tmp_path), _step_in_phase(undisturbed, 2), [0])
+  for name, stop_after in (('through', None), ('stopped', DISPATCHES)):
+    job = small_job(tmp_path / name, on_nan='restore')
+    if stop_after is not None:
+      assert not train_job(job, stop_after=stop_after)
+    train_job(job)
+    found.append(read_result(job))
+  assert found[0] == found[1]
+
+
+@pytest.mark.parametrize('on_nan', ['stop', 'restore'])
+def test_restores_are_bounded(
+  undisturbed, small_job, train_job, tmp_path, spoil, capsys, on_nan
+):
+  job = small_job(tmp_path, on_nan=on_nan)
+  spoil(job, _step_in_phase(undisturbed, 0), range(9))
+  with pytest.raises(train.TrainingError):
+    train_job(job)
+  told = capsys.readouterr().err.count('going back')
+  assert told == (train.MOST_RESTORES if on_nan == 'restore' else 0)
 
 
 def test_weights_that_the_last_step_spoilt_are_not_kept(
@@ -831,7 +967,7 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
   sets = {**job.sets, 'train': job.sets['train'][:1]}
   job = dataclasses.replace(job, sets=sets)
   with pytest.raises(
-    train.TrainingError, match=r'validation loss is nan in .* epoch 1 of 1'
+    train.TrainingError, match=r'validation loss is nan after .* epoch 1 of 1'
   ):
     train_job(job)
   assert not _read_checkpoints(job)

@@ -241,7 +241,7 @@ class Training:
         self.state,
         chunks,
         self.mesh,
-        count=lambda sums: None,
+        count=lambda chunk, result: None,
         stop=lambda: False,
       )
 

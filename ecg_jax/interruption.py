@@ -1,0 +1,98 @@
+"""Ends on SIGTERM or Ctrl-C: with a save where that is quick, else at once.
+
+Schedulers send SIGTERM and, some time later, kill. The first signal asks the
+training loop to stop at the next edge of a chunk and to save. If that is not
+done within some seconds, or with a second signal, the process ends at once and
+the last checkpoint stands. Outside of the loop the first signal ends the
+command as an error does.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from ecg_jax.errors import Interrupted
+
+GRACE_SECONDS = 15.0
+"""For the chunks in flight, about 10, and the save after them."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Loop = Callable[[], contextlib.AbstractContextManager[Callable[[], bool]]]
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[Loop]:
+  """Handles the signals in this context, which the main thread must open.
+
+  Yields:
+    What opens the context of a loop that stops by itself: that gives a function
+    which tells whether it has to, and raises Interrupted at its end if so.
+  """
+  received: list[int] = []
+  in_loop = threading.Event()
+  ended = threading.Event()
+
+  def handle(number: int, frame: object) -> None:
+    del frame
+    received.append(number)
+    if not in_loop.is_set():
+      ended.set()
+      raise Interrupted(number)
+
+  @contextlib.contextmanager
+  def loop() -> Iterator[Callable[[], bool]]:
+    in_loop.set()
+    try:
+      yield lambda: bool(received)
+    finally:
+      in_loop.clear()
+      if received:
+        ended.set()
+    if received:
+      raise Interrupted(received[0])
+
+  # Python calls a handler between two of its instructions only; a process that
+  # waits for a program on the device has none. But the number of the signal is
+  # written at once, for a thread to read.
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  handlers = {number: signal.signal(number, handle) for number in _SIGNALS}
+  wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  thread = threading.Thread(
+    target=_end_in_time, args=(reader, ended), daemon=True
+  )
+  thread.start()
+  try:
+    yield loop
+  finally:
+    signal.set_wakeup_fd(wakeup)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+
+def _end_in_time(reader: int, ended: threading.Event) -> None:
+  """Ends the process if it has not `ended` in time, or with a second signal."""
+  first, since = 0, 0.0
+  while True:
+    number = 0
+    if select.select([reader], [], [], 0.1 if first else None)[0]:
+      read = os.read(reader, 1)
+      if not read:
+        return
+      number = read[0] if read[0] in _SIGNALS else 0
+    if not first:
+      first, since = number, time.monotonic()
+    elif number or (
+      not ended.is_set() and time.monotonic() - since > GRACE_SECONDS
+    ):
+      message = f'{Interrupted(first)} The last checkpoint stands.\n'
+      os.write(2, message.encode())
+      os._exit(128 + first)

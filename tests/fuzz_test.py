@@ -1,0 +1,223 @@
+"""Readers of files meet anything: they read it or say in a sentence why not."""
+
+import io
+import json
+import struct
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecg_jax import artifacts, summary
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.errors import InputError
+from tests.conftest import FULL
+from tests.prepare_test import DUMMY
+
+INPUTS = 10_000 if FULL else 100
+"""Of each reader."""
+
+fuzzed = settings(
+  max_examples=INPUTS,
+  deadline=5000,
+  suppress_health_check=list(settings().suppress_health_check),
+)
+
+
+@st.composite
+def mutated(draw, content):
+  """The bytes of a file after a few accidents."""
+  changed = bytearray(content)
+  for _ in range(draw(st.integers(1, 4))):
+    at = draw(st.integers(0, len(changed)))
+    count = draw(st.integers(1, 40))
+    match draw(st.integers(0, 5)):
+      case 0 if at < len(changed):
+        changed[at] ^= 1 << draw(st.integers(0, 7))
+      case 1:
+        del changed[at : at + count]
+      case 2:
+        changed[at:at] = draw(st.binary(max_size=20))
+      case 3:
+        changed[at:at] = changed[at : at + count]
+      case 4:
+        del changed[at:]
+      case _:
+        new = draw(st.sampled_from([b'\0', b'\xff', b'-1', b'[', b'"', b',\n']))
+        changed[at : at + len(new)] = new
+  return bytes(changed)
+
+
+def accepts_or_explains(read):
+  """Whether a reader took its input; anything but InputError is an error."""
+  try:
+    read()
+  except InputError as error:
+    text = str(error)
+    assert text.endswith('.')
+    assert '\n' not in text
+    assert len(text) < 2000
+    return False
+  return True
+
+
+def _official():
+  with zipfile.ZipFile(DUMMY / 'training2017.zip') as archive:
+    return {
+      name.rpartition('/')[2]: archive.read(name)
+      for name in archive.namelist()
+      if not name.endswith('/')
+    }
+
+
+OFFICIAL = _official()
+RECORD = next(name[:-4] for name in sorted(OFFICIAL) if name.endswith('.mat'))
+
+
+@fuzzed
+@given(
+  mutated(OFFICIAL[f'{RECORD}.mat'])
+  | st.binary(max_size=100)
+  | st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 5).map(
+    lambda numbers: struct.pack('<5i', *numbers) + b'val\0' + bytes(64)
+  )
+)
+def test_records(content):
+  accepts_or_explains(lambda: source.parse_signal(content, record='A1'))
+
+
+@fuzzed
+@given(mutated(OFFICIAL[f'{RECORD}.hea']) | st.binary(max_size=200))
+def test_headers(content):
+  accepts_or_explains(
+    lambda: source.check_header(content, record=RECORD, samples=9000)
+  )
+
+
+@fuzzed
+@given(mutated(OFFICIAL['REFERENCE.csv'][:120]) | st.binary(max_size=100))
+def test_labels(content):
+  text = content.decode('ascii', errors='replace')
+  found = {}
+  if accepts_or_explains(
+    lambda: found.update(folds.parse_labels(text, source='labels.csv'))
+  ):
+    assert set(found.values()) <= {*folds.CLASSES}
+
+
+def _archive():
+  """A small archive, stored and deflated."""
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as archive:
+    for number, name in enumerate(['../A00001.mat', '/x/A00001.hea', 'A.txt']):
+      info = zipfile.ZipInfo(name)
+      info.compress_type = zipfile.ZIP_DEFLATED if number else 0
+      archive.writestr(info, OFFICIAL[f'{RECORD}.hea'] * 3)
+  return content.getvalue()
+
+
+@fuzzed
+@given(mutated(_archive()))
+def test_archives(content):
+  accepts_or_explains(
+    lambda: source._read_archive(io.BytesIO(content), name='a.zip')
+  )
+
+
+LABELS = {f'A{i:05d}': folds.CLASSES[i % 4] for i in range(16)}
+TABLE = json.dumps(
+  folds.make_folds(LABELS, num_folds=2, train_validation_parts=2)
+).encode()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('fuzz')
+
+
+@fuzzed
+@given(
+  content=mutated(TABLE)
+  | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+  ).map(lambda value: json.dumps(value).encode())
+)
+def test_fold_tables(folder, content):
+  path = folder / 'folds.json'
+  path.write_bytes(content)
+
+  def read():
+    folds.check_table(folds.read_table(path), LABELS)
+
+  accepts_or_explains(read)
+
+
+RUN = json.dumps(
+  {
+    'config': {'seed': 0, 'folds': [0], 'model': {'name': 'crnn'}},
+    'versions': {},
+    'commit': None,
+    'digests': {'labels': {'v1': 'ab'}},
+  }
+).encode()
+
+
+@fuzzed
+@given(content=mutated(RUN) | mutated(b'[[[[{"config": {}}'))
+def test_configs_of_runs(folder, content):
+  (folder / 'config.json').write_bytes(content)
+  accepts_or_explains(lambda: artifacts.read_run(folder))
+
+
+def _finished_fold():
+  """What summarize reads of a fold."""
+  measures = {'f1': 50.0, 'precision': 50.0, 'recall': 50.0}
+  counts = {'predicted': 1, 'actual': 1, 'correct': 1, 'undefined': False}
+  test = {
+    'records': 4,
+    'score': 100.0,
+    'accuracy': 100.0,
+    'loss': 0.1,
+    'classes': {name: {**measures, **counts} for name in folds.CLASSES},
+    'confusion': [[int(i == j) for j in range(4)] for i in range(4)],
+  }
+  scores = {
+    'fold': 0,
+    'seed': 0,
+    'label_version': 'v3',
+    'max_records': None,
+    'versions': {},
+    'commit': None,
+    'best': {'phase': 0, 'epoch': 1},
+    'sets': {'test': test},
+  }
+  rows = [','.join(summary.PREDICTION_COLUMNS)]
+  for index, label in enumerate(folds.CLASSES):
+    chances = ','.join(str(float(index == j)) for j in range(4))
+    rows.append(f'A{index:05d},0,{label},{label},{chances}')
+  return json.dumps(scores).encode(), ('\n'.join(rows) + '\n').encode()
+
+
+SCORES, PREDICTIONS = _finished_fold()
+
+
+@fuzzed
+@given(
+  mutated(SCORES).map(lambda scores: (scores, PREDICTIONS))
+  | mutated(PREDICTIONS).map(lambda rows: (SCORES, rows))
+)
+def test_finished_folds(folder, files):
+  run = folder / 'run'
+  (run / 'fold0').mkdir(parents=True, exist_ok=True)
+  (run / 'config.json').write_bytes(RUN)
+  (run / 'fold0' / 'scores.json').write_bytes(files[0])
+  (run / 'fold0' / 'predictions.csv').write_bytes(files[1])
+
+  def read():
+    summary.format_table([summary.summarize(run, 'test')])
+
+  accepts_or_explains(read)

@@ -1,0 +1,141 @@
+"""Tests of ecg_jax.interruption: signals, in processes of their own."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+SCRIPT = """
+import hashlib, os, sys, time
+from ecg_jax import errors, interruption
+
+interruption.GRACE_SECONDS = float(sys.argv[2])
+
+def say(text):
+  print(text, flush=True)
+
+def outside(loop):
+  say('ready')
+  time.sleep(60)
+
+def stops(loop):
+  with loop() as stop:
+    say('ready')
+    while not stop():
+      time.sleep(0.01)
+    say('saved')
+  say('not reached')
+
+def goes_on(loop):
+  with loop() as stop:
+    say('ready')
+    while True:
+      if stop():
+        say('asked')
+      time.sleep(0.1)
+
+def compiled(loop):
+  with loop() as stop:
+    say('ready')
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+
+def fails(loop):
+  with loop() as stop:
+    say('ready')
+    while not stop():
+      time.sleep(0.01)
+    raise errors.InputError('No space.')
+
+def run():
+  with interruption.handled() as loop:
+    globals()[sys.argv[1]](loop)
+  return 0
+
+sys.exit(errors.run_command(run, debug=False))
+"""
+
+
+class Process:
+  """The script in one of its ways, ready for a signal."""
+
+  def __init__(self, way, grace=60):
+    self._process = subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, way, str(grace)],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    assert self._process.stdout.readline() == 'ready\n'
+
+  def send(self, number):
+    self._process.send_signal(number)
+
+  def line(self):
+    return self._process.stdout.readline().strip()
+
+  def end(self):
+    """Exit code, what else it printed, and what to stderr."""
+    out, err = self._process.communicate(timeout=30)
+    return self._process.returncode, out, err
+
+
+ADVICE = 'start again with the same command to go on.'
+
+
+@pytest.mark.parametrize('way', ['outside', 'stops'])
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_first_signal_ends_at_once_or_as_the_loop_does(way, name):
+  process = Process(way)
+  number = signal.Signals[name]
+  process.send(number)
+  assert process.end() == (
+    128 + number,
+    'saved\n' if way == 'stops' else '',
+    f'Interrupted ({name}): {ADVICE}\n',
+  )
+
+
+def test_second_signal_ends_a_loop_that_goes_on():
+  process = Process('goes_on')
+  process.send(signal.SIGTERM)
+  assert process.line() == 'asked'
+  process.send(signal.SIGINT)
+  code, _, err = process.end()
+  told = f'Interrupted (SIGTERM): {ADVICE} The last checkpoint stands.\n'
+  assert (code, err) == (143, told)
+
+
+@pytest.mark.parametrize('way', ['goes_on', 'compiled'])
+def test_loop_that_takes_too_long_is_ended(way):
+  process = Process(way, grace=0.5)
+  # Not ended by any grace before a signal came.
+  time.sleep(1)
+  process.send(signal.SIGTERM)
+  code, _, err = process.end()
+  assert code == 143
+  assert err.endswith('The last checkpoint stands.\n')
+
+
+def test_error_while_stopping_is_told():
+  process = Process('fails')
+  process.send(signal.SIGTERM)
+  assert process.end() == (2, '', 'No space.\n')
+
+
+def test_handlers_are_put_back():
+  script = """
+import signal
+from ecg_jax import interruption
+before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+with interruption.handled():
+  assert signal.getsignal(signal.SIGTERM) != before[0]
+assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+assert signal.set_wakeup_fd(-1) == -1
+"""
+  subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)

@@ -1,0 +1,403 @@
+"""Runs that are stopped at any moment end as the undisturbed run does.
+
+The command itself, in processes that are killed: at random moments, and at
+chosen points within a save, an evaluation, the writing of each artifact.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ecg_jax import configuration, experiment, jobs
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from tests.conftest import FULL
+from tests.main_test import ROOT
+
+KILLS = 20 if FULL else 2
+"""At random moments, and so many restarts."""
+
+many = pytest.mark.skipif(not FULL, reason='for the full tests')
+
+EPOCHS = 10
+ARGUMENTS = [
+  '--config=configs/quickstart.py',
+  '--config.folds=(0,)',
+  '--config.data.max_records=24',
+  '--config.model.width=4',
+  '--config.model.growth=4',
+  '--config.model.blocks=2',
+  '--config.model.lstm_units=4',
+  '--config.buckets.training=1',
+  '--config.buckets.evaluation=1',
+  '--config.batch_size=4',
+  '--config.chunk_steps=2',
+  '--config.phases.kinds=("auxiliary", "lstm", "all")',
+  f'--config.phases.epochs=({EPOCHS}, {EPOCHS}, {EPOCHS})',
+  '--config.phases.learning_rates=(1e-2, 2e-3, 5e-4)',
+  '--config.validate_every_epochs=2',
+  '--config.checkpoint_minutes=0.002',
+  '--config.tensorboard=false',
+]
+
+# Kills itself where it was told to: POINT is 'NAME' or 'NAME:FILE', TIME counts
+# the calls from 1. Or it cannot write files of more than TIME bytes.
+SCRIPT = """
+import os, pathlib, resource, signal, sys
+from ecg_jax import checkpoint, evaluate, main, summary
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+
+synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
+point, _, file = sys.argv[1].partition(':')
+left = int(sys.argv[2])
+
+def kills_at(owner, name, applies=lambda *args: True):
+  original = getattr(owner, name)
+  def replacement(*args, **kwargs):
+    global left
+    if applies(*args):
+      left -= 1
+      if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+  setattr(owner, name, replacement)
+
+if point == 'save':
+  kills_at(checkpoint, '_describe')
+elif point == 'commit':
+  kills_at(checkpoint, '_files')
+elif point == 'evaluation':
+  kills_at(evaluate, 'collect')
+elif point == 'limit':
+  resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
+elif point == 'preparation':
+  builder = synthetic_ecg_dataset_builder
+  kills_at(builder.generator, 'generate_record')
+elif point == 'file':  # manifest.json is written by another thread.
+  kills_at(os, 'replace', lambda old, new: pathlib.Path(new).name == file)
+sys.exit(main.main(['main', *sys.argv[3:]]))
+"""
+
+
+class Command:
+  """The command in one work folder, on one device."""
+
+  def __init__(self, folder, shared):
+    self.workdir = folder / 'run'
+    self.arguments = [
+      *ARGUMENTS,
+      f'--workdir={self.workdir}',
+      f'--config.data.data_dir={shared}/data',
+    ]
+    self._environment = {
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': str(shared / 'cache'),
+      'JAX_PLATFORMS': 'cpu',
+    }
+
+  def start(self, point='none', time=1):
+    return subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, point, str(time), *self.arguments],
+      cwd=ROOT,
+      env=self._environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def finish(self):
+    """Runs to the end; returns what it printed."""
+    process = self.start()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+  def in_training(self):
+    """Whether the fold has a checkpoint and is not finished."""
+    fold = self.workdir / 'fold0'
+    checkpoints = fold / 'checkpoints'
+    return (
+      checkpoints.is_dir()
+      and any(path.name.isdecimal() for path in checkpoints.iterdir())
+      and not (fold / 'scores.json').exists()
+    )
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+  """Folder of the prepared data and the compiled programs."""
+  return tmp_path_factory.mktemp('shared')
+
+
+@pytest.fixture(scope='module')
+def read(read_result, shared):
+  """All that a finished run leaves but times and rates."""
+
+  def read(command):
+    config = configuration.parse(
+      configuration.define_flags(), ['x', *ARGUMENTS]
+    )
+    with config.unlocked():
+      config.data.data_dir = f'{shared}/data'
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
+      [data] = experiment.load_data([config])
+    found = read_result(jobs.make_job(config, data, 0, command.workdir))
+    found['progress'].seconds = 0.0
+    for name in ('config.json', 'labels.csv', 'summary.json'):
+      found[name] = (command.workdir / name).read_text()
+    left = [path.name for path in command.workdir.rglob('*')]
+    assert not [name for name in left if name.endswith('.tmp')]
+    return found
+
+  return read
+
+
+@pytest.fixture(scope='module')
+def undisturbed(shared, read, tmp_path_factory):
+  command = Command(tmp_path_factory.mktemp('undisturbed'), shared)
+  command.finish()
+  return read(command)
+
+
+def epochs(out):
+  """Phase and epoch of each line about one."""
+  found = re.findall(r'phase (\d+) of .*?, epoch (\d+) of', out)
+  return [(int(phase), int(epoch)) for phase, epoch in found]
+
+
+class Output:
+  """Collects what a process prints while it runs."""
+
+  def __init__(self, process):
+    self._process, self.text, self._seen = process, '', threading.Event()
+    self._thread = threading.Thread(target=self._read)
+    self._thread.start()
+
+  def _read(self):
+    for line in self._process.stdout:
+      self.text += line
+      if 'epoch' in line:
+        self._seen.set()
+
+  def wait_for_an_epoch(self):
+    assert self._seen.wait(60)
+
+  def end(self):
+    """What it printed; and what to stderr."""
+    with self._process as process:
+      process.wait(60)
+      self._thread.join()
+      return self.text, process.stderr.read()
+
+
+def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
+  rng = random.Random(0)
+  command = Command(tmp_path, shared)
+  in_training, resumed, ended, last = 0, 0, 0, (0, 0)
+  for _ in range(KILLS):
+    process = command.start()
+    output = Output(process)
+    if rng.random() > 0.2:
+      output.wait_for_an_epoch()
+      time.sleep(rng.uniform(0.1, 0.8))
+    else:
+      time.sleep(rng.uniform(0, 3))
+    process.kill()
+    seen = epochs(output.end()[0])
+    in_training += command.in_training()
+    if seen:
+      resumed += last > (0, 1) and seen[0] > (0, 1)
+      last = seen[-1]
+    if process.returncode == 0 or last == (2, EPOCHS):
+      command.finish()
+      assert read(command) == undisturbed
+      shutil.rmtree(command.workdir)
+      ended, last = ended + 1, (0, 0)
+  command.finish()
+  assert read(command) == undisturbed
+  print(
+    f'killed {KILLS} times, {in_training} of them in training, {resumed}'
+    f' restarts resumed, {ended + 1} runs ended as the undisturbed one'
+  )
+  assert in_training >= KILLS / 2
+  assert resumed >= KILLS / 4 or not FULL
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'] if FULL else ['SIGTERM'])
+def test_signal_saves_and_the_run_goes_on(
+  undisturbed, shared, read, tmp_path, name
+):
+  command = Command(tmp_path, shared)
+  command.arguments.append('--config.checkpoint_minutes=99')
+  process = command.start()
+  output = Output(process)
+  output.wait_for_an_epoch()
+  number = signal.Signals[name]
+  process.send_signal(number)
+  out, err = output.end()
+  seen = epochs(out)
+  assert process.returncode == 128 + number
+  assert err.endswith(
+    f'Interrupted ({name}): start again with the same command to go on.\n'
+  )
+  assert command.in_training()
+  first, *_ = epochs(command.finish())
+  # Nothing is done again: what was not told before is the next epoch.
+  assert first > seen[-1]
+  # In config.json stands how often a state is saved.
+  nothing = {'config.json': ''}
+  assert read(command) | nothing == undisturbed | nothing
+
+
+POINTS = [
+  ('save', 1),
+  ('save', 3),
+  ('commit', 2),
+  ('evaluation', 2),
+  ('evaluation', 16),
+  ('evaluation', 18),
+  ('commit', 1),
+  ('file:manifest.json', 1),
+  ('file:manifest.json', 4),
+  ('file:config.json', 1),
+  ('file:labels.csv', 1),
+  ('file:metrics.csv', 1),
+  ('file:metrics.csv', 5),
+  ('file:predictions.csv', 1),
+  ('file:validation_predictions.csv', 1),
+  ('file:scores.json', 1),
+  ('file:summary.json', 1),
+]
+
+
+@many
+@pytest.mark.parametrize(('point', 'time'), POINTS)
+def test_killed_at_a_point(undisturbed, shared, read, tmp_path, point, time):
+  command = Command(tmp_path, shared)
+  process = command.start(point, time)
+  process.communicate(timeout=300)
+  assert process.returncode == -signal.SIGKILL
+  command.finish()
+  assert read(command) == undisturbed
+
+
+def test_killed_while_the_dataset_is_prepared(undisturbed, shared, tmp_path):
+  command = Command(tmp_path, shared)
+  command.arguments[-1] = f'--config.data.data_dir={tmp_path}/data'
+  process = command.start('preparation', 20)
+  process.communicate(timeout=300)
+  assert process.returncode == -signal.SIGKILL
+  assert not list((tmp_path / 'data').glob('synthetic_ecg/*.*.*/*'))
+  command.finish()
+  scores = json.loads(undisturbed['scores.json'])
+  found = json.loads((command.workdir / 'fold0' / 'scores.json').read_text())
+  assert found == scores
+
+
+@many
+def test_save_that_fails_leaves_the_last_checkpoint(
+  undisturbed, shared, read, tmp_path
+):
+  command = Command(tmp_path, shared)
+  command.start('save', 3).communicate(timeout=300)
+  assert command.in_training()
+  process = command.start('limit', 4000)
+  _, err = process.communicate(timeout=300)
+  assert process.returncode == 2, err
+  # TensorStore's threads print of their own.
+  assert re.search(
+    r'^No checkpoint could be written to .* \(.*File too large\)', err, re.M
+  )
+  assert command.in_training()
+  command.finish()
+  assert read(command) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 300 KB, where this process may mount one."""
+  folder = tmp_path / 'small'
+  folder.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=300k', 'none', str(folder)]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip('needs the right to mount a file system')
+  yield folder
+  subprocess.run(['umount', str(folder)], check=True)
+
+
+def test_run_on_a_full_disk_goes_on_once_there_is_room(
+  undisturbed, shared, read, small_disk
+):
+  command = Command(small_disk, shared)
+
+  def refusal(process):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    assert 'Traceback' not in err
+    return err.splitlines()[-1]
+
+  said = refusal(command.start())
+  assert re.match(r'A checkpoint takes .* MB and .* has 0\.\d MB left', said)
+  resize = ['mount', '-o', 'remount,size=9m', str(small_disk)]
+  subprocess.run(resize, check=True)
+  command.start('save', 3).communicate(timeout=300)
+  assert command.in_training()
+  filler = small_disk / 'filler'
+  with filler.open('wb', buffering=0) as file, contextlib.suppress(OSError):
+    while True:
+      file.write(bytes(4096))
+  assert 'free some space' in refusal(command.start())
+  assert command.in_training()
+  filler.unlink()
+  command.finish()
+  assert read(command) == undisturbed
+
+
+@many
+def test_memory_files_and_threads_stay_flat(shared, tmp_path):
+  command = Command(tmp_path, shared)
+  epochs_ = 300
+  command.arguments += [
+    f'--config.phases.epochs=({epochs_}, {epochs_}, {epochs_})',
+    '--config.patience_epochs=999',
+    '--config.checkpoint_minutes=0.02',
+  ]
+  process = command.start()
+  output = Output(process)
+  proc = pathlib.Path(f'/proc/{process.pid}')
+  samples = []
+  while process.poll() is None:
+    done = len(epochs(output.text))
+    try:
+      status = (proc / 'status').read_text()
+      size = int(re.search(r'VmRSS:\s+(\d+)', status)[1])
+      threads = int(re.search(r'Threads:\s+(\d+)', status)[1])
+      samples.append((done, size, threads, len(list((proc / 'fd').iterdir()))))
+    except (OSError, TypeError):
+      break
+    time.sleep(0.2)
+  _, err = output.end()
+  assert process.returncode == 0, err
+  # Once every program of the last phase was compiled, and at its end.
+  last = [s for s in samples if 2 * epochs_ + 20 < s[0] < 3 * epochs_]
+  tenth = len(last) // 10
+  begin, end = (
+    [sorted(values)[len(values) // 2] for values in zip(*part, strict=True)]
+    for part in (last[:tenth], last[-tenth:])
+  )
+  print(f'epochs, KiB, threads, files: {begin} at first, {end} at last')
+  assert end[1] < 1.02 * begin[1]
+  assert end[2:] == begin[2:]
