@@ -36,8 +36,9 @@ _FORMAT = 1  # of a checkpoint: raised when older ones cannot be read
 _KEPT = 2
 
 # Of a save that fails Orbax reports much, with tracebacks; we, one sentence.
-logging.get_absl_handler().addFilter(
-  lambda record: 'orbax' not in pathlib.Path(record.pathname).parts
+_ORBAX = str(pathlib.Path(ocp.__file__).parent)
+logging.get_absl_logger().addFilter(
+  lambda record: not record.pathname.startswith(_ORBAX)
 )
 
 
@@ -109,13 +110,13 @@ class Checkpoints:
       'settings': self._settings,
       'arrays': {'state': _describe(state), 'best': _describe(best)},
     }
-    _check_room(self._folder, (state, best))
     try:
       for path in self._unusable:
         shutil.rmtree(path)
       if self._unusable:
         self._unusable = []
         self._manager.reload()
+      _check_room(self._folder, (state, best))
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -124,6 +125,8 @@ class Checkpoints:
           progress=ocp.args.JsonSave(dict(progress)),
         ),
       )
+    except InputError:
+      raise
     except Exception as error:
       raise self._not_written(error) from error
     self._commit = self._executor.submit(self._add_manifest, step, manifest)
@@ -221,8 +224,8 @@ class Checkpoints:
 def _check_room(folder: pathlib.Path, tree: Any) -> None:
   """Refuses to begin a save that the disk has no room for."""
   needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + 2**20
-  free = shutil.disk_usage(folder).free
-  if free < needed:
+  total, _, free = shutil.disk_usage(folder)
+  if total and free < needed:  # Some file systems do not tell.
     raise InputError(
       f'A checkpoint takes {needed / 1e6:,.1f} MB and {folder} has'
       f' {free / 1e6:,.1f} MB left: {_MAKE_ROOM}'
@@ -242,11 +245,15 @@ def _find_whole(
     InputError: There are complete checkpoints and none can be used.
   """
   found = folder.iterdir() if folder.is_dir() else ()
-  steps = [int(path.name) for path in found if path.name.isdecimal()]
+  steps = {
+    int(path.name): path
+    for path in found
+    if path.name.isdecimal() and path.is_dir() and not path.is_symlink()
+  }
   unusable: dict[pathlib.Path, str] = {}
   complete = only_latest
   for step in sorted(steps, reverse=True)[: 1 if only_latest else None]:
-    path = folder / str(step)
+    path = steps[step]
     manifest, damage = _read_manifest(path)
     damage = damage or _damage(path, manifest['files'])
     if damage is None:
@@ -254,7 +261,8 @@ def _find_whole(
         logging.warning('%s: %s; going on from %s.', other, reason, path)
       return step, manifest, list(unusable)
     unusable[path] = damage
-    complete = complete or (path / _MANIFEST).exists()
+    # Only the very first save can be interrupted and leave nothing before it.
+    complete = complete or step > 0 or (path / _MANIFEST).exists()
   told = '; '.join(f'{path.name}: {why}' for path, why in unusable.items())
   if unusable and complete:
     raise InputError(
@@ -276,7 +284,7 @@ def _read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
     return {}, f'incomplete, it has no {_MANIFEST}'
   except OSError as error:
     return {}, f'{_MANIFEST}: {error.strerror}'
-  except (ValueError, LookupError, TypeError):
+  except (ValueError, LookupError, TypeError, RecursionError):
     pass
   return {}, f'{_MANIFEST} has been changed'
 

@@ -1,6 +1,7 @@
 """Mistakes the user can mend, and how commands end."""
 
 import argparse
+import contextlib
 import signal
 import sys
 import traceback
@@ -56,7 +57,8 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     if debug:
       traceback.print_exception(error)
     message, code = explain(error)
-  print(message, file=sys.stderr)
+  with contextlib.suppress(OSError):  # Nobody may be reading any more.
+    print(message, file=sys.stderr)
   return code
 
 

@@ -2,9 +2,9 @@
 
 Schedulers send SIGTERM and, some time later, kill. The first signal asks the
 training loop to stop at the next edge of a chunk and to save. If that is not
-done within some seconds, or with a second signal, the process ends at once and
-the last checkpoint stands. Outside of the loop the first signal ends the
-command as an error does.
+done within some seconds, or with another signal a second or more later, the
+process ends at once and the last checkpoint stands. Outside of the loop the
+first signal ends the command as an error does.
 """
 
 import contextlib
@@ -15,10 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from ecg_jax.errors import Interrupted
+from ecg_jax.errors import InputError, Interrupted
 
 GRACE_SECONDS = 15.0
 """For the chunks in flight, about 10, and the save after them."""
+
+_SAME_SECONDS = 1.0  # Some wrappers send the same signal twice.
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,8 +42,7 @@ def handled() -> Iterator[Loop]:
   def handle(number: int, frame: object) -> None:
     del frame
     received.append(number)
-    if not in_loop.is_set():
-      ended.set()
+    if len(received) == 1 and not in_loop.is_set():
       raise Interrupted(number)
 
   @contextlib.contextmanager
@@ -51,8 +52,6 @@ def handled() -> Iterator[Loop]:
       yield lambda: bool(received)
     finally:
       in_loop.clear()
-      if received:
-        ended.set()
     if received:
       raise Interrupted(received[0])
 
@@ -69,7 +68,19 @@ def handled() -> Iterator[Loop]:
   thread.start()
   try:
     yield loop
+  except InputError:
+    raise
+  except Exception as error:
+    # Raised within an import, Interrupted becomes another error; and within a
+    # callback, none.
+    if received:
+      raise Interrupted(received[0]) from error
+    raise
+  else:
+    if received:
+      raise Interrupted(received[0])
   finally:
+    ended.set()
     signal.set_wakeup_fd(wakeup)
     for number, handler in handlers.items():
       signal.signal(number, handler)
@@ -90,9 +101,12 @@ def _end_in_time(reader: int, ended: threading.Event) -> None:
       number = read[0] if read[0] in _SIGNALS else 0
     if not first:
       first, since = number, time.monotonic()
-    elif number or (
-      not ended.is_set() and time.monotonic() - since > GRACE_SECONDS
-    ):
+      continue
+    waited = time.monotonic() - since
+    late = not ended.is_set() and waited > GRACE_SECONDS
+    if late or (number and waited > _SAME_SECONDS):
       message = f'{Interrupted(first)} The last checkpoint stands.\n'
-      os.write(2, message.encode())
-      os._exit(128 + first)
+      try:
+        os.write(2, message.encode())
+      finally:  # Nobody may be reading any more.
+        os._exit(128 + first)

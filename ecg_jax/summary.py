@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ METRIC_COLUMNS = [
   'seconds',
 ]
 
+_HOST = socket.gethostname()
+
 
 def read_text(path: pathlib.Path) -> str:
   """Text of a UTF-8 file; raises InputError where it cannot be read."""
@@ -51,7 +54,7 @@ def read_text(path: pathlib.Path) -> str:
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
   """Replaces a file in one step; raises InputError where it cannot."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  temporary = path.with_name(f'.{path.name}.{_HOST}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(content)
@@ -67,10 +70,14 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
 
 def remove_leftovers(folder: pathlib.Path) -> None:
   """Removes what processes that were killed left of `write_atomically`."""
-  for path in folder.glob('.*.tmp'):
+  for path in folder.glob(f'.*.{_HOST}.*.tmp'):
     process = path.name.split('.')[-2]
-    if process.isdecimal() and not pathlib.Path(f'/proc/{process}').exists():
+    try:
+      os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
       path.unlink(missing_ok=True)
+    except (ValueError, PermissionError):
+      pass
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -504,10 +504,11 @@ def _train_from_latest(
             stop=lambda: save_due() or stop(),
           )
           progress.seconds = time.monotonic() - begun
-          if save_due() or stop():
+          stopping = stop()
+          if save_due() or stopping:
             checkpoints.save(state, best, dataclasses.asdict(progress))
             last_save = time.monotonic()
-          if stop():
+          if stopping:
             return
         progress.epoch += 1
 
@@ -535,6 +536,8 @@ def _train_from_latest(
         if validation is not None:
           checkpoints.save(state, best, dataclasses.asdict(progress))
           last_save = time.monotonic()
+          if stop():
+            return
 
       log.bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
       _next_phase(job, progress)

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -99,15 +100,18 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
 def test_what_killed_processes_left_half_written_goes_with_the_lock(tmp_path):
   ended = subprocess.Popen([sys.executable, '-c', ''])
   ended.wait()
-  for name in (
-    f'.a.csv.{ended.pid}.tmp',
-    f'.a.csv.{os.getpid()}.tmp',
+  host = socket.gethostname()
+  left = [f'.a.csv.{host}.{ended.pid}.tmp']
+  others = [
+    f'.a.csv.{host}.{os.getpid()}.tmp',
+    f'.a.csv.another-{host}.{ended.pid}.tmp',
     '.x.tmp',
-  ):
+  ]
+  for name in left + others:
     (tmp_path / name).touch()
   with artifacts.locked(tmp_path, wait=False):
-    left = {path.name for path in tmp_path.iterdir()}
-  assert left == {'.lock', f'.a.csv.{os.getpid()}.tmp', '.x.tmp'}
+    found = {path.name for path in tmp_path.iterdir()}
+  assert found == {'.lock', *others}
 
 
 def test_folders_that_cannot_be_written_to(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from ecg_jax import checkpoint, optimizer, train_state
@@ -108,16 +109,12 @@ def test_what_was_given_may_be_overwritten_once_save_returns(tmp_path):
   _assert_holds(tmp_path / FOLDER, 5.0)
 
 
-@pytest.mark.parametrize('lost', ['state', 'progress', '_CHECKPOINT_METADATA'])
-def test_leftover_of_an_interrupted_save_is_no_checkpoint(tmp_path, lost):
+def test_leftover_of_an_interrupted_save_is_no_checkpoint(tmp_path):
   folder = tmp_path / FOLDER
   _save(folder, 1.0)
   leftover = folder / '1.orbax-checkpoint-tmp'
   shutil.copytree(folder / '0', leftover)
-  if (leftover / lost).is_dir():
-    shutil.rmtree(leftover / lost)
-  else:
-    (leftover / lost).unlink()
+  shutil.rmtree(leftover / 'state')
   _assert_holds(folder, 1.0)
   _save(folder, 2.0)
   _assert_holds(folder, 2.0)
@@ -234,6 +231,9 @@ def test_empty_folder_of_a_checkpoint_is_damaged(three, tmp_path, caplog):
   folder = tmp_path / FOLDER
   shutil.copytree(three, folder)
   (folder / '3').mkdir()
+  # No checkpoints at all.
+  (folder / '4').write_text('')
+  (folder / '5').symlink_to('2')
   _assert_holds(folder, 3.0)
   assert 'incomplete, it has no manifest.json' in caplog.text
 
@@ -297,6 +297,45 @@ def test_save_that_fails_is_told_of(tmp_path, monkeypatch):
       _save(folder, 2.0)
   _assert_holds(folder, 1.0)
   _assert_saved_on(folder)
+
+
+def test_checkpoints_without_manifests_are_not_begun_anew(three, tmp_path):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  for path in folder.glob('*/manifest.json'):
+    path.unlink()
+  with pytest.raises(InputError, match=r'2: incomplete.*; 1: incomplete'):
+    _open(folder)
+
+
+def test_nested_manifest_is_damaged(three, tmp_path, caplog):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  (folder / '2' / 'manifest.json').write_text('[' * 100_000)
+  _assert_holds(folder, 2.0)
+  assert 'manifest.json has been changed' in caplog.text
+
+
+def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, capfd):
+  folder = tmp_path / FOLDER
+  _save(folder, 1.0)
+
+  def fail(*args, **kwargs):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, '_finalize', fail)
+    with pytest.raises(
+      InputError, match=r'\(.*No space left on device\): free'
+    ):
+      _save(folder, 2.0)
+    patch.setattr(ocp.CheckpointManager, 'save', fail)
+    with pytest.raises(
+      InputError, match=r'\(.*No space left on device\): free'
+    ):
+      _save(folder, 2.0)
+  assert 'Traceback' not in capfd.readouterr().err
+  _assert_holds(folder, 1.0)
 
 
 def test_save_without_room_is_not_begun(tmp_path, monkeypatch):

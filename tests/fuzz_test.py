@@ -5,11 +5,12 @@ import json
 import struct
 import zipfile
 
+import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import artifacts, summary
+from ecg_jax import artifacts, checkpoint, summary, train_state
 from ecg_jax.datasets import folds
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
@@ -154,6 +155,31 @@ def test_fold_tables(folder, content):
     folds.check_table(folds.read_table(path), LABELS)
 
   accepts_or_explains(read)
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A folder with a checkpoint, and the content of its manifest."""
+  folder = tmp_path_factory.mktemp('saved')
+  variables = {'params': {'a': jnp.ones(3)}, 'batch_stats': {}}
+  with checkpoint.Checkpoints(folder, {'fold': 0}) as checkpoints:
+    state = train_state.begin_phase(variables, 0, ('a',))
+    checkpoints.save(state, variables, {'epoch': 1})
+  return folder, (folder / '0' / 'manifest.json').read_bytes()
+
+
+@fuzzed
+@given(data=st.data())
+def test_manifests(saved, data):
+  folder, whole = saved
+  content = data.draw(mutated(whole))
+  (folder / '0' / 'manifest.json').write_bytes(content)
+  try:
+    if accepts_or_explains(lambda: checkpoint._find_whole(folder, False)):
+      # Only white space was changed.
+      assert json.loads(content) == json.loads(whole)
+  finally:
+    (folder / '0' / 'manifest.json').write_bytes(whole)
 
 
 RUN = json.dumps(

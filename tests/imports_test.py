@@ -147,7 +147,19 @@ def test_libraries_stay_where_they_belong():
   }
   assert parts(importers('orbax')) == {'ecg_jax.checkpoint'}
   assert parts(importers('optax')) == {'ecg_jax.optimizer'}
-  assert not importers('pickle')
+
+
+def test_no_file_becomes_code():
+  """But a config, which is a Python program by design."""
+  for library in ('pickle', 'marshal', 'shelve', 'dill', 'joblib', 'yaml'):
+    assert not importers(library)
+  assert importers('runpy') == {'ecg_jax.configuration'}
+  for name, tree in TREES.items():
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        assert node.func.id not in ('eval', 'exec', '__import__'), name
+      if isinstance(node, ast.keyword):
+        assert node.arg != 'allow_pickle', name
 
 
 def test_flax_makes_no_decision_outside_of_the_models():

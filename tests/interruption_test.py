@@ -44,6 +44,18 @@ def compiled(loop):
     say('ready')
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 
+def swallowed(loop):
+  try:
+    outside(loop)
+  except KeyboardInterrupt:
+    say('lost')
+
+def converted(loop):
+  try:
+    outside(loop)
+  except KeyboardInterrupt:
+    raise ImportError('while it was initialised')
+
 def fails(loop):
   with loop() as stop:
     say('ready')
@@ -79,10 +91,18 @@ class Process:
   def line(self):
     return self._process.stdout.readline().strip()
 
+  def close_stderr(self):
+    self._process.stderr.close()
+
+  def wait(self):
+    with self._process as process:
+      return process.wait(30)
+
   def end(self):
     """Exit code, what else it printed, and what to stderr."""
-    out, err = self._process.communicate(timeout=30)
-    return self._process.returncode, out, err
+    with self._process as process:
+      out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
 
 
 ADVICE = 'start again with the same command to go on.'
@@ -105,10 +125,36 @@ def test_second_signal_ends_a_loop_that_goes_on():
   process = Process('goes_on')
   process.send(signal.SIGTERM)
   assert process.line() == 'asked'
+  time.sleep(1.1)
   process.send(signal.SIGINT)
   code, _, err = process.end()
   told = f'Interrupted (SIGTERM): {ADVICE} The last checkpoint stands.\n'
   assert (code, err) == (143, told)
+
+
+def test_signal_that_comes_twice_at_once_is_one():
+  process = Process('stops')
+  for _ in range(2):
+    process.send(signal.SIGTERM)
+    time.sleep(0.002)
+  code, out, _ = process.end()
+  assert (code, out) == (143, 'saved\n')
+
+
+@pytest.mark.parametrize('way', ['swallowed', 'converted'])
+def test_signal_that_other_code_gets_hold_of_still_ends(way):
+  process = Process(way)
+  process.send(signal.SIGTERM)
+  code, _, err = process.end()
+  assert (code, err) == (143, f'Interrupted (SIGTERM): {ADVICE}\n')
+
+
+@pytest.mark.parametrize('way', ['goes_on', 'stops'])
+def test_ends_though_nobody_reads_what_it_says(way):
+  process = Process(way, grace=0.5)
+  process.close_stderr()
+  process.send(signal.SIGTERM)
+  assert process.wait() == 143
 
 
 @pytest.mark.parametrize('way', ['goes_on', 'compiled'])

@@ -53,7 +53,7 @@ ARGUMENTS = [
 # Kills itself where it was told to: POINT is 'NAME' or 'NAME:FILE', TIME counts
 # the calls from 1. Or it cannot write files of more than TIME bytes.
 SCRIPT = """
-import os, pathlib, resource, signal, sys
+import os, pathlib, resource, signal, sys, threading
 from ecg_jax import checkpoint, evaluate, main, summary
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 
@@ -61,19 +61,30 @@ synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
 point, _, file = sys.argv[1].partition(':')
 left = int(sys.argv[2])
 
+killing = threading.Event()
+
+def kill():
+  global left
+  left -= 1
+  if not left:
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def kills_at(owner, name, applies=lambda *args: True):
   original = getattr(owner, name)
   def replacement(*args, **kwargs):
-    global left
     if applies(*args):
-      left -= 1
-      if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
+      kill()
     return original(*args, **kwargs)
   setattr(owner, name, replacement)
 
 if point == 'save':
   kills_at(checkpoint, '_describe')
+elif point == 'writing':
+  # Orbax writes in threads of its own.
+  save = checkpoint.ocp.CheckpointManager.save
+  checkpoint.ocp.CheckpointManager.save = (
+    lambda *args, **kwargs: (save(*args, **kwargs), killing.wait(0.01), kill())
+  )
 elif point == 'commit':
   kills_at(checkpoint, '_files')
 elif point == 'evaluation':
@@ -104,6 +115,12 @@ class Command:
       'JAX_COMPILATION_CACHE_DIR': str(shared / 'cache'),
       'JAX_PLATFORMS': 'cpu',
     }
+
+  def set(self, field, value):
+    """Sets a field of the config; given twice, values of a tuple add up."""
+    option = f'--config.{field}='
+    self.arguments = [a for a in self.arguments if not a.startswith(option)]
+    self.arguments.append(f'{option}{value}')
 
   def start(self, point='none', time=1):
     return subprocess.Popen(
@@ -204,26 +221,30 @@ class Output:
 def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
   rng = random.Random(0)
   command = Command(tmp_path, shared)
-  in_training, resumed, ended, last = 0, 0, 0, (0, 0)
+  in_training, resumed, ended, kept, last = 0, 0, 0, False, (0, 0)
   for _ in range(KILLS):
     process = command.start()
     output = Output(process)
     if rng.random() > 0.2:
       output.wait_for_an_epoch()
-      time.sleep(rng.uniform(0.1, 0.8))
+      while not command.in_training() and process.poll() is None:
+        time.sleep(0.01)
+      time.sleep(rng.uniform(0, 0.8))
     else:
       time.sleep(rng.uniform(0, 3))
     process.kill()
     seen = epochs(output.end()[0])
-    in_training += command.in_training()
-    if seen:
-      resumed += last > (0, 1) and seen[0] > (0, 1)
-      last = seen[-1]
+    if seen and kept:
+      assert seen[0] > (0, 1)
+      resumed += 1
+    kept = command.in_training()
+    in_training += kept
+    last = seen[-1] if seen else last
     if process.returncode == 0 or last == (2, EPOCHS):
       command.finish()
       assert read(command) == undisturbed
       shutil.rmtree(command.workdir)
-      ended, last = ended + 1, (0, 0)
+      ended, kept, last = ended + 1, False, (0, 0)
   command.finish()
   assert read(command) == undisturbed
   print(
@@ -231,7 +252,7 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
     f' restarts resumed, {ended + 1} runs ended as the undisturbed one'
   )
   assert in_training >= KILLS / 2
-  assert resumed >= KILLS / 4 or not FULL
+  assert resumed >= KILLS / 4
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'] if FULL else ['SIGTERM'])
@@ -239,7 +260,7 @@ def test_signal_saves_and_the_run_goes_on(
   undisturbed, shared, read, tmp_path, name
 ):
   command = Command(tmp_path, shared)
-  command.arguments.append('--config.checkpoint_minutes=99')
+  command.set('checkpoint_minutes', 99)
   process = command.start()
   output = Output(process)
   output.wait_for_an_epoch()
@@ -255,12 +276,15 @@ def test_signal_saves_and_the_run_goes_on(
   first, *_ = epochs(command.finish())
   # Nothing is done again: what was not told before is the next epoch.
   assert first > seen[-1]
-  # In config.json stands how often a state is saved.
+  # In config.json stands how often a state was to be saved.
   nothing = {'config.json': ''}
   assert read(command) | nothing == undisturbed | nothing
 
 
 POINTS = [
+  ('writing', 1),
+  ('writing', 4),
+  ('writing', 9),
   ('save', 1),
   ('save', 3),
   ('commit', 2),
@@ -292,9 +316,59 @@ def test_killed_at_a_point(undisturbed, shared, read, tmp_path, point, time):
   assert read(command) == undisturbed
 
 
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+  undisturbed, shared, read, tmp_path
+):
+  command = Command(tmp_path, shared)
+  command.start('save', 8).communicate(timeout=300)
+  checkpoints = command.workdir / 'fold0' / 'checkpoints'
+  latest = max(
+    (path for path in checkpoints.iterdir() if path.name.isdecimal()),
+    key=lambda path: int(path.name),
+  )
+  assert int(latest.name) > 0
+  largest = max(latest.rglob('*'), key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  process = command.start()
+  _, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err
+  name = largest.relative_to(latest).as_posix()
+  assert f'{latest}: {name} has been changed; going on from' in err
+  assert read(command) == undisturbed
+
+
+@many
+def test_folds_of_one_run_in_two_processes_at_once(shared, tmp_path):
+  together, alone = (
+    [Command(tmp_path / name, shared) for _ in range(2)]
+    for name in ('together', 'alone')
+  )
+  for commands in (together, alone):
+    for fold, command in enumerate(commands):
+      command.set('folds', f'({fold},)')
+  processes = [command.start() for command in together]
+  for process in processes:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+  for command in alone:
+    command.finish()
+  for fold in range(2):
+    for name in ('scores.json', 'predictions.csv'):
+      path = f'fold{fold}/{name}'
+      found, expected = (
+        (commands[0].workdir / path).read_text()
+        for commands in (together, alone)
+      )
+      assert found == expected
+  config = json.loads((together[0].workdir / 'config.json').read_text())
+  assert config['config']['folds'] == [0, 1]
+
+
 def test_killed_while_the_dataset_is_prepared(undisturbed, shared, tmp_path):
   command = Command(tmp_path, shared)
-  command.arguments[-1] = f'--config.data.data_dir={tmp_path}/data'
+  command.set('data.data_dir', f'{tmp_path}/data')
   process = command.start('preparation', 20)
   process.communicate(timeout=300)
   assert process.returncode == -signal.SIGKILL
@@ -370,11 +444,9 @@ def test_run_on_a_full_disk_goes_on_once_there_is_room(
 def test_memory_files_and_threads_stay_flat(shared, tmp_path):
   command = Command(tmp_path, shared)
   epochs_ = 300
-  command.arguments += [
-    f'--config.phases.epochs=({epochs_}, {epochs_}, {epochs_})',
-    '--config.patience_epochs=999',
-    '--config.checkpoint_minutes=0.02',
-  ]
+  command.set('phases.epochs', f'({epochs_}, {epochs_}, {epochs_})')
+  command.set('patience_epochs', 999)
+  command.set('checkpoint_minutes', 0.02)
   process = command.start()
   output = Output(process)
   proc = pathlib.Path(f'/proc/{process.pid}')
@@ -400,4 +472,6 @@ def test_memory_files_and_threads_stay_flat(shared, tmp_path):
   )
   print(f'epochs, KiB, threads, files: {begin} at first, {end} at last')
   assert end[1] < 1.02 * begin[1]
-  assert end[2:] == begin[2:]
+  # A save under way has some of its own.
+  assert end[2] <= begin[2] + 5
+  assert end[3] <= begin[3] + 5

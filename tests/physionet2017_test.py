@@ -188,7 +188,7 @@ def test_signal_of_any_other_format_is_refused():
       source.parse_signal(content, record='A1')
 
 
-def test_damaged_archives_are_refused(tmp_path):
+def test_damaged_archives_are_refused(tmp_path, monkeypatch):
   whole = (DUMMY / 'training2017.zip').read_bytes()
   with zipfile.ZipFile(io.BytesIO(whole)) as archive:
     info = archive.getinfo('training2017/A00005.mat')
@@ -204,6 +204,13 @@ def test_damaged_archives_are_refused(tmp_path):
   bomb = io.BytesIO()
   with zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as archive:
     archive.writestr('A00001.mat', bytes(2**21))
+  monkeypatch.setattr(source, '_LARGEST_TOTAL', 100_000_000)
+  many = io.BytesIO()
+  with zipfile.ZipFile(
+    many, 'w', zipfile.ZIP_DEFLATED, compresslevel=1
+  ) as archive:
+    for number in range(501):
+      archive.writestr(f'A{number:05d}.mat', bytes(200_000))
   empty = io.BytesIO()
   with zipfile.ZipFile(empty, 'w') as archive:
     archive.writestr('../../A00001.txt', b'never read')
@@ -219,6 +226,7 @@ def test_damaged_archives_are_refused(tmp_path):
       bomb.getvalue(),
       r'A00001\.mat in .*training2017\.zip has 2,097,152 bytes',
     ),
+    (many.getvalue(), r'A00500\.mat in .* more than 100,000,000 bytes'),
     (empty.getvalue(), 'holds no records'),
   ]:
     target.write_bytes(content)

@@ -937,8 +937,9 @@ def test_restored_training_resumes_to_the_same_bits(
   undisturbed, small_job, train_job, read_result, tmp_path, spoil
 ):
   found = []
-  spoil(small_job(tmp_path), _step_in_phase(undisturbed, 2), [0])
-  for name, stop_after in (('through', None), ('stopped', DISPATCHES)):
+  # It is stopped where all checkpoints know of the restore, and steps follow.
+  spoil(small_job(tmp_path), _step_in_phase(undisturbed, 0), [0])
+  for name, stop_after in (('through', None), ('stopped', DISPATCHES - 2)):
     job = small_job(tmp_path / name, on_nan='restore')
     if stop_after is not None:
       assert not train_job(job, stop_after=stop_after)

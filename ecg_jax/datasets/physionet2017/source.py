@@ -59,6 +59,9 @@ TIMEOUT = 8.0
 _LARGEST_FILE = 2**20
 """Bytes; the official ones have less than 80,000."""
 
+_LARGEST_TOTAL = 2**29
+"""Bytes of all files; the official ones have 167,393,618."""
+
 _WANTED = re.compile(r'A\d{5}\.(mat|hea)|REFERENCE(-original|-v3)?\.csv')
 _GET_AGAIN = f'get it again from {ZIP_URL}.'
 
@@ -236,28 +239,36 @@ def _read_labels(files: Mapping[str, bytes], version: str) -> dict[str, str]:
 
 def _read_files(folder: pathlib.Path) -> dict[str, bytes]:
   """Name -> content of what is wanted in a folder, itself only."""
-  files = {}
+  files: dict[str, bytes] = {}
+  total = 0
   for path in folder.iterdir():
     if _WANTED.fullmatch(path.name):
       if not path.is_file():
         raise InputError(f'{path} is no regular file: {_GET_AGAIN}')
-      _check_size(str(path), path.stat().st_size)
+      total = _add_size(total, path.stat().st_size, name=str(path))
       files[path.name] = path.read_bytes()
   return files
 
 
-def _check_size(name: str, size: int) -> None:
-  """Refuses a file that would fill the memory, before it is read."""
+def _add_size(total: int, size: int, *, name: str) -> int:
+  """Bytes with those of a file; one that would fill the memory is refused."""
   if size > _LARGEST_FILE:
     raise InputError(
       f'{name} has {size:,} bytes, and no file of the Challenge more than'
       f' {_LARGEST_FILE:,}: {_GET_AGAIN}'
     )
+  if total + size > _LARGEST_TOTAL:
+    raise InputError(
+      f'The files up to {name} have more than {_LARGEST_TOTAL:,} bytes, which'
+      f' is more than all of the Challenge: {_GET_AGAIN}'
+    )
+  return total + size
 
 
 def _read_archive(file: BinaryIO, *, name: str) -> dict[str, bytes]:
   """Name without folder -> content of what is wanted in a zip."""
   files: dict[str, bytes] = {}
+  total = 0
   member = 'its directory'
   try:
     with zipfile.ZipFile(file) as archive:
@@ -265,12 +276,14 @@ def _read_archive(file: BinaryIO, *, name: str) -> dict[str, bytes]:
         base = pathlib.PurePosixPath(info.filename).name
         if not _WANTED.fullmatch(base):
           continue
-        member = info.filename
+        # It can hold anything, line ends too.
+        member = info.filename.encode('unicode_escape').decode()
         if base in files:
           raise InputError(
             f'The archive {name} holds {base} twice: {_GET_AGAIN}'
           )
-        _check_size(f'{member} in {name}', info.file_size)
+        where = f'{member} in {name}'
+        total = _add_size(total, info.file_size, name=where)
         files[base] = archive.read(info)  # Not more than file_size.
   # All that zipfile raises for damaged, encrypted or unknown contents.
   except (
