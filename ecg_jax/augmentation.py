@@ -51,9 +51,12 @@ def resample(
   left = jnp.minimum(product // steps, last)
   right = jnp.minimum(left + 1, last)
   share = (product % steps).astype(jnp.float32) / steps.astype(jnp.float32)
-  take = lambda index: jnp.take_along_axis(  # noqa: E731
-    signal_BxN, index.astype(jnp.int32), axis=1, mode='clip'
-  ).astype(jnp.float32)
+
+  def take(index):
+    return jnp.take_along_axis(
+      signal_BxN, index.astype(jnp.int32), axis=1, mode='clip'
+    ).astype(jnp.float32)
+
   result = take(left) * (1 - share) + take(right) * share
   return jnp.where(preprocessing.valid(lengths, size), result, 0.0)
 

@@ -7,9 +7,8 @@ no checkpoint, so the one before it is the latest.
 Orbax restores most damaged files without an error. So a manifest is added to
 each checkpoint once Orbax has committed it: size and SHA-256 of every file,
 what it was made for, shapes and dtypes of its arrays. Without it a checkpoint
-is incomplete.
-Only a checkpoint that its manifest confirms is used; those after it are told of
-and, with the next save, removed.
+is incomplete. Only a checkpoint that its manifest confirms is used; those after
+it are told of and, with the next save, removed.
 """
 
 import concurrent.futures
@@ -27,7 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from ecg_jax import artifacts, summary, train_state
+from ecg_jax import artifacts, configuration, summary, train_state
 from ecg_jax.errors import InputError
 
 _MANIFEST = 'manifest.json'
@@ -40,7 +39,6 @@ _ORBAX = str(pathlib.Path(ocp.__file__).parent)
 logging.get_absl_logger().addFilter(
   lambda record: not record.pathname.startswith(_ORBAX)
 )
-
 
 _MAKE_ROOM = (
   'free some space or make it writable, and start again with the same command;'
@@ -127,7 +125,7 @@ class Checkpoints:
       )
     except InputError:
       raise
-    except Exception as error:
+    except Exception as error:  # Orbax and TensorStore raise many kinds.
       raise self._not_written(error) from error
     self._commit = self._executor.submit(self._add_manifest, step, manifest)
     self._step, self._manifest = step, manifest
@@ -142,7 +140,7 @@ class Checkpoints:
     if commit is not None:
       try:
         commit.result()
-      except Exception as error:
+      except Exception as error:  # As in `save`.
         raise self._not_written(error) from error
 
   def progress(self) -> dict[str, Any] | None:
@@ -330,12 +328,9 @@ def _check_made_for(
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
   """The first few names whose values differ, with both; '' if none does."""
-  told = [
-    f'{name}: {here.get(name)} here, {there.get(name)} there'
-    for name in sorted({*here, *there})
-    if here.get(name) != there.get(name)
-  ]
-  return '; '.join([*told[:3], f'and {len(told) - 3} more'][: len(told)])
+  told = configuration.compare(here, there)
+  more = [f'and {len(told) - 3} more'] if len(told) > 3 else []
+  return '; '.join(told[:3] + more)
 
 
 def _describe(tree: Any) -> dict[str, str]:

@@ -482,12 +482,20 @@ def deciding(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def differences(
   config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 ) -> list[str]:
-  """Fields that decide the result and differ, as 'field: here, there'."""
-  here, there = _fields(config), _fields(other)
+  """Fields that decide the result and differ, as `compare` tells them."""
+  here, there = (
+    {k: v for k, v in _fields(one).items() if k not in EXECUTION_FIELDS}
+    for one in (config, other)
+  )
+  return compare(here, there)
+
+
+def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+  """Names whose values differ, as 'name: value here, value there'."""
   return [
-    f'{field}: {here.get(field)!r} here, {there.get(field)!r} there'
-    for field in sorted({*here, *there} - {*EXECUTION_FIELDS})
-    if here.get(field) != there.get(field)
+    f'{name}: {here.get(name)!r} here, {there.get(name)!r} there'
+    for name in sorted({*here, *there})
+    if here.get(name) != there.get(name)
   ]
 
 

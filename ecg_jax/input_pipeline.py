@@ -189,9 +189,10 @@ def take_batch(
     The batch, signal int16 [B, window].
   """
   records, lengths, mask = (array[step] for array in chunk)
-  cut = lambda start: jax.lax.dynamic_slice(  # noqa: E731
-    data.signal, (start,), (window,)
-  )
+
+  def cut(start):
+    return jax.lax.dynamic_slice(data.signal, (start,), (window,))
+
   return forward.Batch(
     signal=jax.vmap(cut)(data.offsets[records]),
     signal_lengths=data.lengths[records],

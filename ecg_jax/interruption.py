@@ -36,22 +36,22 @@ def handled() -> Iterator[Loop]:
     which tells whether it has to, and raises Interrupted at its end if so.
   """
   received: list[int] = []
-  in_loop = threading.Event()
-  ended = threading.Event()
+  in_loop = False
 
   def handle(number: int, frame: object) -> None:
     del frame
     received.append(number)
-    if len(received) == 1 and not in_loop.is_set():
+    if len(received) == 1 and not in_loop:
       raise Interrupted(number)
 
   @contextlib.contextmanager
   def loop() -> Iterator[Callable[[], bool]]:
-    in_loop.set()
+    nonlocal in_loop
+    in_loop = True
     try:
       yield lambda: bool(received)
     finally:
-      in_loop.clear()
+      in_loop = False
     if received:
       raise Interrupted(received[0])
 
@@ -62,9 +62,7 @@ def handled() -> Iterator[Loop]:
   os.set_blocking(writer, False)
   handlers = {number: signal.signal(number, handle) for number in _SIGNALS}
   wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  thread = threading.Thread(
-    target=_end_in_time, args=(reader, ended), daemon=True
-  )
+  thread = threading.Thread(target=_end_in_time, args=(reader,), daemon=True)
   thread.start()
   try:
     yield loop
@@ -80,7 +78,6 @@ def handled() -> Iterator[Loop]:
     if received:
       raise Interrupted(received[0])
   finally:
-    ended.set()
     signal.set_wakeup_fd(wakeup)
     for number, handler in handlers.items():
       signal.signal(number, handler)
@@ -89,8 +86,11 @@ def handled() -> Iterator[Loop]:
     os.close(reader)
 
 
-def _end_in_time(reader: int, ended: threading.Event) -> None:
-  """Ends the process if it has not `ended` in time, or with a second signal."""
+def _end_in_time(reader: int) -> None:
+  """Ends the process some time after a signal, or with a second one.
+
+  Unless the writing end of the pipe is closed before.
+  """
   first, since = 0, 0.0
   while True:
     number = 0
@@ -103,8 +103,7 @@ def _end_in_time(reader: int, ended: threading.Event) -> None:
       first, since = number, time.monotonic()
       continue
     waited = time.monotonic() - since
-    late = not ended.is_set() and waited > GRACE_SECONDS
-    if late or (number and waited > _SAME_SECONDS):
+    if waited > GRACE_SECONDS or (number and waited > _SAME_SECONDS):
       message = f'{Interrupted(first)} The last checkpoint stands.\n'
       try:
         os.write(2, message.encode())

@@ -95,6 +95,10 @@ def run(
   groups = sharding.device_groups(jax.devices(), len(jobs))
   meshes = [sharding.make_mesh(group) for group in groups]
   waiting = [job for job in jobs if not (job.folder / 'scores.json').exists()]
+  if waiting:
+    print(
+      'The first batch of each length waits for its program to be compiled.'
+    )
   free = list(range(len(meshes)))
   running: dict[int, tuple[train.Job, Iterator[None]]] = {}
   data: dict[int, _GroupData] = {}

@@ -75,7 +75,6 @@ def _train(
       f' {", ".join(map(str, config.folds))}, in {folder}',
       flush=True,
     )
-  print('The first batch of each length waits for its program to be compiled.')
   with loop() as stop:
     failed = jobs.run(work, stop)
   summaries = summary.summarize_folders([workdir])

@@ -127,10 +127,15 @@ def log_spectrogram(
     sides[-1] = 1
   transform = np.fft.rfft(np.eye(size), axis=1) * window[:, None]
   transform *= np.sqrt(scale * sides)
-  # Without it an accelerator multiplies in reduced precision.
-  product = lambda matrix: jnp.matmul(  # noqa: E731
-    frame_BxTxW, matrix.astype(np.float32), precision=jax.lax.Precision.HIGHEST
-  )
+
+  def product(matrix):
+    # Without the precision an accelerator multiplies in a reduced one.
+    return jnp.matmul(
+      frame_BxTxW,
+      matrix.astype(np.float32),
+      precision=jax.lax.Precision.HIGHEST,
+    )
+
   power = product(transform.real) ** 2 + product(transform.imag) ** 2
   log_power = jnp.log(jnp.maximum(power, spectrogram.power_floor))
   frame_lengths = num_frames(lengths, spectrogram)

@@ -44,7 +44,10 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
   B is padded with zeros (masked rows) to a multiple of the mesh's size.
   """
   padding = -jax.tree.leaves(tree)[0].shape[1] % mesh.size
-  pad = lambda x: np.pad(x, ((0, 0), (0, padding)))  # noqa: E731
+
+  def pad(x):
+    return np.pad(x, ((0, 0), (0, padding)))
+
   return jax.device_put(
     jax.tree.map(pad, tree), NamedSharding(mesh, PartitionSpec(None, 'data'))
   )

@@ -270,7 +270,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_differences(three):
 def test_checkpoint_of_another_model_is_refused_with_the_arrays(three):
   like = _variables(1.0)
   like['params']['b'] = jnp.ones(5)
-  differing = r"'b'.*float32\[5\] here, float32\[4\] there"
+  differing = r"'b'.*'float32\[5\]' here, 'float32\[4\]' there"
   with (
     _open(three) as checkpoints,
     pytest.raises(InputError, match=differing),
@@ -316,7 +316,7 @@ def test_nested_manifest_is_damaged(three, tmp_path, caplog):
   assert 'manifest.json has been changed' in caplog.text
 
 
-def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, capfd):
+def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, caplog):
   folder = tmp_path / FOLDER
   _save(folder, 1.0)
 
@@ -334,7 +334,7 @@ def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, capfd):
       InputError, match=r'\(.*No space left on device\): free'
     ):
       _save(folder, 2.0)
-  assert 'Traceback' not in capfd.readouterr().err
+  assert not caplog.records
   _assert_holds(folder, 1.0)
 
 

@@ -595,11 +595,10 @@ def test_a_mistake_is_told_before_anything_slow_is_imported():
   assert found.stdout == 'set()\n'
 
 
-def test_deciding_fields_are_those_that_differences_compares():
+def test_deciding_fields_are_all_but_those_of_execution():
   from configs import crnn
 
-  config = crnn.get_config()
-  fields = configuration.deciding(config)
+  fields = configuration.deciding(crnn.get_config())
   assert fields['model.width'] == 32
   assert fields['phases.epochs'] == [500, 100, 200, 200, 200]
   assert not fields.keys() & {*configuration.EXECUTION_FIELDS}

@@ -53,15 +53,13 @@ ARGUMENTS = [
 # Kills itself where it was told to: POINT is 'NAME' or 'NAME:FILE', TIME counts
 # the calls from 1. Or it cannot write files of more than TIME bytes.
 SCRIPT = """
-import os, pathlib, resource, signal, sys, threading
+import os, pathlib, resource, signal, sys, time
 from ecg_jax import checkpoint, evaluate, main, summary
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 
 synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
 point, _, file = sys.argv[1].partition(':')
 left = int(sys.argv[2])
-
-killing = threading.Event()
 
 def kill():
   global left
@@ -83,7 +81,7 @@ elif point == 'writing':
   # Orbax writes in threads of its own.
   save = checkpoint.ocp.CheckpointManager.save
   checkpoint.ocp.CheckpointManager.save = (
-    lambda *args, **kwargs: (save(*args, **kwargs), killing.wait(0.01), kill())
+    lambda *args, **kwargs: (save(*args, **kwargs), time.sleep(0.01), kill())
   )
 elif point == 'commit':
   kills_at(checkpoint, '_files')

@@ -514,14 +514,11 @@ def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
 def _chunk_arguments(job, mesh, kind='all'):
   """A state, and a function that trains a chunk on it."""
   data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
-  bounds = sampler.bucket_bounds(
-    job.dataset.lengths,
-    num_buckets=job.training_buckets,
-    resampling=job.resampling,
-  )
-  longest = int(job.dataset.lengths.max())
+  bounds = train.training_bounds(job)
+  phase = optimizer.Phase(kind, 1, 1e-3)
   key, class_weights, learning_rate = sharding.replicate(
-    (jax.random.key(5), job.class_weights, np.float32(1e-3)), mesh
+    (jax.random.key(5), job.class_weights, np.float32(phase.learning_rate)),
+    mesh,
   )
   variables = sharding.replicate(train.initial_variables(job), mesh)
   state = train_state.begin_phase(variables, 0, job.network.model.trained[kind])
@@ -534,12 +531,7 @@ def _chunk_arguments(job, mesh, kind='all'):
       key,
       class_weights,
       learning_rate,
-    ), {
-      'network': job.network,
-      'kind': kind,
-      'samples': chunk.samples,
-      'window': sampler.window_samples(chunk.samples, longest, job.resampling),
-    }
+    ), train.static_arguments(job, phase, chunk.samples)
 
   chunks = train.epoch_chunks(job, bounds, 0, 1)
   return sharding.replicate(state, mesh), chunks, arguments
@@ -803,6 +795,36 @@ def test_nothing_reaches_the_device_in_a_phase_unless_put_there(
     for _ in work:
       pass
   assert _validated(job) == [(0, 2), (0, 3)]
+
+
+def test_stop_in_the_last_validation_of_a_phase_begins_no_other(
+  undisturbed, small_job, train_job, read_result, tmp_path, monkeypatch
+):
+  job = small_job(tmp_path)
+  train_chunk, save = train.train_chunk, train.checkpoint.Checkpoints.save
+  kinds, saved = [], []
+
+  def recorded_chunk(*args, **kwargs):
+    kinds.append(kwargs['kind'])
+    return train_chunk(*args, **kwargs)
+
+  def recorded_save(self, state, best, progress):
+    saved.append(progress['epoch'])
+    save(self, state, best, progress)
+
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'train_chunk', recorded_chunk)
+    patch.setattr(train.checkpoint.Checkpoints, 'save', recorded_save)
+    for _ in train.train_fold(
+      job, mesh, data, position=0, stop=lambda: saved[-1:] == [3]
+    ):
+      pass
+  assert set(kinds) == {'auxiliary'}
+  assert saved == [2, 3]
+  train_job(job)
+  assert read_result(job) == undisturbed.result
 
 
 # Numbers go bad.

@@ -452,7 +452,6 @@ def benchmark(
       training.loop(shorten(_epoch(fixed_job), _PROFILED_STEPS) * 2)
 
   class_weights = sharding.replicate(job.class_weights, mesh)
-
   variables = training.state.variables
 
   def evaluate_alone(chunk):

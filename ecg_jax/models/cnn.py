@@ -1,5 +1,7 @@
 """The CNN of the paper: convolutions, mean over time, linear layer."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -25,7 +27,7 @@ class CNN(nn.Module):
   """Whether to keep less of the forward pass for the gradient."""
   dtype: jnp.dtype = jnp.float32
 
-  trained = {'all': ('convolutions', 'output')}  # noqa: RUF012
+  trained: ClassVar = {'all': ('convolutions', 'output')}
   """The top-level parameters that each kind of phase trains."""
 
   @nn.compact

@@ -1,5 +1,7 @@
 """The CRNN of the paper: convolutions, bidirectional LSTM, linear layer."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -32,7 +34,7 @@ class CRNN(nn.Module):
   """Whether to keep less of the forward pass for the gradient."""
   dtype: jnp.dtype = jnp.float32
 
-  trained = {  # noqa: RUF012
+  trained: ClassVar = {
     'auxiliary': ('convolutions', 'auxiliary', 'output'),
     'lstm': ('lstm', 'output'),
     'all': ('convolutions', 'lstm', 'output'),

@@ -220,7 +220,10 @@ class BidirectionalLSTM(nn.Module):
     projected = jnp.einsum(
       'btd,kdg->tkbg', x_BxTxD, kernel.astype(self.dtype)
     ) + bias[:, None, :].astype(self.dtype)
-    backwards = lambda x: jnp.stack([x[:, 0], x[::-1, 1]], axis=1)  # noqa: E731
+
+    def backwards(x):
+      return jnp.stack([x[:, 0], x[::-1, 1]], axis=1)
+
     projected = backwards(projected)
     mask_Tx2xBx1 = backwards(
       jnp.broadcast_to(mask_BxT.T[:, None, :, None], (frames, 2, batch, 1))

@@ -136,9 +136,10 @@ def _transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   denominators = [
     np.prod(point - roots) for point, roots in zip(_POINTS, others, strict=True)
   ]
-  values = lambda size: np.vstack(  # noqa: E731
-    [_POINTS[:, None] ** np.arange(size), np.eye(size)[-1]]
-  )
+
+  def values(size):
+    return np.vstack([_POINTS[:, None] ** np.arange(size), np.eye(size)[-1]])
+
   return (
     np.array(inputs),
     values(taps) / np.array([*denominators, 1])[:, None],
