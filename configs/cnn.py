@@ -32,6 +32,8 @@ def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   config.phases.kinds = ('all',)  # the whole model
   config.phases.epochs = (500,)
   config.phases.learning_rates = (1e-3,)
+  config.phases.schedule = 'constant'  # or 'cosine', down to 0
+  config.phases.warmup_epochs = 0.0  # of a rising learning rate
 
   if preset == 'authors':
     common.apply_authors(config)

@@ -27,18 +27,25 @@ def get_config() -> ml_collections.ConfigDict:
   config.spectrogram.window_samples = 64  # Tukey window of shape 0.25
   config.spectrogram.hop_samples = 32
   config.spectrogram.power_floor = 1e-3  # counts^2 / Hz
+  # The lowest frequency bins, 4.7 Hz apart by default, are kept; None: all.
+  config.spectrogram.kept_bins = config_dict.placeholder(int)
   config.spectrogram.normalise = 'none'  # or 'record': one standard deviation
 
   config.augmentation = ml_collections.ConfigDict()
   config.augmentation.resampling = True  # random heart rate
   config.augmentation.slowest_heart_rate = 60.0  # beats per minute, of 80
   config.augmentation.fastest_heart_rate = 120.0
+  # At most so many of a recording, from a random place; None: all of it.
+  config.augmentation.max_samples = config_dict.placeholder(int)
+  config.augmentation.flip_share = 0.0  # of recordings turned upside down
   config.augmentation.bursts = True  # samples set to zero
   config.augmentation.burst_span_samples = 15  # 50 ms at 300 Hz
   config.augmentation.burst_share = 0.2  # of the samples covered
 
   config.batch_size = 20
   config.evaluation_batch_size = 40
+  config.weight_decay = 0.0  # share of the learning rate, of kernels
+  config.average_decay = 0.0  # moving average of the weights; 0: none
   config.class_weights = True  # in the loss
   config.compensated_sampling = False  # rare classes drawn more often
   config.dtype = 'float32'  # or 'bfloat16': compute in the layers

@@ -38,6 +38,8 @@ def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   config.phases.kinds = ('auxiliary', 'lstm', 'all', 'all', 'all')
   config.phases.epochs = (500, 100, 200, 200, 200)
   config.phases.learning_rates = (1e-3, 1e-3, 1e-3, 1e-4, 1e-5)
+  config.phases.schedule = 'constant'  # or 'cosine', down to 0
+  config.phases.warmup_epochs = 0.0  # of a rising learning rate
 
   if preset == 'authors':
     common.apply_authors(config)

@@ -40,7 +40,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'dtype': ('float32', 'bfloat16'),
   'on_nan': ('stop', 'restore'),
   'spectrogram.normalise': ('none', 'record'),
-  'model.name': ('cnn', 'crnn'),
+  'phases.schedule': ('constant', 'cosine'),
+  'model.name': ('cnn', 'crnn', 'residual_crnn'),
   'model.reduction': ('max_pool', 'stride'),
   'model.summary': ('last', 'mean'),
 }
@@ -55,12 +56,19 @@ _TYPES: Mapping[type, str] = {
   tuple: 'a list like (0, 1)',
 }
 
-_PHASE_KINDS = {'cnn': ('all',), 'crnn': ('auxiliary', 'lstm', 'all')}
+_PHASE_KINDS = {
+  'cnn': ('all',),
+  'crnn': ('auxiliary', 'lstm', 'all'),
+  'residual_crnn': ('all',),
+}
+
+_CONFIG_OF_MODEL = {'residual_crnn': 'crnn_fast'}
 
 _AT_LEAST: Mapping[str, float] = {
   'data.max_records': 1,
   'spectrogram.window_samples': 2,
   'spectrogram.hop_samples': 1,
+  'spectrogram.kept_bins': 1,
   'augmentation.burst_span_samples': 1,
   'batch_size': 1,
   'evaluation_batch_size': 1,
@@ -71,12 +79,15 @@ _AT_LEAST: Mapping[str, float] = {
   'buckets.evaluation': 1,
   'chunk_steps': 1,
   'seed': 0,
+  'augmentation.max_samples': 1,
   'model.width': 1,
   'model.growth': 0,
   'model.blocks': 1,
   'model.layers_per_block': 1,
   'model.lstm_units': 1,
   'model.lstm_layers': 1,
+  'model.blocks_per_stage': 1,
+  'model.kernel_frames': 1,
 }
 _POSITIVE = (
   'spectrogram.power_floor',
@@ -84,10 +95,14 @@ _POSITIVE = (
   'model.batch_norm_epsilon',
   'checkpoint_minutes',
 )
+_NOT_NEGATIVE = ('weight_decay', 'phases.warmup_epochs')
 _SHARES = (
+  'average_decay',
+  'augmentation.flip_share',
   'augmentation.burst_share',
   'dropout.convolution',
   'dropout.lstm',
+  'dropout.output',
   'model.batch_norm_momentum',
 )
 
@@ -390,10 +405,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         + (f'{near[0]!r}.' if near else f'{" or ".join(map(repr, choices))}.')
       )
   described = 'crnn' if 'model.lstm_units' in fields else 'cnn'
-  if fields['model.name'] != described:
+  if 'model.widths' in fields:
+    described = 'residual_crnn'
+  given = fields['model.name']
+  if given != described:
     raise InputError(
-      f'model.name is {fields["model.name"]!r}: this config describes a'
-      f' {described}, use configs/{fields["model.name"]}.py.'
+      f'model.name is {given!r}: this config describes a {described}, use'
+      f' configs/{_CONFIG_OF_MODEL.get(given, given)}.py.'
     )
   for field, least in _AT_LEAST.items():
     if fields.get(field) is not None and fields[field] < least:
@@ -405,6 +423,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   for field in _POSITIVE:
     if not 0 < fields[field] < math.inf:
       raise InputError(f'{field} is {fields[field]}: it must be positive.')
+  for field in _NOT_NEGATIVE:
+    if not 0 <= fields[field] < math.inf:
+      raise InputError(f'{field} is {fields[field]}: it must be at least 0.')
   for field in _SHARES:
     if field in fields and not 0 <= fields[field] < 1:
       raise InputError(
@@ -423,6 +444,28 @@ def check(config: ml_collections.ConfigDict) -> None:
       f' not exceed spectrogram.window_samples,'
       f' {fields["spectrogram.window_samples"]}.'
     )
+  bins = fields['spectrogram.window_samples'] // 2 + 1
+  if (fields['spectrogram.kept_bins'] or 1) > bins:
+    raise InputError(
+      f'spectrogram.kept_bins is {fields["spectrogram.kept_bins"]}: a window of'
+      f' {fields["spectrogram.window_samples"]} samples has {bins}.'
+    )
+  longest = fields['augmentation.max_samples']
+  if longest is not None and longest < fields['spectrogram.window_samples']:
+    raise InputError(
+      f'augmentation.max_samples is {longest}: it must be at least'
+      f' spectrogram.window_samples, {fields["spectrogram.window_samples"]}.'
+    )
+  if fields.get('model.kernel_frames', 1) % 2 == 0:
+    raise InputError(
+      f'model.kernel_frames is {fields["model.kernel_frames"]}: it must be odd.'
+    )
+  for width in fields.get('model.widths', (1,)) or (0,):
+    if type(width) is not int or width < 1:
+      raise InputError(
+        f'model.widths is {fields["model.widths"]}: it lists the channels of'
+        ' each stage, like (40, 64, 96).'
+      )
   _check_folds(fields['folds'], fields['data.folds_file'])
   _check_phases(fields)
 

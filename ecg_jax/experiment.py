@@ -1,6 +1,7 @@
 """What a config stands for: data, folds, network. Only this reads a config."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,12 +113,17 @@ def check_lengths(
   resampling = make_resampling(config)
   if resampling is not None:
     longest = int(dataset.lengths.argmax())
+    used = min(
+      dataset.lengths[longest],
+      config.augmentation.max_samples or sys.maxsize,
+    )
     most = sampler.longest_resampled(resampling)
-    if dataset.lengths[longest] > most:
+    if used > most:
       raise InputError(
         f'Record {dataset.records[longest]} has {dataset.lengths[longest]}'
         f' samples, more than the {most} that can be resampled: set'
-        ' augmentation.resampling to False.'
+        ' augmentation.max_samples to no more, or augmentation.resampling'
+        ' to False.'
       )
 
 
@@ -182,4 +188,5 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
     ),
     spectrogram=preprocessing.Spectrogram(**config.spectrogram),
     bursts=bursts,
+    flip_share=config.augmentation.flip_share,
   )

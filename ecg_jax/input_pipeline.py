@@ -65,8 +65,6 @@ class DeviceData(NamedTuple):
   its start, from reading the last recordings shifted."""
   offsets: jax.Array | np.ndarray
   """int32 [R]."""
-  lengths: jax.Array | np.ndarray
-  """int32 [R]."""
   labels: jax.Array | np.ndarray
   """int32 [R], class in the version that is trained on."""
 
@@ -75,6 +73,8 @@ class ChunkArrays(NamedTuple):
   """The arrays of a sampler.Chunk on a device, each [K, B]."""
 
   records: jax.Array | np.ndarray
+  starts: jax.Array | np.ndarray
+  signal_lengths: jax.Array | np.ndarray
   lengths: jax.Array | np.ndarray
   mask: jax.Array | np.ndarray
 
@@ -156,7 +156,6 @@ def put_dataset(dataset: Dataset, label_version: str, mesh: Mesh) -> DeviceData:
     DeviceData(
       signal=np.pad(dataset.signal, (0, longest)),
       offsets=dataset.offsets.astype(np.int32),
-      lengths=dataset.lengths.astype(np.int32),
       labels=dataset.classes[label_version].astype(np.int32),
     ),
     mesh,
@@ -167,7 +166,7 @@ def put_chunk(
   chunk: sampler.Chunk, mesh: Mesh
 ) -> tuple[ChunkArrays, jax.Array]:
   """Puts a chunk's arrays and its number of steps on the mesh."""
-  arrays = ChunkArrays(chunk.records, chunk.lengths, chunk.mask)
+  arrays = ChunkArrays(*(getattr(chunk, x) for x in ChunkArrays._fields))
   return (
     sharding.split_rows(arrays, mesh),
     sharding.replicate(np.int32(chunk.num_steps), mesh),
@@ -183,19 +182,21 @@ def take_batch(
     data: The dataset.
     chunk: Its [step] row says which records.
     step: Int scalar.
-    window: Samples to cut, at least the longest of these recordings.
+    window: Samples to cut, at least the longest of these recordings' parts.
 
   Returns:
     The batch, signal int16 [B, window].
   """
-  records, lengths, mask = (array[step] for array in chunk)
+  records, starts, signal_lengths, lengths, mask = (
+    array[step] for array in chunk
+  )
 
   def cut(start):
     return jax.lax.dynamic_slice(data.signal, (start,), (window,))
 
   return forward.Batch(
-    signal=jax.vmap(cut)(data.offsets[records]),
-    signal_lengths=data.lengths[records],
+    signal=jax.vmap(cut)(data.offsets[records] + starts),
+    signal_lengths=signal_lengths,
     lengths=lengths,
     labels=data.labels[records],
     mask=mask,

@@ -1,10 +1,12 @@
-"""The phases of training: which parameters, how long, at what learning rate."""
+"""The phases of training, and how a step changes the weights."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 _ADAM = optax.scale_by_adam()
@@ -19,12 +21,38 @@ class Phase:
   epochs: int
   """Epochs at most."""
   learning_rate: float
-  """Constant through the phase."""
+  """The highest of the phase."""
+  schedule: str = 'constant'
+  """'constant', or 'cosine': down to 0 at the end of the phase."""
+  warmup_epochs: float = 0.0
+  """Epochs at the start in which the rate rises in proportion to time."""
 
   @property
   def evaluated_as(self) -> str:
     """The kind under which the phase's network is evaluated."""
     return 'auxiliary' if self.kind == 'auxiliary' else 'all'
+
+  def rate_at(self, epochs: float) -> float:
+    """The learning rate after so many epochs, whole and part, of the phase."""
+    rate = self.learning_rate
+    if epochs < self.warmup_epochs:
+      rate *= epochs / self.warmup_epochs
+    elif self.schedule == 'cosine':
+      done = (epochs - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+      rate *= (1 + math.cos(math.pi * done)) / 2
+    return rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularisation:
+  """What keeps the weights small and smooth over the steps."""
+
+  weight_decay: float = 0.0
+  """Share of the learning rate by which a step shrinks every kernel, apart
+  from the gradient (AdamW; Loshchilov and Hutter, 2019)."""
+  average_decay: float = 0.0
+  """What a step leaves of the average weights, which are those evaluated; 0: no
+  average is kept and the weights themselves are evaluated."""
 
 
 def phases(
@@ -32,11 +60,19 @@ def phases(
   kinds: tuple[str, ...],
   epochs: tuple[int, ...],
   learning_rates: tuple[float, ...],
+  schedule: str,
+  warmup_epochs: float,
   max_epochs: int | None,
 ) -> tuple[Phase, ...]:
   """The phases in order; `max_epochs` caps each of them."""
   return tuple(
-    Phase(kind, count if max_epochs is None else min(count, max_epochs), rate)
+    Phase(
+      kind,
+      count if max_epochs is None else min(count, max_epochs),
+      rate,
+      schedule,
+      warmup_epochs,
+    )
     for kind, count, rate in zip(kinds, epochs, learning_rates, strict=True)
   )
 
@@ -61,8 +97,9 @@ def update(
   gradients: Mapping[str, Any],
   moments: optax.OptState,
   learning_rate: jax.Array,
+  weight_decay: float,
 ) -> tuple[dict[str, Any], optax.OptState]:
-  """One step of Adam.
+  """One step of AdamW; without weight decay, of Adam.
 
   The learning rate is an argument, not part of the program, so that phases
   which differ in nothing else share one.
@@ -71,9 +108,36 @@ def update(
     New parameters and moments.
   """
   directions, moments = _ADAM.update(gradients, moments)
-  changed = jax.tree.map(
-    lambda value, direction: value - learning_rate * direction,
-    dict(params),
-    directions,
-  )
+
+  def change(path, value, direction):
+    if weight_decay and 'kernel' in path[-1].key:
+      direction += weight_decay * value
+    return value - learning_rate * direction
+
+  changed = jax.tree_util.tree_map_with_path(change, dict(params), directions)
   return changed, moments
+
+
+def update_average(
+  average: Mapping[str, Any],
+  variables: Mapping[str, Any],
+  step: jax.Array,
+  decay: float,
+) -> dict[str, Any]:
+  """The exponential moving average of the variables after a step.
+
+  Over the first steps it forgets faster, so that it soon leaves the initial
+  weights behind.
+
+  Args:
+    average: The average before.
+    variables: `params` and `batch_stats` after the step.
+    step: Int32, steps made before this one.
+    decay: What is left of the average.
+  """
+  keep = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(
+    lambda old, new: keep * old + (1 - keep) * new,
+    dict(average),
+    dict(variables),
+  )

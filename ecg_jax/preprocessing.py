@@ -30,11 +30,13 @@ class Spectrogram:
   """In Hz."""
   normalise: str = 'none'
   """'none' or 'record'."""
+  kept_bins: int | None = None
+  """The lowest frequency bins that are kept, or None for all."""
 
   @property
   def bins(self) -> int:
     """Frequency bins, F."""
-    return self.window_samples // 2 + 1
+    return self.kept_bins or self.window_samples // 2 + 1
 
 
 def valid(lengths: jax.Array, size: int) -> jax.Array:
@@ -121,12 +123,13 @@ def log_spectrogram(
   window = tukey_window(size)
   scale = 1 / (spectrogram.sampling_rate * np.sum(window**2))
   # One side stands for both, except at zero and at the Nyquist frequency.
-  sides = np.full(spectrogram.bins, 2.0)
+  sides = np.full(size // 2 + 1, 2.0)
   sides[0] = 1
   if size % 2 == 0:
     sides[-1] = 1
   transform = np.fft.rfft(np.eye(size), axis=1) * window[:, None]
   transform *= np.sqrt(scale * sides)
+  transform = transform[:, : spectrogram.bins]
 
   def product(matrix):
     # Without the precision an accelerator multiplies in a reduced one.

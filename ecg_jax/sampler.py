@@ -27,6 +27,10 @@ class Chunk:
   """Steps that have records; the rows of later ones are all masked."""
   records: np.ndarray
   """int32 [K, B], positions in the dataset; 0 in masked rows."""
+  starts: np.ndarray
+  """int32 [K, B], first sample of the recording that is used."""
+  signal_lengths: np.ndarray
+  """int32 [K, B], samples of the recording from there on that are used."""
   lengths: np.ndarray
   """int32 [K, B], samples after resampling; 0 in masked rows."""
   mask: np.ndarray
@@ -152,6 +156,7 @@ def training_chunks(
   records: np.ndarray,
   lengths: np.ndarray,
   repeats: np.ndarray | None,
+  max_samples: int | None,
   resampling: Resampling | None,
   shortest: int,
   bounds: Sequence[int],
@@ -160,15 +165,17 @@ def training_chunks(
 ) -> list[Chunk]:
   """Draws one epoch of training.
 
-  Every draw is used exactly once. With `repeats`, each record is taken that
-  many times, all are shuffled, and the first len(records) make the epoch
-  (class-compensated sampling of the authors' configuration).
+  Every draw is used exactly once, of a long recording a random part. With
+  `repeats`, each record is taken that many times, all are shuffled, and the
+  first len(records) make the epoch (class-compensated sampling of the authors'
+  configuration).
 
   Args:
     key: Whole numbers that name the epoch: seed, fold, phase, epoch.
     records: int [n], positions in the dataset of the fold's train set.
     lengths: int [n], samples of each of them.
     repeats: int [n], how often each is taken before the cut, or None for once.
+    max_samples: Samples used of a recording at most, or None for all.
     resampling: Random resampling, or None.
     shortest: Samples that resampling squeezes no recording below (one frame),
       unless it was shorter before.
@@ -184,13 +191,26 @@ def training_chunks(
   if repeats is not None:
     draws = np.repeat(draws, repeats)
   draws = rng.permutation(draws)[: len(records)]
-  drawn_lengths = lengths[draws].astype(np.int64)
+  drawn_lengths = signal_lengths = lengths[draws].astype(np.int64)
+  starts = np.zeros_like(signal_lengths)
+  if max_samples is not None:
+    signal_lengths = np.minimum(signal_lengths, max_samples)
+    starts = rng.integers(0, drawn_lengths - signal_lengths, endpoint=True)
+    drawn_lengths = signal_lengths
   if resampling is not None:
     rates = rng.uniform(resampling.slowest, resampling.fastest, len(draws))
     least = np.minimum(drawn_lengths, shortest)
     drawn_lengths = np.maximum(resampling.lengths(drawn_lengths, rates), least)
   chunks = _chunks(
-    records[draws], drawn_lengths, bounds, batch_size, chunk_steps
+    {
+      'records': records[draws],
+      'starts': starts,
+      'signal_lengths': signal_lengths,
+      'lengths': drawn_lengths,
+    },
+    bounds,
+    batch_size,
+    chunk_steps,
   )
   return [chunks[index] for index in rng.permutation(len(chunks))]
 
@@ -204,11 +224,17 @@ def evaluation_chunks(
   chunk_steps: int,
 ) -> list[Chunk]:
   """Each record once, in its own length; arguments as in training_chunks."""
-  return _chunks(records, lengths, bounds, batch_size, chunk_steps)
+  rows = {
+    'records': records,
+    'starts': np.zeros_like(lengths),
+    'signal_lengths': lengths,
+    'lengths': lengths,
+  }
+  return _chunks(rows, bounds, batch_size, chunk_steps)
 
 
-def _chunks(records, lengths, bounds, batch_size, chunk_steps):
-  buckets = np.searchsorted(bounds, lengths)
+def _chunks(rows, bounds, batch_size, chunk_steps):
+  buckets = np.searchsorted(bounds, rows['lengths'])
   chunks = []
   for bucket, samples in enumerate(bounds):
     (members,) = np.nonzero(buckets == bucket)
@@ -217,16 +243,12 @@ def _chunks(records, lengths, bounds, batch_size, chunk_steps):
     batches = np.array_split(members, -(-len(members) // batch_size))
     for first in range(0, len(batches), chunk_steps):
       steps = batches[first : first + chunk_steps]
-      chunk = Chunk(
-        samples=samples,
-        num_steps=len(steps),
-        records=np.zeros((chunk_steps, batch_size), np.int32),
-        lengths=np.zeros((chunk_steps, batch_size), np.int32),
-        mask=np.zeros((chunk_steps, batch_size), bool),
-      )
+      shape = chunk_steps, batch_size
+      mask = np.zeros(shape, bool)
+      arrays = {name: np.zeros(shape, np.int32) for name in rows}
       for step, batch in enumerate(steps):
-        chunk.records[step, : len(batch)] = records[batch]
-        chunk.lengths[step, : len(batch)] = lengths[batch]
-        chunk.mask[step, : len(batch)] = True
-      chunks.append(chunk)
+        mask[step, : len(batch)] = True
+        for name, values in rows.items():
+          arrays[name][step, : len(batch)] = values[batch]
+      chunks.append(Chunk(samples, len(steps), **arrays, mask=mask))
   return chunks

@@ -44,9 +44,15 @@ class ChunkResult(NamedTuple):
   """int32, the first step whose loss or gradient is not finite, or -1."""
 
 
-# State, bucket, chunk and its number of steps -> new state, result.
+# State, bucket, chunk, its number of steps, learning rate -> new state, result.
 Program = Callable[
-  [train_state.TrainState, int, input_pipeline.ChunkArrays, jax.Array],
+  [
+    train_state.TrainState,
+    int,
+    input_pipeline.ChunkArrays,
+    jax.Array,
+    jax.Array,
+  ],
   tuple[train_state.TrainState, ChunkResult],
 ]
 
@@ -78,6 +84,7 @@ class Job:
   """The fold, and the config's fields that decide the result; as JSON."""
   network: forward.Network
   phases: tuple[optimizer.Phase, ...]
+  regularisation: optimizer.Regularisation
   dataset: input_pipeline.Dataset
   sets: Mapping[str, np.ndarray]
   """'train', 'validation', 'test' -> int32 positions in the dataset."""
@@ -86,6 +93,8 @@ class Job:
   """float32 [4], in the loss."""
   repeats: np.ndarray | None
   """int [train records], of class-compensated sampling, or None."""
+  max_samples: int | None
+  """Samples of a recording that a step uses at most, or None for all."""
   resampling: sampler.Resampling | None
   training_buckets: int
   evaluation_buckets: int
@@ -142,10 +151,11 @@ def train_step(
   learning_rate: jax.Array,
   *,
   network: forward.Network,
+  regularisation: optimizer.Regularisation,
   kind: str,
   samples: int,
 ) -> tuple[train_state.TrainState, jax.Array, jax.Array, jax.Array]:
-  """One step of Adam on the mean weighted cross-entropy of a batch.
+  """One step of AdamW on the mean weighted cross-entropy of a batch.
 
   Args:
     state: The state before.
@@ -154,6 +164,7 @@ def train_step(
     class_weights: float32 [4].
     learning_rate: float32 scalar.
     network: The static half of the forward pass.
+    regularisation: Weight decay and average.
     kind: Which parameters are trained: a key of `network.model.trained`.
     samples: Length that the batch's signals are computed in.
 
@@ -183,13 +194,25 @@ def train_step(
   total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
   finite = jnp.isfinite(loss + total)
   trained, moments = optimizer.update(
-    trained, gradients, state.optimizer_state, learning_rate
+    trained,
+    gradients,
+    state.optimizer_state,
+    learning_rate,
+    regularisation.weight_decay,
   )
-  state = dataclasses.replace(
-    state,
-    params={**trained, **frozen},
+  params, average = {**trained, **frozen}, state.average
+  if average:
+    average = optimizer.update_average(
+      average,
+      {'params': params, 'batch_stats': batch_stats},
+      state.step,
+      regularisation.average_decay,
+    )
+  state = train_state.TrainState(
+    params=params,
     batch_stats=batch_stats,
     optimizer_state=moments,
+    average=average,
     step=state.step + 1,
   )
   return state, jax.nn.softmax(logits), losses, finite
@@ -197,7 +220,7 @@ def train_step(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('network', 'kind', 'samples', 'window'),
+  static_argnames=('network', 'regularisation', 'kind', 'samples', 'window'),
   donate_argnames=('state',),
 )
 def train_chunk(
@@ -210,6 +233,7 @@ def train_chunk(
   learning_rate: jax.Array,
   *,
   network: forward.Network,
+  regularisation: optimizer.Regularisation,
   kind: str,
   samples: int,
   window: int,
@@ -228,6 +252,7 @@ def train_chunk(
     class_weights: float32 [4].
     learning_rate: float32 scalar.
     network: The static half of the forward pass.
+    regularisation: Weight decay and average.
     kind: Which parameters are trained.
     samples: The bucket: length that signals are computed in.
     window: Samples to cut out of the dataset for each record.
@@ -246,6 +271,7 @@ def train_chunk(
       class_weights,
       learning_rate,
       network=network,
+      regularisation=regularisation,
       kind=kind,
       samples=samples,
     )
@@ -263,12 +289,10 @@ def phase_program(
   data: input_pipeline.DeviceData,
   key: jax.Array,
   class_weights: jax.Array,
-  mesh: Mesh,
 ) -> Program:
   """`train_chunk` of a phase, with all that its chunks have in common."""
-  learning_rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
 
-  def program(state, samples, chunk, num_steps):
+  def program(state, samples, chunk, num_steps, learning_rate):
     return train_chunk(
       state,
       data,
@@ -287,9 +311,10 @@ def static_arguments(
   job: Job, phase: optimizer.Phase, samples: int
 ) -> dict[str, Any]:
   """What `train_chunk` is compiled for: the phase and the bucket."""
-  longest = int(job.dataset.lengths.max())
+  longest = int(_used_lengths(job).max())
   return {
     'network': job.network,
+    'regularisation': job.regularisation,
     'kind': phase.kind,
     'samples': samples,
     'window': sampler.window_samples(samples, longest, job.resampling),
@@ -300,6 +325,7 @@ def train_chunks(
   program: Program,
   state: train_state.TrainState,
   chunks: Sequence[sampler.Chunk],
+  learning_rates: Sequence[float],
   mesh: Mesh,
   *,
   count: Callable[[sampler.Chunk, ChunkResult], None],
@@ -311,6 +337,7 @@ def train_chunks(
     program: From `phase_program`.
     state: The state before; its memory is taken over.
     chunks: What to train on.
+    learning_rates: The one of each chunk.
     mesh: The devices.
     count: Is given each chunk and its result, on the host.
     stop: Asked after each chunk whether to leave the others.
@@ -327,9 +354,10 @@ def train_chunks(
     chunk, result = pending.pop(0)
     count(chunk, sharding.fetch(result))
 
-  for chunk in chunks:
+  for chunk, rate in zip(chunks, learning_rates, strict=True):
     inputs = input_pipeline.put_chunk(chunk, mesh)
-    state, result = program(state, chunk.samples, *inputs)
+    learning_rate = sharding.replicate(np.float32(rate), mesh)
+    state, result = program(state, chunk.samples, *inputs, learning_rate)
     yield
     pending.append((chunk, result))
     if stop():
@@ -344,10 +372,15 @@ def train_chunks(
 def training_bounds(job: Job) -> tuple[int, ...]:
   """The buckets of training."""
   return sampler.bucket_bounds(
-    job.dataset.lengths,
+    _used_lengths(job),
     num_buckets=job.training_buckets,
     resampling=job.resampling,
   )
+
+
+def _used_lengths(job: Job) -> np.ndarray:
+  """Samples of each recording that training uses, before resampling."""
+  return np.minimum(job.dataset.lengths, job.max_samples or sys.maxsize)
 
 
 def epoch_chunks(
@@ -360,12 +393,23 @@ def epoch_chunks(
     records=records,
     lengths=job.dataset.lengths[records],
     repeats=job.repeats,
+    max_samples=job.max_samples,
     resampling=job.resampling,
     shortest=job.network.spectrogram.window_samples,
     bounds=bounds,
     batch_size=job.batch_size,
     chunk_steps=job.chunk_steps,
   )
+
+
+def chunk_rates(
+  phase: optimizer.Phase, epoch: int, num_chunks: int
+) -> list[float]:
+  """Learning rate of each chunk of an epoch (from 1): that of its middle."""
+  return [
+    phase.rate_at(epoch - 1 + (chunk + 0.5) / num_chunks)
+    for chunk in range(num_chunks)
+  ]
 
 
 def set_chunks(job: Job, set_name: str) -> list[sampler.Chunk]:
@@ -487,16 +531,18 @@ def _train_from_latest(
       if not progress.begun:
         state = _begin(job, progress, best, state.step, mesh)
         progress.begun = True
-      program = phase_program(job, phase, data, step_key, class_weights, mesh)
+      program = phase_program(job, phase, data, step_key, class_weights)
 
       while not _over(job, progress):
         chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
+        rates = chunk_rates(phase, progress.epoch + 1, len(chunks))
         begun = time.monotonic() - progress.seconds
         while progress.chunk < len(chunks):
           state = yield from train_chunks(
             program,
             state,
             chunks[progress.chunk :],
+            rates[progress.chunk :],
             mesh,
             count=lambda chunk, result: _count(
               job, progress, chunk, result, log
@@ -515,7 +561,7 @@ def _train_from_latest(
         validation = None
         if _validation_due(job, progress):
           outputs = evaluate.dispatch(
-            state.variables,
+            state.evaluated,
             data,
             validation_chunks,
             class_weights,
@@ -527,7 +573,7 @@ def _train_from_latest(
           validation = evaluate.collect(validation_chunks, outputs).scores
           _check_finite(job, progress, validation['loss'])
           if validation['score'] > progress.best_score:
-            best = _copy(state.variables)
+            best = _copy(state.evaluated)
             progress.best_score = validation['score']
             progress.best_phase = progress.phase
             progress.best_epoch = progress.last_improvement = progress.epoch
@@ -607,7 +653,12 @@ def _begin(
 ) -> train_state.TrainState:
   """The phase's initial state: the best weights with fresh moments."""
   trained = job.network.model.trained[job.phases[progress.phase].kind]
-  state = train_state.begin_phase(_copy(best), step, trained)
+  state = train_state.begin_phase(
+    _copy(best),
+    step,
+    trained,
+    averaged=job.regularisation.average_decay > 0,
+  )
   return sharding.replicate(state, mesh)
 
 
@@ -693,7 +744,11 @@ def _write_row(
   validation: Mapping[str, Any] | None,
   log: _Log,
 ) -> None:
-  """Writes the row of the epoch just completed."""
+  """Writes the row of the epoch just completed.
+
+  Its learning rate is that of the middle of the epoch.
+  """
+  phase = job.phases[progress.phase]
   row = {
     'phase': progress.phase,
     'epoch': progress.epoch,
@@ -701,7 +756,7 @@ def _write_row(
     'train_loss': progress.loss / progress.records,
     'validation_loss': validation and validation['loss'],
     'validation_score': validation and validation['score'],
-    'learning_rate': job.phases[progress.phase].learning_rate,
+    'learning_rate': phase.rate_at(progress.epoch - 0.5),
     'records_per_second': progress.records / progress.seconds,
     'seconds': progress.seconds,
   }

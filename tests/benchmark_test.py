@@ -61,7 +61,10 @@ def chunk(samples, lengths):
   """A chunk of one bucket; 0 stands for a masked row."""
   lengths = np.array(lengths, np.int32)
   steps = int((lengths > 0).any(axis=1).sum())
-  return sampler.Chunk(samples, steps, lengths * 0, lengths, lengths > 0)
+  none = lengths * 0
+  return sampler.Chunk(
+    samples, steps, none, none, lengths, lengths, lengths > 0
+  )
 
 
 def epoch():

@@ -34,7 +34,9 @@ def _variables(value):
 
 
 def _state(value, trained=('a', 'b')):
-  state = train_state.begin_phase(_variables(value), int(value), trained)
+  state = train_state.begin_phase(
+    _variables(value), int(value), trained, averaged=True
+  )
   moments = jax.tree.map(lambda x: x + 1, state.optimizer_state)
   return state.replace(optimizer_state=moments)
 
@@ -131,7 +133,8 @@ checkpoints = checkpoint.Checkpoints(
   {'fold': 0, 'model.width': 4, 'phases.epochs': [1, 2]},
 )
 for epoch in range(2):
-  checkpoints.save(train_state.begin_phase(big, epoch, ()), big, {'e': epoch})
+  state = train_state.begin_phase(big, epoch, (), averaged=False)
+  checkpoints.save(state, big, {'e': epoch})
 os._exit(9)
 """
 

@@ -15,6 +15,7 @@ CONFIGS = [
   'configs/crnn.py',
   'configs/crnn.py:paper',
   'configs/crnn.py:authors',
+  'configs/crnn_fast.py',
   'configs/quickstart.py',
   'configs/ablations.py:stride',
 ]
@@ -56,6 +57,14 @@ def fields_of(config):
   return configuration._fields(config)
 
 
+def config_with(field):
+  """The paper's CRNN or, for a field of another model, that model's."""
+  for config in ('configs/crnn.py', 'configs/crnn_fast.py'):
+    if field in fields_of(parse(config=config)):
+      return config
+  raise AssertionError(field)
+
+
 def test_every_config_of_the_folder_can_be_used():
   files = {f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')}
   tested = {config.partition(':')[0] for config in CONFIGS}
@@ -71,12 +80,14 @@ def test_every_field_that_is_named_exists_and_every_number_is_checked():
     *configuration.CHOICES,
     *configuration._AT_LEAST,
     *configuration._POSITIVE,
+    *configuration._NOT_NEGATIVE,
     *configuration._SHARES,
   }
   assert named <= known
   numbers = {
     field
-    for field, value in fields_of(parse()).items()
+    for config in CONFIGS
+    for field, value in fields_of(parse(config=config)).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
   }
   assert numbers - named == {'augmentation.fastest_heart_rate'}
@@ -86,7 +97,8 @@ def test_every_field_can_be_set_in_both_forms():
   plain = fields_of(parse())
   for field, value in plain.items():
     if value is None:
-      value = '7' if field.rpartition('.')[2].startswith('max_') else 'a b'
+      text = field.endswith(('_dir', '_file'))
+      value = 'a b' if text else '70' if field.endswith('samples') else '7'
     for form in (
       [f'--config.{field}', str(value)],
       [f'--config.{field}={value}'],
@@ -269,21 +281,42 @@ def test_folds():
 
 def test_numbers_out_of_range():
   for field, least in configuration._AT_LEAST.items():
-    message = refusal(f'--config.{field}', str(least - 1))
+    message = refusal(
+      f'--config.{field}', str(least - 1), config=config_with(field)
+    )
     assert f'{field} is {least - 1}: it must be at least {least}.' in message
   for field in configuration._POSITIVE:
     for value in ['0.0', '-1.0', 'inf', 'nan']:
       message = refusal(f'--config.{field}={value}')
       assert f'{field} is {value}: it must be positive.' in message
+  for field in configuration._NOT_NEGATIVE:
+    for value in ['-0.1', 'inf', 'nan']:
+      assert f'{field} is {value}: ' in refusal(f'--config.{field}', value)
   for field in configuration._SHARES:
     for value in ['-0.1', '1.0', 'nan']:
-      assert f'{field} is {value}: ' in refusal(f'--config.{field}', value)
+      message = refusal(f'--config.{field}', value, config=config_with(field))
+      assert f'{field} is {value}: ' in message
   assert f'seed is {2**32}:' in refusal('--config.seed', str(2**32))
   for rate in ['59.0', 'nan', 'inf']:
     field = 'augmentation.fastest_heart_rate'
     assert f'{field} is {rate}' in refusal(f'--config.{field}', rate)
   field = 'spectrogram.hop_samples'
   assert f'{field} is 65' in refusal(f'--config.{field}=65')
+  field = 'spectrogram.kept_bins'
+  assert f'{field} is 34: ' in refusal(f'--config.{field}=34')
+  field = 'augmentation.max_samples'
+  assert f'{field} is 63: ' in refusal(f'--config.{field}=63')
+  field = 'model.kernel_frames'
+  message = refusal(f'--config.{field}=4', config='configs/crnn_fast.py')
+  assert f'{field} is 4: it must be odd.' in message
+
+
+@pytest.mark.parametrize('widths', ['()', '(40,0)', '(40,x)', '(40,1.5)'])
+def test_widths_that_are_none(widths):
+  message = refusal(
+    f'--config.model.widths={widths}', config='configs/crnn_fast.py'
+  )
+  assert 'model.widths is (' in message
 
 
 @pytest.mark.parametrize(

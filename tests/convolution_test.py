@@ -1,4 +1,4 @@
-"""The convolution's own gradients against autodiff of the plain one."""
+"""The convolutions and their own gradients against the plain ones."""
 
 import re
 
@@ -196,3 +196,48 @@ def test_each_platform_has_its_own_way(channels_in, stride):
   assert convolutions == (channels_in == 1)
   assert loops == (2 if channels_in == 1 else 3)
   assert products > 0
+
+
+# Over time alone.
+
+
+def _plain_frames(x, kernel, stride):
+  half = kernel.shape[0] // 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,),
+    ((half, half),),
+    dimension_numbers=('NWC', 'WIO', 'NWC'),
+  )
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize(('frames', 'size'), [(9, 7), (8, 5), (1, 7), (6, 1)])
+def test_convolution_of_frames_and_its_gradients(frames, size, stride):
+  rng = np.random.default_rng(0)
+  reduced = -(-frames // stride)
+  with jax.enable_x64(True):
+    x, kernel, gradient = (
+      jnp.asarray(rng.normal(size=shape))
+      for shape in ((2, frames, 3), (size, 3, 4), (2, reduced, 4))
+    )
+    run = jax.jit(_gradients, static_argnums=(0, 4))
+    ways = convolution.convolve_frames, _plain_frames
+    values = [way(x, kernel, stride) for way in ways]
+    assert values[0].shape == gradient.shape
+    np.testing.assert_allclose(*values, atol=1e-12)
+    pairs = [run(way, x, kernel, gradient, stride) for way in ways]
+    for one, other in zip(*pairs, strict=True):
+      np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda'])
+def test_frames_are_convolved_by_products_on_a_cpu_alone(platform):
+  def total(x, kernel):
+    return jnp.sum(convolution.convolve_frames(x, kernel, 2) ** 2)
+
+  step = jax.jit(jax.grad(total, argnums=(0, 1)))
+  traced = step.trace(jnp.ones((2, 9, 3)), jnp.ones((7, 3, 4)))
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert text.count('stablehlo.convolution') == (3 if platform == 'cuda' else 0)

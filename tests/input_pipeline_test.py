@@ -109,3 +109,36 @@ def test_records_are_found_by_name(small_data):
   assert [letters[name] for name in wanted] == [
     CLASSES[dataset.classes['v3'][index]] for index in (5, 0, 59)
   ]
+
+
+def test_batch_holds_the_part_of_a_recording_that_the_chunk_names(
+  small_data, mesh
+):
+  dataset = small_data.dataset
+  data = input_pipeline.put_dataset(dataset, 'v3', mesh)
+  records = np.arange(len(dataset.records))
+  chunks = sampler.training_chunks(
+    key=(0, 0, 0, 1),
+    records=records,
+    lengths=dataset.lengths,
+    repeats=None,
+    max_samples=500,
+    resampling=None,
+    shortest=64,
+    bounds=(500,),
+    batch_size=len(records),
+    chunk_steps=1,
+  )
+  [chunk] = chunks
+  arrays, _ = input_pipeline.put_chunk(chunk, mesh)
+  batch = jax.jit(input_pipeline.take_batch, static_argnums=3)(
+    data, arrays, 0, 500
+  )
+  assert chunk.starts.any()
+  for row, record in enumerate(chunk.records[0]):
+    start = dataset.offsets[record] + chunk.starts[0, row]
+    length = min(500, dataset.lengths[record])
+    assert batch.signal_lengths[row] == length
+    np.testing.assert_array_equal(
+      batch.signal[row, :length], dataset.signal[start : start + length]
+    )

@@ -12,13 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecg_jax import models
-from ecg_jax.models import cnn, convolution, crnn, layers
+from ecg_jax.models import cnn, convolution, crnn, layers, residual_crnn
 from ecg_jax.models.dropout import Dropout
 
 BINS = 7
 
 TINY = {'width': 4, 'growth': 2, 'blocks': 2, 'layers_per_block': 2}
 TINY_CRNN = {'lstm_units': 5, 'lstm_layers': 1}
+TINY_RESIDUAL = {
+  'widths': (4, 6),
+  'blocks_per_stage': 2,
+  'kernel_frames': 5,
+  'lstm_units': 3,
+  'dropout_output': 0.0,
+}
 
 # Model, kind of phase: every kind, both reductions, both summaries.
 VARIANTS = {
@@ -35,11 +42,13 @@ VARIANTS = {
     {'reduction': 'stride', 'summary': 'mean'},
   ),
   'crnn, auxiliary': ('crnn', 'auxiliary', {'reduction': 'stride'}),
+  'residual_crnn': ('residual_crnn', 'all', {}),
 }
 
 
 def _create(name, *, dropout=0.0, **fields):
-  fields = TINY | {'dropout_convolution': dropout} | fields
+  tiny = TINY_RESIDUAL if name == 'residual_crnn' else TINY
+  fields = tiny | {'dropout_convolution': dropout} | fields
   if name == 'crnn':
     fields = TINY_CRNN | {'dropout_lstm': 0.0} | fields
   return models.create_model(name, **fields)
@@ -164,9 +173,16 @@ def test_logits_do_not_depend_on_padding_or_batch(variant, lengths, garbage):
   np.testing.assert_allclose(again[:4], together[:4], atol=1e-5, rtol=1e-6)
 
 
-def test_training_does_not_depend_on_padding_or_masked_rows():
+@pytest.mark.parametrize(
+  ('name', 'fields'),
+  [
+    ('crnn', {'reduction': 'stride', 'layers_per_block': 1}),
+    ('residual_crnn', {}),
+  ],
+)
+def test_training_does_not_depend_on_padding_or_masked_rows(name, fields):
   lengths = [21, 1, 8]
-  model = _create('crnn', reduction='stride', layers_per_block=1)
+  model = _create(name, **fields)
 
   @jax.jit
   def run(x, lengths, weight):
@@ -371,7 +387,81 @@ def test_summaries_and_reductions_make_different_models():
       assert np.abs(one - other).max() > 1e-3
 
 
-@pytest.mark.parametrize('name', ['cnn', 'crnn'])
+def _reference_residual(model, variables, x):
+  """The residual CRNN's summaries but the LSTM's, of one recording, float64."""
+  params, statistics = (
+    variables[name]['convolutions'] for name in ('params', 'batch_stats')
+  )
+
+  def norm(x, group, name):
+    group = [tree[group] if group else tree for tree in (params, statistics)]
+    layer, running = (tree[name] for tree in group)
+    x = (x - running['mean']) / np.sqrt(running['variance'] + 1e-3)
+    return x * layer['scale'] + layer['bias']
+
+  def convolve(x, layer, stride=1):
+    kernel = layer['kernel']
+    half = len(kernel) // 2
+    around = np.pad(x, ((half, half), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(
+      around, len(kernel), axis=0
+    )
+    return np.einsum('tik,kio->to', windows[::stride], kernel)
+
+  x = norm(np.asarray(x, np.float64), None, 'input_norm')
+  x = convolve(x, params['input'])
+  for stage, width in enumerate(model.widths):
+    for index in range(model.blocks_per_stage):
+      name = f'stage_{stage}_block_{index}'
+      stride = 2 if index == 0 else 1
+      h = np.maximum(norm(x, name, 'norm_0'), 0)
+      h = convolve(h, params[name]['layer_0'], stride)
+      h = np.maximum(norm(h, name, 'norm_1'), 0)
+      h = convolve(h, params[name]['layer_1'])
+      if stride == 2:
+        x = np.pad(x, ((0, len(x) % 2), (0, 0)))
+        x = (x[::2] + x[1::2]) / 2
+      if x.shape[1] != width:
+        x = convolve(x, params[name]['shortcut'])
+      x = x + h
+  x = np.maximum(norm(x, None, 'output_norm'), 0)
+  return np.concatenate([x.mean(axis=0), x.max(axis=0)])
+
+
+@settings(max_examples=10, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=4, max_size=4))
+def test_residual_logits_equal_a_float64_reference_to_the_last_frame(lengths):
+  model = _create('residual_crnn')
+  variables = _variables(model)
+  # What the LSTM says is tested with the layer; here it is not listened to.
+  output = variables['params']['output']
+  kernel = np.array(output['kernel'])
+  kernel[2 * model.widths[-1] :] = 0
+  output = {**output, 'kernel': kernel}
+  variables = {**variables, 'params': {**variables['params'], 'output': output}}
+  x = _spectrograms(lengths, frames=31)
+  found = _compiled_evaluation(model, 'all', variables, x, np.array(lengths))
+  for row, length in enumerate(lengths):
+    summary = _reference_residual(model, variables, x[row, :length])
+    expected = summary @ kernel[: len(summary)] + output['bias']
+    np.testing.assert_allclose(found[row], expected, atol=2e-5, rtol=2e-5)
+
+
+def test_residual_crnn_listens_to_its_lstm_and_to_the_order_of_frames():
+  model = _create('residual_crnn')
+  lengths = [30]
+  x = _spectrograms(lengths, frames=30)
+  variables = _variables(model)
+  silent = jax.tree.map(np.zeros_like, variables['params']['lstm'])
+  deaf = {**variables, 'params': {**variables['params'], 'lstm': silent}}
+  found = [
+    np.asarray(_compiled_evaluation(model, 'all', given, x, np.array(lengths)))
+    for given in (variables, deaf)
+  ]
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['cnn', 'crnn', 'residual_crnn'])
 def test_bfloat16_logits_are_float32_and_near(name):
   x, lengths = _spectrograms([20, 9], frames=21), [20, 9]
   full = _evaluate(_create(name), 'all', x, lengths)
@@ -394,14 +484,13 @@ class _Float64(types.ModuleType):
 def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
   name, kind, fields = VARIANTS[variant]
   kind = 'all' if kind == 'lstm' else kind
-  for module in cnn, convolution, crnn, layers:
+  for module in cnn, convolution, crnn, layers, residual_crnn:
     monkeypatch.setattr(module, 'jnp', _Float64('float64'))
   with jax.enable_x64(True):
-    model = _create(
-      name,
-      **fields | {'width': 2, 'growth': 1, 'blocks': 2},
-      dtype=jnp.float64,
-    )
+    narrow = {'width': 2, 'growth': 1, 'blocks': 2}
+    if name == 'residual_crnn':
+      narrow = {'widths': (2, 3)}
+    model = _create(name, **fields | narrow, dtype=jnp.float64)
     double = functools.partial(np.asarray, dtype=np.float64)
     variables = jax.tree.map(double, _variables(model))
     lengths = [9, 4]
@@ -436,10 +525,14 @@ def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
       assert found == pytest.approx(float(slope), rel=1e-6, abs=1e-8)
 
 
-@pytest.mark.parametrize('variant', ['cnn, stride', 'crnn, max_pool, last'])
+@pytest.mark.parametrize(
+  'variant', ['cnn, stride', 'crnn, max_pool, last', 'residual_crnn']
+)
 def test_remat_keeps_less_for_the_same_gradients(variant):
   name, kind, fields = VARIANTS[variant]
-  fields = fields | {'blocks': 2, 'layers_per_block': 3, 'dropout': 0.3}
+  fields = fields | {'dropout': 0.3}
+  if name != 'residual_crnn':
+    fields |= {'blocks': 2, 'layers_per_block': 3}
   lengths = jnp.array([30, 17, 1])
   x = jnp.asarray(_spectrograms(lengths, frames=30))
   variables = _variables(_create(name, **fields))

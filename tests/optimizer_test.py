@@ -1,10 +1,12 @@
-"""Adam against Optax's; what a phase trains and for how long."""
+"""AdamW against Optax's; what a phase trains, how long, at what rate."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ecg_jax import models, optimizer, train_state
 
@@ -15,16 +17,26 @@ def _tree(seed):
   return {'a': {'kernel': draw(3, 4), 'bias': draw(4)}, 'b': draw(5)}
 
 
-@pytest.mark.parametrize('learning_rate', [1e-3, 1e-5])
-def test_update_is_optax_adam(learning_rate):
-  adam = optax.adam(learning_rate)
+def _kernels(tree):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == 'kernel', tree
+  )
+
+
+@pytest.mark.parametrize(
+  ('learning_rate', 'weight_decay'), [(1e-3, 0.0), (1e-5, 0.0), (1e-3, 0.5)]
+)
+def test_update_is_optax_adamw_that_decays_kernels(learning_rate, weight_decay):
+  adam = optax.adamw(learning_rate, weight_decay=weight_decay, mask=_kernels)
   params = expected = jax.tree.map(jnp.asarray, _tree(0))
   moments, state = optimizer.fresh_moments(params), adam.init(params)
-  update = jax.jit(optimizer.update)
+  update = jax.jit(optimizer.update, static_argnums=4)
   for step in range(1, 6):
     gradients = _tree(step)
-    params, moments = update(params, gradients, moments, learning_rate)
-    updates, state = adam.update(gradients, state)
+    params, moments = update(
+      params, gradients, moments, learning_rate, weight_decay
+    )
+    updates, state = adam.update(gradients, state, expected)
     expected = optax.apply_updates(expected, updates)
     jax.tree.map(
       lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6),
@@ -49,6 +61,8 @@ PHASES = {
   'kinds': ('auxiliary', 'lstm', 'all', 'all', 'all'),
   'epochs': (500, 100, 200, 200, 200),
   'learning_rates': (1e-3, 1e-3, 1e-3, 1e-4, 1e-5),
+  'schedule': 'constant',
+  'warmup_epochs': 0.0,
 }
 
 
@@ -60,6 +74,48 @@ def test_max_epochs_caps_each_phase(max_epochs):
   assert rates == PHASES['learning_rates']
   for phase, epochs in zip(phases, PHASES['epochs'], strict=True):
     assert phase.epochs == min(epochs, max_epochs or epochs)
+
+
+@given(
+  st.integers(1, 50), st.floats(0, 60), st.sampled_from(['constant', 'cosine'])
+)
+@settings(max_examples=50, deadline=None)
+def test_rate_rises_to_its_highest_and_falls_with_the_schedule_alone(
+  epochs, warmup_epochs, schedule
+):
+  phase = optimizer.Phase('all', epochs, 2e-3, schedule, warmup_epochs)
+  times = np.linspace(0, epochs, 201)
+  rates = np.array([phase.rate_at(time) for time in times])
+  rising, after = rates[times < warmup_epochs], rates[times >= warmup_epochs]
+  np.testing.assert_allclose(
+    rising, 2e-3 * times[times < warmup_epochs] / max(warmup_epochs, 1e-9)
+  )
+  assert (rates >= 0).all()
+  assert (rates <= 2e-3).all()
+  if schedule == 'constant':
+    assert (after == 2e-3).all()
+  elif len(after) > 1:
+    assert (np.diff(after) < 0).all()
+    assert after[-1] == pytest.approx(0, abs=1e-9)
+    # Half of the way in time is half of the way down.
+    middle = phase.rate_at((warmup_epochs + epochs) / 2)
+    assert middle == pytest.approx(1e-3)
+
+
+def test_average_forgets_the_start_and_then_at_its_own_decay():
+  seven = {'params': {'a': jnp.full(3, 7.0)}, 'batch_stats': {}}
+  zero = jax.tree.map(jnp.zeros_like, seven)
+
+  def after(average, step):
+    tree = optimizer.update_average(average, seven, step, 0.9)
+    return np.asarray(tree['params']['a'])
+
+  np.testing.assert_allclose(after(zero, 0), 0.9 * 7)
+  np.testing.assert_allclose(after(zero, 8), 0.5 * 7)
+  # From where the warm-up reaches the decay, the decay.
+  for step in (80, 1000):
+    np.testing.assert_allclose(after(zero, step), 0.1 * 7, rtol=1e-5)
+  np.testing.assert_allclose(after(seven, 3), 7, rtol=1e-6)
 
 
 def test_phases_of_unequal_number_are_refused():
@@ -81,9 +137,12 @@ def test_a_phase_begins_with_zero_moments_of_what_it_trains():
     'batch_stats': {'convolutions': tree()},
   }
   for trained in crnn.trained.values():
-    state = train_state.begin_phase(variables, 17, trained)
+    state = train_state.begin_phase(variables, 17, trained, averaged=True)
     assert state.step == 17
     assert state.variables == variables
+    jax.tree.map(np.testing.assert_array_equal, state.evaluated, variables)
+    plain = train_state.begin_phase(variables, 17, trained, averaged=False)
+    assert plain.evaluated == variables
     assert state.optimizer_state.count == 0
     for moments in state.optimizer_state.mu, state.optimizer_state.nu:
       assert set(moments) == set(trained)

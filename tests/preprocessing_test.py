@@ -1,5 +1,6 @@
 """The log-spectrogram against SciPy's, and what padding must not change."""
 
+import dataclasses
 import io
 import zipfile
 
@@ -176,3 +177,15 @@ def test_normalisation_is_of_the_valid_samples():
     np.testing.assert_allclose(row[: len(signal)], expected, atol=0.01)
     assert not np.any(row[len(signal) :])
   assert not np.any(scaled[2])
+
+
+@pytest.mark.parametrize('kept', [1, 20, 33])
+def test_kept_bins_are_the_lowest(kept):
+  rng = np.random.default_rng(0)
+  batch = _batch([rng.normal(0, 200, 700), rng.normal(0, 200, 500)])
+  every, frames = log_spectrogram(*batch, SPECTROGRAM)
+  spectrogram = dataclasses.replace(SPECTROGRAM, kept_bins=kept)
+  found, same_frames = log_spectrogram(*batch, spectrogram)
+  assert found.shape[-1] == spectrogram.bins == kept
+  np.testing.assert_allclose(found, every[..., :kept], atol=1e-4)
+  np.testing.assert_array_equal(same_frames, frames)

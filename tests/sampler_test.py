@@ -30,6 +30,7 @@ def _epoch(number=237, key=(0, 0, 0, 1), **changes):
     'records': 1000 + np.arange(number),
     'lengths': lengths,
     'repeats': None,
+    'max_samples': None,
     'resampling': RESAMPLING,
     'shortest': 64,
     'bounds': sampler.bucket_bounds(
@@ -84,6 +85,7 @@ def test_every_draw_is_used_exactly_once_in_a_bucket_that_holds_it(
       assert filled[: chunk.num_steps].all()
       assert not chunk.lengths[~chunk.mask].any()
       assert not chunk.records[~chunk.mask].any()
+      assert not chunk.starts.any()
       # array_split: the batches of a bucket are of nearly one size.
     for samples in below - {0}:
       sizes = [
@@ -304,3 +306,49 @@ def test_compensated_epochs_draw_classes_as_repeated_and_cut_to_the_set():
   expected = counts * by_hand / np.sum(counts * by_hand)
   found = np.bincount(classes, drawn) / (1000 * epochs)
   np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_of_long_recordings_a_random_part_is_used():
+  lengths = np.array([2714, 9000, 9001, 18286] * 60)
+  records = np.arange(len(lengths))
+  starts = []
+  for epoch in range(1, 21):
+    chunks = _epoch(
+      len(lengths),
+      key=(0, 0, 0, epoch),
+      records=records,
+      lengths=lengths,
+      max_samples=9000,
+      resampling=None,
+      bounds=(4000, 9000),
+    )
+    order = np.argsort(_valid(chunks, 'records'))
+    used, start, length = (
+      _valid(chunks, name)[order]
+      for name in ('signal_lengths', 'starts', 'lengths')
+    )
+    np.testing.assert_array_equal(used, np.minimum(lengths, 9000))
+    np.testing.assert_array_equal(length, used)
+    assert (start >= 0).all()
+    assert (start + used <= lengths).all()
+    assert not start[lengths <= 9000].any()
+    starts.append(start)
+  starts = np.array(starts)
+  assert set(np.unique(starts[:, lengths == 9001])) == {0, 1}
+  # Uniform from the first sample to the last that leaves enough.
+  drawn = np.sort(starts[:, lengths == 18286].ravel()) / 9286
+  uniform = np.linspace(0, 1, len(drawn))
+  np.testing.assert_allclose(drawn, uniform, atol=0.05)
+
+
+def test_parts_are_resampled_like_whole_recordings():
+  chunks = _epoch(max_samples=5000, bounds=(8000,))
+  used, lengths = (_valid(chunks, x) for x in ('signal_lengths', 'lengths'))
+  assert used.max() == 5000
+  slowest, fastest = (
+    RESAMPLING.lengths(used, rate)
+    for rate in (RESAMPLING.slowest, RESAMPLING.fastest)
+  )
+  assert (lengths <= slowest).all()
+  assert (lengths >= fastest).all()
+  assert len(np.unique(lengths)) > 100

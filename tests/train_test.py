@@ -521,7 +521,12 @@ def _chunk_arguments(job, mesh, kind='all'):
     mesh,
   )
   variables = sharding.replicate(train.initial_variables(job), mesh)
-  state = train_state.begin_phase(variables, 0, job.network.model.trained[kind])
+  state = train_state.begin_phase(
+    variables,
+    0,
+    job.network.model.trained[kind],
+    averaged=job.regularisation.average_decay > 0,
+  )
 
   def arguments(state, chunk):
     return (
@@ -555,16 +560,11 @@ def _cut(chunk, counts):
   """The chunk as several of the same shape, of so many steps each."""
   parts, first = [], 0
   for count in counts:
-    order = np.roll(np.arange(len(chunk.mask)), -first)
-    parts.append(
-      dataclasses.replace(
-        chunk,
-        num_steps=count,
-        records=chunk.records[order],
-        lengths=chunk.lengths[order],
-        mask=chunk.mask[order],
-      )
-    )
+    arrays = {
+      name: np.roll(getattr(chunk, name), -first, axis=0)
+      for name in input_pipeline.ChunkArrays._fields
+    }
+    parts.append(dataclasses.replace(chunk, num_steps=count, **arrays))
     first += count
   return [part for part in parts if part.num_steps]
 
@@ -998,3 +998,94 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
 
 def _read_checkpoints(job):
   return [path.name for path in (job.folder / 'checkpoints').iterdir()]
+
+
+# Averaged weights, weight decay, a schedule, parts of recordings, flips.
+
+
+@pytest.fixture
+def regularised_job(small_job):
+  """Makes a job of one phase with all that a newer recipe asks for."""
+
+  def make(folder):
+    job = small_job(folder)
+    return dataclasses.replace(
+      job,
+      phases=tuple(
+        optimizer.Phase(kind, 2, 1e-2, 'cosine', 0.5)
+        for kind in ('auxiliary', 'all')
+      ),
+      regularisation=optimizer.Regularisation(
+        weight_decay=0.1, average_decay=0.9
+      ),
+      network=dataclasses.replace(job.network, flip_share=0.5),
+      max_samples=500,
+      validate_every_epochs=1,
+    )
+
+  return make
+
+
+def test_average_is_what_is_evaluated_kept_and_resumed(
+  regularised_job, train_job, read_result, tmp_path, monkeypatch
+):
+  job = regularised_job(tmp_path / 'whole')
+  rates, improved = [], []
+  train_chunk, save = train.train_chunk, train.checkpoint.Checkpoints.save
+
+  def recorded_chunk(*args, **kwargs):
+    rates.append(float(args[-1]))
+    return train_chunk(*args, **kwargs)
+
+  def recorded_save(self, state, best, progress):
+    if progress['epoch'] == progress['last_improvement']:
+      improved.append(progress['epoch'])
+      assert _bits(best) == _bits(state.average) != _bits(state.variables)
+    save(self, state, best, progress)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'train_chunk', recorded_chunk)
+    patch.setattr(train.checkpoint.Checkpoints, 'save', recorded_save)
+    train_job(job)
+  assert improved
+  bounds = train.training_bounds(job)
+  assert bounds[-1] < 900  # Half a thousand samples, slowed down.
+  expected = []
+  for index, phase in enumerate(job.phases):
+    for epoch in range(1, phase.epochs + 1):
+      chunks = train.epoch_chunks(job, bounds, index, epoch)
+      expected += train.chunk_rates(phase, epoch, len(chunks))
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+  assert 0 < min(rates) < 2e-3 < 8e-3 < max(rates) <= 1e-2
+  # Stopped in each phase and started again, it ends the same.
+  again = regularised_job(tmp_path / 'stopped')
+  for stop_after in (len(rates) // 4, len(rates) // 3):
+    again = dataclasses.replace(again, checkpoint_minutes=1e-9)
+    assert not train_job(again, stop_after=stop_after)
+  train_job(again)
+  assert read_result(again) == read_result(job)
+
+
+def test_weight_decay_shrinks_the_kernels(regularised_job, train_job, tmp_path):
+  sizes = []
+  for decay in (0.0, 3.0):
+    job = regularised_job(tmp_path / str(decay))
+    job = dataclasses.replace(
+      job,
+      regularisation=dataclasses.replace(
+        job.regularisation, weight_decay=decay
+      ),
+    )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    state, chunks, arguments = _chunk_arguments(job, mesh)
+    for chunk in chunks:
+      args, kwargs = arguments(state, chunk)
+      state, _ = train.train_chunk(*args, **kwargs)
+    sizes.append(
+      sum(
+        float(np.abs(leaf).sum())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        if path[-1].key.startswith('kernel')
+      )
+    )
+  assert sizes[1] < 0.99 * sizes[0]

@@ -200,7 +200,10 @@ class Training:
     phase = optimizer.Phase('all', 1, 1e-3)
     variables = jax.jit(lambda: train.initial_variables(job))()
     state = train_state.begin_phase(
-      variables, 0, job.network.model.trained[phase.kind]
+      variables,
+      0,
+      job.network.model.trained[phase.kind],
+      averaged=job.regularisation.average_decay > 0,
     )
     rate = np.float32(phase.learning_rate)
     key, weights, self.rate, self.state = sharding.replicate(
@@ -208,7 +211,7 @@ class Training:
     )
     self.job, self.phase, self.mesh = job, phase, mesh
     self.shared = data, key, weights
-    self.program = train.phase_program(job, phase, *self.shared, mesh)
+    self.program = train.phase_program(job, phase, *self.shared)
 
   def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
     """The program of the chunk's bucket, not compiled."""
@@ -225,10 +228,12 @@ class Training:
 
   def run(self, chunk: sampler.Chunk) -> float:
     """Seconds of the bare program, its chunk already on the device."""
-    inputs = jax.block_until_ready(input_pipeline.put_chunk(chunk, self.mesh))
+    arrays, num_steps = jax.block_until_ready(
+      input_pipeline.put_chunk(chunk, self.mesh)
+    )
     begun = time.perf_counter()
     self.state, _ = jax.block_until_ready(
-      self.program(self.state, chunk.samples, *inputs)
+      self.program(self.state, chunk.samples, arrays, num_steps, self.rate)
     )
     return time.perf_counter() - begun
 
@@ -240,6 +245,7 @@ class Training:
         self.program,
         self.state,
         chunks,
+        [self.phase.learning_rate] * len(chunks),
         self.mesh,
         count=lambda chunk, result: None,
         stop=lambda: False,

@@ -80,6 +80,7 @@ def make_views(
     records=np.repeat(index, augmentations),
     lengths=np.repeat(own, augmentations),
     repeats=None,
+    max_samples=config.augmentation.max_samples,
     resampling=resampling,
     shortest=config.spectrogram.window_samples,
     bounds=(longest,),
@@ -87,9 +88,14 @@ def make_views(
     chunk_steps=1,
   )
   rows = 1 + augmentations
+  used = np.array([own, *chunk.signal_lengths[0]], np.int32)
+  signal = np.zeros((rows, own), np.int16)
+  for row, first in enumerate([0, *chunk.starts[0]]):
+    part = dataset.signal[start + first :][: used[row]]
+    signal[row, : len(part)] = part
   batch = forward.Batch(
-    signal=jnp.tile(dataset.signal[start : start + own], (rows, 1)),
-    signal_lengths=jnp.full(rows, own, jnp.int32),
+    signal=jnp.asarray(signal),
+    signal_lengths=jnp.asarray(used),
     lengths=jnp.array([own, *chunk.lengths[0]], jnp.int32),
     labels=jnp.zeros(rows, jnp.int32),
     mask=jnp.ones(rows, bool),
@@ -108,7 +114,7 @@ def make_views(
       signal=np.asarray(signals[row, :samples]),
       dropped=np.asarray(dropped[row, :samples]),
       spectrogram=np.asarray(spectrograms[row, : frames[row]]),
-      heart_rate=sampler.HEART_RATE * own / samples,
+      heart_rate=sampler.HEART_RATE * used[row] / samples,
     )
     for row, samples in enumerate(map(int, lengths))
   ]

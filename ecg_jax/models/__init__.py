@@ -10,8 +10,9 @@ from flax import linen as nn
 
 from ecg_jax.models.cnn import CNN
 from ecg_jax.models.crnn import CRNN
+from ecg_jax.models.residual_crnn import ResidualCRNN
 
-MODELS = {'cnn': CNN, 'crnn': CRNN}
+MODELS = {'cnn': CNN, 'crnn': CRNN, 'residual_crnn': ResidualCRNN}
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:

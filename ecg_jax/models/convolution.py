@@ -1,9 +1,9 @@
-"""The 2-D convolution, by the fastest exact way of each platform.
+"""The convolutions, by the fastest exact way of each platform.
 
 On a GPU all of it is XLA's (cuDNN's). On a CPU, XLA reaches half of what its
 matrix products do, and neither gradient convolution comes into its fast layout
-inside a loop; so there a convolution is matrix products (see `winograd`). The
-choice is made when the program is lowered for a platform.
+inside a loop; so there a convolution is matrix products (see `winograd` for two
+dimensions). The choice is made when the program is lowered for a platform.
 
 B: batch, T: frames, F: frequency bins, I: channels in, O: channels out.
 """
@@ -143,3 +143,74 @@ def _kernel_gradient_of_one_channel(x, kernel, gradient):
   zeros = jnp.zeros((size * size, channels_out), jnp.float32)
   total, _ = lax.scan(add, zeros, (padded, gradient))
   return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_frames(
+  x_BxTxI: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
+  """Convolves over time alone, padded as in `convolve`.
+
+  Args:
+    x_BxTxI: Input.
+    kernel: [K, I, O], K odd.
+    stride: Of time.
+
+  Returns:
+    [B, ceil(T / stride), O].
+  """
+  return lax.platform_dependent(
+    x_BxTxI,
+    kernel,
+    cpu=functools.partial(_frames_by_product, stride=stride),
+    default=functools.partial(_plain_frames, stride=stride),
+  )
+
+
+def _frames_forward(x, kernel, stride):
+  return convolve_frames(x, kernel, stride), (x, kernel)
+
+
+def _frames_backward(stride, residuals, gradient):
+  def pulled_back_through(way):
+    def gradients(x, kernel, gradient):
+      _, pull = jax.vjp(functools.partial(way, stride=stride), x, kernel)
+      return pull(gradient)
+
+    return gradients
+
+  return lax.platform_dependent(
+    *residuals,
+    gradient,
+    cpu=pulled_back_through(_frames_by_product),
+    default=pulled_back_through(_plain_frames),
+  )
+
+
+convolve_frames.defvjp(_frames_forward, _frames_backward)
+
+
+def _plain_frames(x, kernel, *, stride):
+  half = kernel.shape[0] // 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,),
+    ((half, half),),
+    dimension_numbers=('NWC', 'WIO', 'NWC'),
+  )
+
+
+def _frames_by_product(x, kernel, *, stride):
+  """One product of the taps of each frame, side by side, and the kernel."""
+  size, channels_in, channels_out = kernel.shape
+  batch, frames, _ = x.shape
+  last = size + (-(-frames // stride) - 1) * stride
+  x = jnp.pad(x, ((0, 0), (size // 2, max(0, last - frames)), (0, 0)))
+  taps = [x[:, tap : last - size + tap + 1 : stride] for tap in range(size)]
+  product = lax.dot_general(
+    jnp.concatenate(taps, axis=-1).reshape(-1, size * channels_in),
+    kernel.reshape(-1, channels_out),
+    (((1,), (0,)), ((), ())),
+  )
+  return product.reshape(batch, -1, channels_out)

@@ -51,11 +51,16 @@ class Dropout(nn.Module):
   """Sets elements to zero with probability `rate` and scales up the others."""
 
   rate: float
+  whole_channels: bool = False
+  """Whether all frames of a recording's channel share one draw."""
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Returns x with dropout, or x itself where not training."""
     if not train or self.rate == 0:
       return x
-    keep = keep_mask(self.make_rng('dropout'), self.rate, x.shape)
+    shape = x.shape
+    if self.whole_channels:
+      shape = (shape[0], *[1] * (x.ndim - 2), shape[-1])
+    keep = keep_mask(self.make_rng('dropout'), self.rate, shape)
     return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))

@@ -4,6 +4,7 @@ B: batch, T: frames, F: frequency bins, C: channels, D: features of a frame,
 H: units of one LSTM direction. A mask is bool [B, T], true in valid frames.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -31,9 +32,10 @@ def masked_mean(x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:
 class BatchNorm(nn.Module):
   """Batch normalisation whose statistics see valid frames only.
 
-  Mean and variance are over the valid frames of the whole batch and all
-  frequency bins, in float32; over a sharded batch they are global sums and
-  counts. `batch_stats` holds their running averages, used in evaluation.
+  Mean and variance are over the valid frames of the whole batch and, if there
+  are any, all frequency bins, in float32; over a sharded batch they are global
+  sums and counts. `batch_stats` holds their running averages, used in
+  evaluation.
   """
 
   momentum: float = 0.99
@@ -41,10 +43,14 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BxTxFxC: jax.Array, mask_BxT: jax.Array, *, train: bool
+    self, x: jax.Array, mask_BxT: jax.Array, *, train: bool
   ) -> jax.Array:
-    """Normalises; returns the same shape and dtype, not masked."""
-    channels = x_BxTxFxC.shape[-1:]
+    """Normalises x, [B, T, F, C] or [B, T, C].
+
+    Returns:
+      The same shape and dtype, not masked.
+    """
+    channels = x.shape[-1:]
     scale = self.param('scale', nn.initializers.ones, channels)
     bias = self.param('bias', nn.initializers.zeros, channels)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
@@ -53,11 +59,12 @@ class BatchNorm(nn.Module):
     )
     if train:
       # A convolution reaches over the end: its output there is not zero.
-      x = masked(x_BxTxFxC, mask_BxT).astype(jnp.float32)
-      count = jnp.sum(mask_BxT, dtype=jnp.float32) * x.shape[2]
+      valid = masked(x, mask_BxT).astype(jnp.float32)
+      count = jnp.sum(mask_BxT, dtype=jnp.float32) * math.prod(x.shape[2:-1])
       count = jnp.maximum(count, 1.0)
-      mean = jnp.sum(x, axis=(0, 1, 2)) / count
-      mean_of_squares = jnp.sum(x**2, axis=(0, 1, 2)) / count
+      axes = tuple(range(x.ndim - 1))
+      mean = jnp.sum(valid, axis=axes) / count
+      mean_of_squares = jnp.sum(valid**2, axis=axes) / count
       variance = jnp.maximum(mean_of_squares - mean**2, 0.0)
       if not self.is_initializing():
         keep = self.momentum
@@ -68,8 +75,8 @@ class BatchNorm(nn.Module):
     else:
       mean, variance = running_mean.value, running_variance.value
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-    result = x_BxTxFxC * factor + (bias - mean * factor)
-    return result.astype(x_BxTxFxC.dtype)
+    result = x * factor + (bias - mean * factor)
+    return result.astype(x.dtype)
 
 
 class ConvolutionBlock(nn.Module):

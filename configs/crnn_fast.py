@@ -1,0 +1,52 @@
+"""A residual CRNN that two CPU cores train in half an hour a fold.
+
+  python -m ecg_jax.main --config configs/crnn_fast.py
+
+It departs from the paper in the network, which convolves over time alone, and
+in the recipe.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Network and recipe, chosen on validation sets alone."""
+  config = common.get_config()
+
+  config.spectrogram.hop_samples = 8
+  config.spectrogram.kept_bins = 20  # up to 94 Hz
+  config.spectrogram.normalise = 'record'
+
+  config.augmentation.slowest_heart_rate = 68.0
+  config.augmentation.fastest_heart_rate = 94.0
+  config.augmentation.max_samples = 9000
+  config.augmentation.flip_share = 0.3
+  config.augmentation.bursts = False
+
+  config.model = ml_collections.ConfigDict()
+  config.model.name = 'residual_crnn'
+  config.model.widths = (40, 64, 96, 128, 160)  # channels of each stage
+  config.model.blocks_per_stage = 2
+  config.model.kernel_frames = 7
+  config.model.lstm_units = 64  # of each direction
+  config.model.batch_norm_momentum = 0.98
+  config.model.batch_norm_epsilon = 1e-3
+
+  config.dropout = ml_collections.ConfigDict()
+  config.dropout.convolution = 0.05  # of whole channels
+  config.dropout.output = 0.3
+
+  config.phases = ml_collections.ConfigDict()
+  config.phases.kinds = ('all',)
+  config.phases.epochs = (40,)
+  config.phases.learning_rates = (2e-3,)
+  config.phases.schedule = 'cosine'
+  config.phases.warmup_epochs = 1.0
+
+  config.batch_size = 32
+  config.weight_decay = 0.02
+  config.average_decay = 0.998
+  config.buckets.training = 4
+  return config
