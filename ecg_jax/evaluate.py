@@ -207,10 +207,9 @@ def evaluate_run(
   Raises:
     InputError: There is no finished fold, or the data are not the run's.
   """
-  run = artifacts.read_run(run_folder)
-  config = configuration.from_json(run['config'])
-  config.data.manual_dir = manual_dir or config.data.manual_dir
-  config.data.data_dir = data_dir or config.data.data_dir
+  config = experiment.read_run_config(
+    run_folder, manual_dir=manual_dir, data_dir=data_dir
+  )
   finished = {
     fold: run_folder / f'fold{fold}'
     for fold in config.folds
@@ -224,15 +223,14 @@ def evaluate_run(
         f'{folder} has no checkpoints, which hold the weights: restore them, or'
         ' delete the folder and train the fold again.'
       )
-  [data] = experiment.load_data([config])
-  artifacts.check_digests(run_folder, run, data.digests())
+  data = experiment.load_run_data(run_folder, config)
 
   version = label_version or config.label_version
   scored = config.copy_and_resolve_references()
   scored.label_version = version
   scored.folds = tuple(finished)
   out = run_folder / f'evaluation_{set_name}_{version}'
-  artifacts.begin_run(out, scored, run['digests'])
+  artifacts.begin_run(out, scored, data.digests())
 
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = input_pipeline.put_dataset(data.dataset, version, mesh)

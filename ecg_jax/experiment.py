@@ -1,6 +1,7 @@
 """What a config stands for: data, folds, network. Only this reads a config."""
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from absl import logging
 from ecg_jax import (
   artifacts,
   augmentation,
+  configuration,
   forward,
   input_pipeline,
   models,
@@ -79,6 +81,34 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
     check_lengths(dataset, config)
     found.append(Data(dataset, table))
   return found
+
+
+def read_run_config(
+  run_folder: pathlib.Path, *, manual_dir: str | None, data_dir: str | None
+) -> ml_collections.ConfigDict:
+  """The config of a run, with other folders of its data where they are given.
+
+  Raises:
+    InputError: There is no run.
+  """
+  config = configuration.from_json(artifacts.read_run(run_folder)['config'])
+  config.data.manual_dir = manual_dir or config.data.manual_dir
+  config.data.data_dir = data_dir or config.data.data_dir
+  return config
+
+
+def load_run_data(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> Data:
+  """The data of a run, of its config from `read_run_config`.
+
+  Raises:
+    InputError: They cannot be loaded, or are not those that it was trained on.
+  """
+  [data] = load_data([config])
+  run = artifacts.read_run(run_folder)
+  artifacts.check_digests(run_folder, run, data.digests())
+  return data
 
 
 def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:

@@ -59,3 +59,32 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
     'classes': classes,
     'confusion': counts,
   }
+
+
+def bootstrap_interval(
+  confusion: np.ndarray, *, resamples: int = 10_000, share: float = 0.95
+) -> tuple[float, float]:
+  """How far the score would vary with other records of the same kind.
+
+  Records drawn with replacement make confusion matrices that are multinomial
+  draws of the given one; the interval lies between two quantiles of their
+  scores. It is the same on each call.
+
+  Args:
+    confusion: [4, 4] integers with at least one record, as for `scores`.
+    resamples: Draws.
+    share: Of the draws, within the interval.
+
+  Returns:
+    The lower and the upper end, in percent.
+  """
+  counts = confusion.ravel()
+  rng = np.random.default_rng(0)
+  drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+  drawn = drawn.reshape(-1, *confusion.shape)
+  correct = np.diagonal(drawn, axis1=1, axis2=2)
+  either = drawn.sum(axis=1) + drawn.sum(axis=2)
+  f1 = 100 * 2 * correct / np.maximum(either, 1)
+  found = f1[:, : CLASSES.index('O') + 1].mean(axis=1)
+  low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
+  return float(low), float(high)

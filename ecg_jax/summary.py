@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.score import CLASSES, scores
+from ecg_jax.score import CLASSES, bootstrap_interval, scores
 
 # File with the predictions of each set that can be summarised; columns of
 # these and of metrics.csv (its validation columns empty where none was made).
@@ -308,6 +308,8 @@ def summarize(
       `mean`, `standard_deviation` (ddof 1): `measures` over these folds, None
         with fewer than one and two of them;
       `pooled`: `score.scores` over the predictions of these folds, or None;
+      `pooled_interval`: 95 % of the pooled score over resampled records,
+        [low, high] in percent, or None;
       `repeated_records`: predictions in `pooled` of records that it has
         already: always 0 for test sets, which are disjoint, while the
         validation sets of two folds may share records.
@@ -378,6 +380,7 @@ def summarize(
       else None
     ),
     'pooled': scores(pooled) if folds else None,
+    'pooled_interval': list(bootstrap_interval(pooled)) if folds else None,
     'repeated_records': repeated,
   }
 
@@ -421,7 +424,14 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
   """What a reader has to know before the figures are compared."""
   runs: dict[str, list[str]] = {}  # Those that share a note, by its text.
   for summary in summaries:
-    texts = [
+    texts = []
+    if summary['pooled_interval']:
+      low, high = summary['pooled_interval']
+      texts.append(
+        'of the pooled score, 95 % of what its records give if drawn anew '
+        f'with replacement: {low:.1f} to {high:.1f}.'
+      )
+    texts += [
       f'fold {fold} is not included ({reason}).'
       for fold, reason in summary['missing'].items()
     ]

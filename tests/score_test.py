@@ -82,3 +82,27 @@ def test_result_is_plain_json_and_an_empty_set_scores_zero():
 def test_wrong_shape_is_refused():
   with pytest.raises(ValueError, match=r'\(3, 4\)'):
     score.scores(np.zeros((3, 4), np.int32))
+
+
+def test_interval_is_that_of_records_drawn_with_replacement():
+  confusion = np.array(
+    [[60, 1, 9, 1], [2, 20, 3, 0], [9, 2, 30, 1], [1, 0, 1, 5]]
+  )
+  low, high = score.bootstrap_interval(confusion)
+  assert (low, high) == score.bootstrap_interval(confusion)
+  cells = np.repeat(np.arange(16), confusion.ravel())
+  rng = np.random.default_rng(1)
+  found = []
+  for _ in range(2000):
+    drawn = rng.choice(cells, len(cells))
+    again = np.bincount(drawn, minlength=16).reshape(4, 4)
+    found.append(score.scores(again)['score'])
+  expected = np.quantile(found, [0.025, 0.975])
+  np.testing.assert_allclose([low, high], expected, atol=0.5)
+  assert low + 5 < score.scores(confusion)['score'] < high - 2
+  half = score.bootstrap_interval(confusion, share=0.5)
+  assert low < half[0] < half[1] < high
+
+
+def test_interval_of_perfect_predictions_is_a_point():
+  assert score.bootstrap_interval(np.eye(4, dtype=int) * 9) == (100.0, 100.0)

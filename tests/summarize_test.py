@@ -265,9 +265,10 @@ def test_plots_are_written_where_asked(tmp_path):
   assert command.main([str(tmp_path / 'a'), '--plot']) == 0
   both = [str(tmp_path / 'a'), str(tmp_path / 'b')]
   assert command.main([*both, '--plot', str(tmp_path / 'plots')]) == 0
-  plots = [tmp_path / 'a' / 'confusion.png', *(tmp_path / 'plots').iterdir()]
-  plots.append(tmp_path / 'a' / 'learning_curves.png')
-  assert len(plots) == 6
+  names = ['confusion.png', 'learning_curves.png', 'score_over_time.png']
+  plots = [tmp_path / 'a' / name for name in names]
+  plots += [tmp_path / 'plots' / f'{run}_{x}' for run in 'ab' for x in names]
+  assert len(list((tmp_path / 'plots').iterdir())) == 6
   for path in plots:
     assert path.read_bytes().startswith(b'\x89PNG')
 

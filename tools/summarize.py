@@ -156,6 +156,46 @@ def plot_learning_curves(
   return _png(figure)
 
 
+def plot_score_over_time(
+  summary: dict[str, Any], metrics: dict[int, np.ndarray]
+) -> bytes:
+  """Draws each fold's validation score over the minutes of its training steps.
+
+  Evaluation, checkpoints and, but in the first epochs, compilation are not in
+  the minutes.
+
+  Args:
+    summary: Result of `ecg_jax.summary.summarize`.
+    metrics: As for `plot_learning_curves`.
+
+  Returns:
+    A PNG file.
+  """
+  seconds, score = (
+    METRIC_COLUMNS.index(name) for name in ('seconds', 'validation_score')
+  )
+  figure = Figure(figsize=(9, 4.5), layout='constrained')
+  axes = figure.subplots()
+  for fold, rows in metrics.items():
+    minutes = np.cumsum(rows[:, seconds]) / 60
+    known = np.isfinite(rows[:, score])
+    axes.plot(
+      minutes[known],
+      rows[known, score],
+      '.-',
+      color=f'C{fold}',
+      label=f'fold {fold}',
+    )
+  axes.set_title(f'{summary["run"]}: validation score over time')
+  axes.set_xlabel('minutes of training steps')
+  axes.set_ylabel('validation score (%)')
+  axes.set_xlim(left=0)
+  axes.grid(alpha=0.25)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False)
+  return _png(figure)
+
+
 def plot_confusion(summary: dict[str, Any]) -> bytes:
   """Draws the pooled confusion matrix with counts and row percentages.
 
@@ -206,8 +246,8 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
     summary: Its result of `ecg_jax.summary.summarize`.
 
   Returns:
-    PNG files by name: the learning curves where an epoch is finished, the
-    confusion matrix where a fold is.
+    PNG files by name: the learning curves and the score over time where an
+    epoch is finished, the confusion matrix where a fold is.
 
   Raises:
     InputError: A metrics.csv is damaged.
@@ -223,6 +263,7 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
   plots = {}
   if any(map(len, metrics.values())):
     plots['learning_curves.png'] = plot_learning_curves(summary, metrics)
+    plots['score_over_time.png'] = plot_score_over_time(summary, metrics)
   if summary['pooled']:
     prefix = '' if summary['set'] == 'test' else f'{summary["set"]}_'
     plots[f'{prefix}confusion.png'] = plot_confusion(summary)
@@ -295,8 +336,8 @@ def _run(arguments: list[str]) -> int:
     metavar='DIR',
     nargs='?',
     const='',
-    help='draw learning curves and confusion matrix into DIR, by default into '
-    'the run folder; comes after the run folders',
+    help='draw learning curves, score over time and confusion matrix into DIR, '
+    'by default into the run folder; comes after the run folders',
   )
   parser.add_argument(
     '--debug', action='store_true', help='show where an error comes from'
