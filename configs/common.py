@@ -37,7 +37,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.augmentation.fastest_heart_rate = 120.0
   # At most so many of a recording, from a random place; None: all of it.
   config.augmentation.max_samples = config_dict.placeholder(int)
-  config.augmentation.flip_share = 0.0  # of recordings turned upside down
   config.augmentation.bursts = True  # samples set to zero
   config.augmentation.burst_span_samples = 15  # 50 ms at 300 Hz
   config.augmentation.burst_share = 0.2  # of the samples covered
@@ -47,6 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.weight_decay = 0.0  # share of the learning rate, of kernels
   config.average_decay = 0.0  # moving average of the weights; 0: none
   config.class_weights = True  # in the loss
+  # Weights are inverse shares of the classes to this power, 0 to 1; None: by
+  # the paper's formula.
+  config.class_weight_power = config_dict.placeholder(float)
   config.compensated_sampling = False  # rare classes drawn more often
   config.dtype = 'float32'  # or 'bfloat16': compute in the layers
   config.remat = False  # less memory: recomputes layers for the gradient

@@ -1,4 +1,4 @@
-"""Random resampling and dropout bursts (paper, section 2.2), and flips.
+"""Random resampling and dropout bursts (paper, section 2.2).
 
 Pure functions of arrays and an explicit key, on valid samples only. What a
 recording is given depends on its own key, not on its padding or batch mates.
@@ -59,23 +59,6 @@ def resample(
 
   result = take(left) * (1 - share) + take(right) * share
   return jnp.where(preprocessing.valid(lengths, size), result, 0.0)
-
-
-def flip(signal_BxN: jax.Array, keys: jax.Array, share: float) -> jax.Array:
-  """Turns recordings upside down, as if the electrodes had been swapped.
-
-  Args:
-    signal_BxN: Float32.
-    keys: Random keys [B], one a recording.
-    share: Probability of each recording to be turned.
-
-  Returns:
-    Float32 [B, N].
-  """
-  turned = jax.vmap(
-    lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), share)
-  )(keys)
-  return jnp.where(turned[:, None], -signal_BxN, signal_BxN)
 
 
 def drop_bursts(

@@ -98,7 +98,6 @@ _POSITIVE = (
 _NOT_NEGATIVE = ('weight_decay', 'phases.warmup_epochs')
 _SHARES = (
   'average_decay',
-  'augmentation.flip_share',
   'augmentation.burst_share',
   'dropout.convolution',
   'dropout.lstm',
@@ -443,6 +442,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'spectrogram.hop_samples is {fields["spectrogram.hop_samples"]}: it must'
       f' not exceed spectrogram.window_samples,'
       f' {fields["spectrogram.window_samples"]}.'
+    )
+  power = fields['class_weight_power']
+  if power is not None and not 0 <= power <= 1:
+    raise InputError(
+      f'class_weight_power is {power}: it must be between 0 and 1.'
     )
   bins = fields['spectrogram.window_samples'] // 2 + 1
   if (fields['spectrogram.kept_bins'] or 1) > bins:

@@ -183,7 +183,7 @@ def make_class_weights(
     )
   if not config.class_weights:
     return np.ones(4, np.float32)
-  return sampler.class_weights(classes)
+  return sampler.class_weights(classes, config.class_weight_power)
 
 
 def make_resampling(
@@ -218,5 +218,4 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
     ),
     spectrogram=preprocessing.Spectrogram(**config.spectrogram),
     bursts=bursts,
-    flip_share=config.augmentation.flip_share,
   )

@@ -37,8 +37,6 @@ class Network:
   spectrogram: preprocessing.Spectrogram
   bursts: augmentation.Bursts | None
   """Dropout bursts in training, or None. Resampling is in `Batch.lengths`."""
-  flip_share: float = 0.0
-  """Share of recordings that training turns upside down."""
 
 
 def evaluate_logits(
@@ -109,13 +107,13 @@ def train_logits(
 def augment(
   network: Network, batch: Batch, key: jax.Array, *, samples: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Signals as training sees them: resampled, with flips and bursts.
+  """Signals as training sees them: resampled, with bursts.
 
   Args:
-    network: Its `flip_share` and `bursts`.
+    network: Its `bursts`.
     batch: Recordings and the lengths they are to be resampled to.
-    key: Random key. What a row is given comes from it and the row's position
-      in the global batch.
+    key: Random key. A row's bursts come from it and the row's position in the
+      global batch.
     samples: N.
 
   Returns:
@@ -125,11 +123,9 @@ def augment(
   signal = augmentation.resample(
     batch.signal, batch.signal_lengths, lengths, samples
   )
-  rows = jnp.arange(len(lengths))
-  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-  if network.flip_share:
-    signal = augmentation.flip(signal, keys, network.flip_share)
   if network.bursts is not None:
+    rows = jnp.arange(len(lengths))
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     signal = augmentation.drop_bursts(signal, keys, network.bursts)
   return signal, lengths
 

@@ -122,18 +122,22 @@ def window_samples(
   )
 
 
-def class_weights(classes: np.ndarray) -> np.ndarray:
+def class_weights(
+  classes: np.ndarray, power: float | None = None
+) -> np.ndarray:
   """Loss weight of each class: 0.8 + 0.2 * 100 / its percentage (section 2.4).
 
   Args:
     classes: int [n], the class of each record of the fold's train set.
+    power: If given, not that formula but 1 / (share of the class) ** power.
 
   Returns:
     float32 [4]; a class without records has weight 0.
   """
   shares = np.bincount(classes, minlength=4) / len(classes)
   safe = np.where(shares > 0, shares, 1)
-  return np.where(shares > 0, 0.8 + 0.2 / safe, 0).astype(np.float32)
+  weights = 0.8 + 0.2 / safe if power is None else safe**-power
+  return np.where(shares > 0, weights, 0).astype(np.float32)
 
 
 def class_repeats(classes: np.ndarray) -> np.ndarray:

@@ -132,20 +132,3 @@ def test_bursts_change_nothing_else():
   expected = np.where(_covered(keys, 500, bursts), 0, signal)
   np.testing.assert_array_equal(found, expected)
   assert not np.any(found[1, 200:])
-
-
-def test_flips_turn_their_share_and_come_from_the_own_key_alone():
-  keys = jax.random.split(jax.random.key(0), 2000)
-  signal = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
-  found = augmentation.flip(signal, keys, 0.3)
-  turned = found[:, 0] != signal[:, 0]
-  assert np.mean(turned) == pytest.approx(0.3, abs=0.04)
-  np.testing.assert_array_equal(
-    found, np.where(turned[:, None], -signal, signal)
-  )
-  np.testing.assert_array_equal(
-    augmentation.flip(signal[7:9], keys[7:9], 0.3), found[7:9]
-  )
-  # A recording's flip says nothing of where its bursts are.
-  first = _covered(keys, 15, augmentation.Bursts(15, 0.5)).any(axis=1)
-  assert np.mean(first[turned]) == pytest.approx(np.mean(first), abs=0.06)

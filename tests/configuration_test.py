@@ -90,7 +90,10 @@ def test_every_field_that_is_named_exists_and_every_number_is_checked():
     for field, value in fields_of(parse(config=config)).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
   }
-  assert numbers - named == {'augmentation.fastest_heart_rate'}
+  assert numbers - named == {
+    'augmentation.fastest_heart_rate',
+    'class_weight_power',
+  }
 
 
 def test_every_field_can_be_set_in_both_forms():
@@ -99,6 +102,7 @@ def test_every_field_can_be_set_in_both_forms():
     if value is None:
       text = field.endswith(('_dir', '_file'))
       value = 'a b' if text else '70' if field.endswith('samples') else '7'
+      value = '0.5' if field == 'class_weight_power' else value
     for form in (
       [f'--config.{field}', str(value)],
       [f'--config.{field}={value}'],
@@ -302,6 +306,9 @@ def test_numbers_out_of_range():
     assert f'{field} is {rate}' in refusal(f'--config.{field}', rate)
   field = 'spectrogram.hop_samples'
   assert f'{field} is 65' in refusal(f'--config.{field}=65')
+  field = 'class_weight_power'
+  for value in ['-0.1', '1.1', 'nan']:
+    assert f'{field} is {value}: ' in refusal(f'--config.{field}={value}')
   field = 'spectrogram.kept_bins'
   assert f'{field} is 34: ' in refusal(f'--config.{field}=34')
   field = 'augmentation.max_samples'

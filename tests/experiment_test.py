@@ -52,6 +52,9 @@ def test_without_class_weights_all_weigh_one(config):
   classes = np.array([0, 0, 1, 2, 3])
   weights = experiment.make_class_weights(classes, config)
   np.testing.assert_array_equal(weights, sampler.class_weights(classes))
+  config.class_weight_power = 0.5
+  weights = experiment.make_class_weights(classes, config)
+  np.testing.assert_array_equal(weights, sampler.class_weights(classes, 0.5))
   config.class_weights = False
   weights = experiment.make_class_weights(classes, config)
   assert weights.dtype == np.float32

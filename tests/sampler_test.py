@@ -268,6 +268,10 @@ def test_class_weights_are_the_formula(counts):
     percentage = 100 * count / sum(counts)
     expected = 0.8 + 0.2 * 100 / percentage if count else 0
     assert weight == pytest.approx(expected, rel=1e-6)
+  weights = sampler.class_weights(_classes(counts), 0.3)
+  for weight, count in zip(weights, counts, strict=True):
+    expected = (sum(counts) / count) ** 0.3 if count else 0
+    assert weight == pytest.approx(expected, rel=1e-6)
 
 
 @given(st.lists(st.integers(0, 400), min_size=4, max_size=4).filter(any))

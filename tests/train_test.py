@@ -1000,7 +1000,7 @@ def _read_checkpoints(job):
   return [path.name for path in (job.folder / 'checkpoints').iterdir()]
 
 
-# Averaged weights, weight decay, a schedule, parts of recordings, flips.
+# Averaged weights, weight decay, a schedule, parts of recordings.
 
 
 @pytest.fixture
@@ -1018,7 +1018,6 @@ def regularised_job(small_job):
       regularisation=optimizer.Regularisation(
         weight_decay=0.1, average_decay=0.9
       ),
-      network=dataclasses.replace(job.network, flip_share=0.5),
       max_samples=500,
       validate_every_epochs=1,
     )
