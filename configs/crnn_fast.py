@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.phases = ml_collections.ConfigDict()
   config.phases.kinds = ('all',)
-  config.phases.epochs = (32,)
+  config.phases.epochs = (28,)
   config.phases.learning_rates = (2e-3,)
   config.phases.schedule = 'cosine'
   config.phases.warmup_epochs = 1.0
