@@ -51,6 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.class_weight_power = config_dict.placeholder(float)
   config.compensated_sampling = False  # rare classes drawn more often
   config.dtype = 'float32'  # or 'bfloat16': compute in the layers
+  # Devices that train a fold; None: all there are, divided among the folds.
+  config.devices_per_job = config_dict.placeholder(int)
   config.remat = False  # less memory: recomputes layers for the gradient
   config.max_epochs = config_dict.placeholder(int)  # caps every phase
   config.validate_every_epochs = 5  # and after the last epoch of a phase

@@ -30,6 +30,7 @@ EXECUTION_FIELDS = (
   'tensorboard',
   'checkpoint_minutes',
   'remat',
+  'devices_per_job',
   'on_nan',
 )
 """Fields that may change between starts; all others decide the result."""
@@ -78,6 +79,7 @@ _AT_LEAST: Mapping[str, float] = {
   'buckets.training': 1,
   'buckets.evaluation': 1,
   'chunk_steps': 1,
+  'devices_per_job': 1,
   'seed': 0,
   'augmentation.max_samples': 1,
   'model.width': 1,

@@ -1,8 +1,10 @@
 """Runs training jobs side by side, each on a group of devices of its own."""
 
+import collections
+import concurrent.futures
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,7 @@ from ecg_jax import (
   sharding,
   train,
 )
+from ecg_jax.errors import InputError
 
 
 def make_job(
@@ -79,55 +82,77 @@ def make_job(
     tensorboard=config.tensorboard,
     on_nan=config.on_nan,
     max_records=config.data.max_records,
+    devices_per_job=config.devices_per_job,
   )
 
 
 def run(
-  jobs: Sequence[train.Job], stop: Callable[[], bool] = lambda: False
+  jobs: Sequence[train.Job],
+  stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Exception]:
   """Runs the jobs that are not finished, as many at once as there are groups.
 
-  One host loop asks each running job in turn to dispatch its next piece of
-  work; a group that falls free takes the next job. A job that fails does not
-  disturb the others.
+  Each group of devices has a thread of the host that dispatches its work,
+  compiles its programs and waits for its results, so that no job waits for
+  another; a group that falls free takes the next job. A job that fails does
+  not disturb the others.
 
   Args:
     jobs: All jobs of the command, finished ones too.
     stop: Asked at each edge of a chunk whether to save and stop all jobs.
 
   Returns:
-    Name -> error of each job that failed.
+    Name -> error of each job that failed, in the order of the jobs.
+
+  Raises:
+    InputError: There are fewer devices than a job is to have, or the jobs are
+      to have different numbers of them.
   """
-  groups = sharding.device_groups(jax.devices(), len(jobs))
+  sizes = {job.devices_per_job for job in jobs}
+  if len(sizes) > 1:
+    listed = ' and '.join(sorted(map(str, sizes)))
+    raise InputError(
+      f'devices_per_job is {listed} in the configs of this list: use one value'
+      ' for all.'
+    )
+  groups = sharding.device_groups(jax.devices(), len(jobs), sizes.pop())
   meshes = [sharding.make_mesh(group) for group in groups]
-  waiting = [job for job in jobs if not (job.folder / 'scores.json').exists()]
+  waiting = collections.deque(
+    job for job in jobs if not (job.folder / 'scores.json').exists()
+  )
   if waiting:
     print(
       'The first batch of each length waits for its program to be compiled.'
     )
-  free = list(range(len(meshes)))
-  running: dict[int, tuple[train.Job, Iterator[None]]] = {}
-  data: dict[int, _GroupData] = {}
   failed: dict[str, Exception] = {}
-  while (waiting and not stop()) or running:
-    while waiting and free and not stop():
-      group, job = free.pop(0), waiting.pop(0)
-      running[group] = job, _work(job, meshes[group], data, group, stop)
-    for group, (job, work) in list(running.items()):
+
+  def work(group: int) -> None:
+    held: _GroupData | None = None
+    while not stop():
       try:
-        next(work)
-      except StopIteration:
-        pass
+        job = waiting.popleft()
+      except IndexError:
+        return
+      try:
+        with artifacts.locked(job.folder, wait=False):
+          if held is None or not held.serves(job):
+            held = None  # Room for the other one.
+            held = _GroupData.put(job, meshes[group])
+          for _ in train.train_fold(
+            job, meshes[group], held.arrays, position=group, stop=stop
+          ):
+            pass
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
         told = isinstance(error, train.TrainingError)
         reason = str(error) if told else errors.explain(error)[0]
         print(f'{job.name} failed: {reason}', file=sys.stderr)
-      else:
-        continue
-      del running[group]
-      free.append(group)
-  return failed
+
+  threads = min(len(meshes), max(1, len(waiting)))
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    for ended in [pool.submit(work, group) for group in range(threads)]:
+      ended.result()
+  return {job.name: failed[job.name] for job in jobs if job.name in failed}
 
 
 class _GroupData(NamedTuple):
@@ -137,24 +162,13 @@ class _GroupData(NamedTuple):
   label_version: str
   arrays: input_pipeline.DeviceData
 
+  @classmethod
+  def put(cls, job: train.Job, mesh: Mesh) -> '_GroupData':
+    """Puts the dataset of a job on the devices."""
+    arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+    return cls(job.dataset, job.label_version, arrays)
 
-def _work(
-  job: train.Job,
-  mesh: Mesh,
-  data: dict[int, _GroupData],
-  group: int,
-  stop: Callable[[], bool],
-) -> Iterator[None]:
-  with artifacts.locked(job.folder, wait=False):
-    held = data.get(group)
-    if (
-      held is None
-      or held.dataset is not job.dataset
-      or held.label_version != job.label_version
-    ):
-      data.pop(group, None)  # Room for the other one.
-      arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
-      held = data[group] = _GroupData(job.dataset, job.label_version, arrays)
-    yield from train.train_fold(
-      job, mesh, held.arrays, position=group, stop=stop
-    )
+  def serves(self, job: train.Job) -> bool:
+    """Whether it is the dataset of this job too."""
+    same = self.dataset is job.dataset
+    return same and self.label_version == job.label_version

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ecg_jax.errors import InputError
+
 
 def device_groups(
-  devices: Sequence[jax.Device], num_jobs: int
+  devices: Sequence[jax.Device], num_jobs: int, devices_per_job: int | None
 ) -> list[Sequence[jax.Device]]:
   """Divides the devices into equal groups, one job at a time on each.
 
@@ -17,11 +19,19 @@ def device_groups(
     devices: All devices.
     num_jobs: Jobs of the command, finished or not, so that a restart places
       them alike.
+    devices_per_job: Size of a group, or None for devices // jobs, at least one.
 
   Returns:
-    The groups, each of devices // jobs devices, at least one.
+    The groups, no more than there are jobs.
+
+  Raises:
+    InputError: There are fewer devices than a job is to have.
   """
-  size = max(1, len(devices) // num_jobs)
+  size = devices_per_job or max(1, len(devices) // num_jobs)
+  if size > len(devices):
+    raise InputError(
+      f'devices_per_job is {size}: there are {len(devices)} devices here.'
+    )
   return [
     devices[first : first + size]
     for first in range(0, len(devices) - size + 1, size)

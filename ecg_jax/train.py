@@ -110,6 +110,8 @@ class Job:
   """'stop' or 'restore': what to do about numbers that are not finite."""
   max_records: int | None
   """What the sets were thinned to, for the record."""
+  devices_per_job: int | None
+  """Devices to train on, or None: all there are, divided among the jobs."""
 
 
 @dataclasses.dataclass

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from ecg_jax import jobs, optimizer, sampler, train
+from ecg_jax.errors import InputError
 
 PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
 
@@ -59,6 +61,58 @@ def test_failed_job_is_named_and_disturbs_no_other(
   assert 'fold 0 failed: fold 0: the loss or' in capsys.readouterr().err
   assert not (bad.folder / 'scores.json').exists()
   assert (good.folder / 'scores.json').exists()
+
+
+def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
+  """One that compiles or validates for long does not hold up the rest."""
+  _see_devices(monkeypatch, 2)
+  slow, fast = make_jobs(tmp_path)
+  train_fold, ended = train.train_fold, threading.Event()
+
+  def watched(job, *args, **kwargs):
+    if job is slow:
+      assert ended.wait(60)
+    yield from train_fold(job, *args, **kwargs)
+    if job is fast:
+      ended.set()
+
+  monkeypatch.setattr(train, 'train_fold', watched)
+  assert jobs.run([slow, fast]) == {}
+  assert (slow.folder / 'scores.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'told'), [((5, 5), 'is 5: there are 2'), ((1, 2), 'is 1 and 2')]
+)
+def test_devices_per_job_that_cannot_be_had(
+  make_jobs, tmp_path, monkeypatch, sizes, told
+):
+  _see_devices(monkeypatch, 2)
+  work = [
+    dataclasses.replace(job, devices_per_job=size)
+    for job, size in zip(make_jobs(tmp_path), sizes, strict=True)
+  ]
+  with pytest.raises(InputError, match=f'devices_per_job {told}'):
+    jobs.run(work)
+  assert not list(tmp_path.iterdir())
+
+
+def test_devices_per_job_makes_jobs_share_or_take_turns(
+  make_jobs, tmp_path, monkeypatch
+):
+  _see_devices(monkeypatch, 2)
+  train_fold, seen = train.train_fold, []
+
+  def watched(job, mesh, *args, **kwargs):
+    seen.append((job.fold, mesh.size))
+    yield from train_fold(job, mesh, *args, **kwargs)
+
+  monkeypatch.setattr(train, 'train_fold', watched)
+  work = [
+    dataclasses.replace(job, devices_per_job=2) for job in make_jobs(tmp_path)
+  ]
+  assert jobs.run(work) == {}
+  assert seen == [(0, 2), (1, 2)]
 
 
 def test_finished_jobs_are_left_as_they_are(make_jobs, tmp_path):

@@ -2,19 +2,29 @@
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_jax import sharding
+from ecg_jax.errors import InputError
 
 
-@given(st.integers(1, 40), st.integers(1, 40))
-def test_groups_are_equal_disjoint_and_no_more_than_jobs(devices, num_jobs):
-  groups = sharding.device_groups(list(range(devices)), num_jobs)
+@given(st.integers(1, 40), st.integers(1, 40), st.none() | st.integers(1, 40))
+def test_groups_are_equal_disjoint_and_no_more_than_jobs(
+  devices, num_jobs, devices_per_job
+):
+  size = devices_per_job or max(1, devices // num_jobs)
+  names = list(range(devices))
+  if size > devices:
+    with pytest.raises(InputError, match=f'is {size}: there are {devices} '):
+      sharding.device_groups(names, num_jobs, devices_per_job)
+    return
+  groups = sharding.device_groups(names, num_jobs, devices_per_job)
   used = [device for group in groups for device in group]
   assert len(set(used)) == len(used)
-  assert {len(group) for group in groups} == {max(1, devices // num_jobs)}
-  assert len(groups) == min(devices, num_jobs)
+  assert {len(group) for group in groups} == {size}
+  assert len(groups) == min(devices // size, num_jobs)
 
 
 def test_rows_are_padded_with_zeros_and_divided():
