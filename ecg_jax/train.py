@@ -487,13 +487,12 @@ def _train_from_latest(
 ) -> Iterator[None]:
   """Trains a fold from its latest checkpoint to its end.
 
-  Each `next` dispatches work to the mesh without waiting for it, so that a host
-  loop over several jobs keeps all their devices busy. The order, for each
-  phase: take over the best weights of the phase before, with fresh optimizer
-  moments; for each epoch dispatch its chunks, each one's metrics fetched after
-  the next was dispatched; validate when due; keep the weights if they are
-  better; write the row; save; stop early if nothing improved for long. At the
-  end the best weights score every set, the test set for the first time.
+  The order, for each phase: take over the best weights of the phase before,
+  with fresh optimizer moments; for each epoch dispatch its chunks, each one's
+  metrics fetched after the next was dispatched; validate when due; keep the
+  weights if they are better; write the row; save; stop early if nothing
+  improved for long. At the end the best weights score every set, the test set
+  for the first time.
 
   Args:
     job: What to train.
