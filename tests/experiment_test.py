@@ -161,10 +161,13 @@ def test_record_of_a_length_that_cannot_be_used_is_named(
     load(dataset)
 
 
-def test_any_length_will_do_without_resampling(
-  load, config, small_data, tmp_path
+@pytest.mark.parametrize(
+  ('field', 'value'), [('resampling', False), ('max_samples', 9000)]
+)
+def test_any_length_will_do_without_resampling_or_in_parts(
+  load, config, small_data, tmp_path, field, value
 ):
-  config.augmentation.resampling = False
+  config.augmentation[field] = value
   config.data.folds_file = str(tmp_path / 'folds.json')
   (tmp_path / 'folds.json').write_text(json.dumps(small_data.table))
   dataset = small_data.dataset

@@ -306,6 +306,19 @@ def test_dropout_drops_its_share_and_scales_up_the_rest(rate):
     assert np.abs(shares.mean(axis=1) - rate).max() < 5 * deviation
 
 
+def test_dropout_of_whole_channels_is_one_draw_a_recording_and_channel():
+  layer = Dropout(0.3, whole_channels=True)
+  x = jnp.ones((40, 9, 50))
+  found = np.asarray(
+    layer.apply({}, x, train=True, rngs={'dropout': jax.random.key(0)})
+  )
+  np.testing.assert_array_equal(found, np.broadcast_to(found[:, :1], x.shape))
+  kept = found[:, 0] > 0
+  np.testing.assert_allclose(found[:, 0][kept], 1 / 0.7, rtol=1e-6)
+  assert np.mean(kept) == pytest.approx(0.7, abs=0.05)
+  assert len(np.unique(kept, axis=0)) == 40
+
+
 def test_dropout_of_neighbours_and_of_keys_is_independent():
   rate = 0.5
   dropped = _drop(jnp.ones((8, 50, 6, 40)), rate) == 0
