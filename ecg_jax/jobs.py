@@ -138,10 +138,9 @@ def run(
           if held is None or not held.serves(job):
             held = None  # Room for the other one.
             held = _GroupData.put(job, meshes[group])
-          for _ in train.train_fold(
+          train.train_fold(
             job, meshes[group], held.arrays, position=group, stop=stop
-          ):
-            pass
+          )
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
         told = isinstance(error, train.TrainingError)

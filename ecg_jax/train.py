@@ -7,7 +7,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -332,7 +332,7 @@ def train_chunks(
   *,
   count: Callable[[sampler.Chunk, ChunkResult], None],
   stop: Callable[[], bool],
-) -> Generator[None, None, train_state.TrainState]:
+) -> train_state.TrainState:
   """Dispatches chunks in order, one ahead of the results that are fetched.
 
   Args:
@@ -343,9 +343,6 @@ def train_chunks(
     mesh: The devices.
     count: Is given each chunk and its result, on the host.
     stop: Asked after each chunk whether to leave the others.
-
-  Yields:
-    After each dispatch.
 
   Returns:
     The state after; everything dispatched has been counted.
@@ -360,7 +357,6 @@ def train_chunks(
     inputs = input_pipeline.put_chunk(chunk, mesh)
     learning_rate = sharding.replicate(np.float32(rate), mesh)
     state, result = program(state, chunk.samples, *inputs, learning_rate)
-    yield
     pending.append((chunk, result))
     if stop():
       break
@@ -438,7 +434,7 @@ def train_fold(
   *,
   position: int,
   stop: Callable[[], bool] = lambda: False,
-) -> Iterator[None]:
+) -> None:
   """Trains a fold to its end and leaves its artifacts, or goes on with it.
 
   Numbers that are not finite end it, or with `on_nan` 'restore' take it back to
@@ -451,9 +447,6 @@ def train_fold(
     position: Line of the progress bar.
     stop: Asked at each edge of a chunk whether to save and end before the end.
 
-  Yields:
-    After each dispatch.
-
   Raises:
     TrainingError: A loss or a gradient is not finite.
     InputError: A file cannot be read or written.
@@ -461,7 +454,7 @@ def train_fold(
   restores = 0
   while True:
     try:
-      yield from _train_from_latest(job, mesh, data, position, restores, stop)
+      _train_from_latest(job, mesh, data, position, restores, stop)
       return
     except NotFinite as error:
       restores = error.restores + 1
@@ -484,7 +477,7 @@ def _train_from_latest(
   position: int,
   restores: int,
   stop: Callable[[], bool],
-) -> Iterator[None]:
+) -> None:
   """Trains a fold from its latest checkpoint to its end.
 
   The order, for each phase: take over the best weights of the phase before,
@@ -501,9 +494,6 @@ def _train_from_latest(
     position: Line of the progress bar.
     restores: Restores so far, if the checkpoint knows of fewer.
     stop: Asked at each edge of a chunk whether to save and end.
-
-  Yields:
-    After each dispatch.
 
   Raises:
     NotFinite: A loss or a gradient is not finite.
@@ -539,7 +529,7 @@ def _train_from_latest(
         rates = chunk_rates(phase, progress.epoch + 1, len(chunks))
         begun = time.monotonic() - progress.seconds
         while progress.chunk < len(chunks):
-          state = yield from train_chunks(
+          state = train_chunks(
             program,
             state,
             chunks[progress.chunk :],
@@ -570,7 +560,6 @@ def _train_from_latest(
             kind=phase.evaluated_as,
             mesh=mesh,
           )
-          yield
           validation = evaluate.collect(validation_chunks, outputs).scores
           _check_finite(job, progress, validation['loss'])
           if validation['score'] > progress.best_score:
@@ -589,9 +578,7 @@ def _train_from_latest(
       log.bar.skip((phase.epochs - progress.epoch) * len(job.sets['train']))
       _next_phase(job, progress)
     checkpoints.wait()
-    yield from _write_results(
-      job, mesh, data, class_weights, best, progress, stop
-    )
+    _write_results(job, mesh, data, class_weights, best, progress, stop)
 
 
 @dataclasses.dataclass
@@ -783,7 +770,7 @@ def _write_results(
   best: Mapping[str, Any],
   progress: Progress,
   stop: Callable[[], bool],
-) -> Iterator[None]:
+) -> None:
   """Scores every set with the best weights; scores.json, the last, ends it."""
   scores = {}
   for set_name in job.sets:
@@ -799,7 +786,6 @@ def _write_results(
       kind=job.phases[-1].evaluated_as,
       mesh=mesh,
     )
-    yield
     result = evaluate.collect(chunks, outputs)
     scores[set_name] = result.scores
     if set_name in summary.PREDICTION_FILES:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ import pytest
 
 from ecg_jax import (
   checkpoint,
+  evaluate,
   experiment,
   input_pipeline,
   jobs,
@@ -104,15 +106,31 @@ def small_job(small_config, small_data):
 def train_job():
   """Trains a job on one device, to its end or for so many dispatches."""
 
+  class Stopped(Exception):  # noqa: N818
+    """Raised right after the last dispatch."""
+
   def run(
     job: train.Job, *, stop_after: int | None = None, device: int = 0
   ) -> bool:
     mesh = sharding.make_mesh(jax.devices()[device : device + 1])
     data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
-    work = train.train_fold(job, mesh, data, position=0)
-    for count, _ in enumerate(work, 1):
-      if count == stop_after:
-        work.close()
+    count = itertools.count(1)
+
+    def counted(dispatch):
+      def call(*args, **kwargs):
+        result = dispatch(*args, **kwargs)
+        if next(count) == stop_after:
+          raise Stopped
+        return result
+
+      return call
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train, 'train_chunk', counted(train.train_chunk))
+      patch.setattr(evaluate, 'dispatch', counted(evaluate.dispatch))
+      try:
+        train.train_fold(job, mesh, data, position=0)
+      except Stopped:
         return False
     return True
 

@@ -239,21 +239,16 @@ class Training:
 
   def loop(self, chunks: Sequence[sampler.Chunk]) -> float:
     """Seconds of the loop that trains a fold."""
-
-    def work():
-      self.state = yield from train.train_chunks(
-        self.program,
-        self.state,
-        chunks,
-        [self.phase.learning_rate] * len(chunks),
-        self.mesh,
-        count=lambda chunk, result: None,
-        stop=lambda: False,
-      )
-
     begun = time.perf_counter()
-    for _ in work():
-      pass
+    self.state = train.train_chunks(
+      self.program,
+      self.state,
+      chunks,
+      [self.phase.learning_rate] * len(chunks),
+      self.mesh,
+      count=lambda chunk, result: None,
+      stop=lambda: False,
+    )
     return time.perf_counter() - begun
 
 
