@@ -230,7 +230,8 @@ def evaluate_run(
   scored.label_version = version
   scored.folds = tuple(finished)
   out = run_folder / f'evaluation_{set_name}_{version}'
-  artifacts.begin_run(out, scored, data.digests())
+  digests = artifacts.read_run(run_folder)['digests']
+  artifacts.begin_run(out, scored, digests)
 
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = input_pipeline.put_dataset(data.dataset, version, mesh)
@@ -298,28 +299,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = errors.ArgumentParser(
-    prog='ecg_jax.evaluate',
-    description='Scores the kept weights of a run again, and prints a table.',
-  )
-  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
-  parser.add_argument(
-    '--set',
-    choices=list(summary.PREDICTION_FILES),
-    default='test',
-    dest='set_name',
+  parser = experiment.run_parser(
+    'ecg_jax.evaluate',
+    'Scores the kept weights of a run again, and prints a table.',
   )
   parser.add_argument(
     '--label_version',
     choices=configuration.CHOICES['label_version'],
     help="labels to score with; default: the run's",
-  )
-  parser.add_argument('--manual_dir', help="source files; default: the run's")
-  parser.add_argument(
-    '--data_dir', help="prepared datasets; default: the run's"
-  )
-  parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
   )
   given = parser.parse_args(arguments)
   out = evaluate_run(

@@ -15,12 +15,14 @@ from ecg_jax import (
   artifacts,
   augmentation,
   configuration,
+  errors,
   forward,
   input_pipeline,
   models,
   preprocessing,
   sampler,
   score,
+  summary,
 )
 from ecg_jax.datasets import folds as folds_lib
 from ecg_jax.datasets import prepare
@@ -81,6 +83,29 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
     check_lengths(dataset, config)
     found.append(Data(dataset, table))
   return found
+
+
+def run_parser(prog: str, description: str) -> errors.ArgumentParser:
+  """The command line of what works on the predictions of a run.
+
+  It gives run_folder, set_name, manual_dir, data_dir and debug.
+  """
+  parser = errors.ArgumentParser(prog=prog, description=description)
+  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
+  parser.add_argument(
+    '--set',
+    choices=list(summary.PREDICTION_FILES),
+    default='test',
+    dest='set_name',
+  )
+  parser.add_argument('--manual_dir', help="source files; default: the run's")
+  parser.add_argument(
+    '--data_dir', help="prepared datasets; default: the run's"
+  )
+  parser.add_argument(
+    '--debug', action='store_true', help='print the traceback of an error'
+  )
+  return parser
 
 
 def read_run_config(

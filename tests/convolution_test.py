@@ -25,12 +25,14 @@ SHAPES = [
 
 
 def _plain(x, kernel, stride):
+  half, dimensions = len(kernel) // 2, x.ndim - 2
+  layout = 'HW'[-dimensions:]
   return lax.conv_general_dilated(
     x,
     kernel,
-    (stride, stride),
-    ((2, 2), (2, 2)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    [stride] * dimensions,
+    [(half, half)] * dimensions,
+    dimension_numbers=(f'N{layout}C', f'{layout}IO', f'N{layout}C'),
   )
 
 
@@ -201,17 +203,6 @@ def test_each_platform_has_its_own_way(channels_in, stride):
 # Over time alone.
 
 
-def _plain_frames(x, kernel, stride):
-  half = kernel.shape[0] // 2
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride,),
-    ((half, half),),
-    dimension_numbers=('NWC', 'WIO', 'NWC'),
-  )
-
-
 @pytest.mark.parametrize('stride', [1, 2, 3])
 @pytest.mark.parametrize(('frames', 'size'), [(9, 7), (8, 5), (1, 7), (6, 1)])
 def test_convolution_of_frames_and_its_gradients(frames, size, stride):
@@ -223,7 +214,7 @@ def test_convolution_of_frames_and_its_gradients(frames, size, stride):
       for shape in ((2, frames, 3), (size, 3, 4), (2, reduced, 4))
     )
     run = jax.jit(_gradients, static_argnums=(0, 4))
-    ways = convolution.convolve_frames, _plain_frames
+    ways = convolution.convolve, _plain
     values = [way(x, kernel, stride) for way in ways]
     assert values[0].shape == gradient.shape
     np.testing.assert_allclose(*values, atol=1e-12)
@@ -235,7 +226,7 @@ def test_convolution_of_frames_and_its_gradients(frames, size, stride):
 @pytest.mark.parametrize('platform', ['cpu', 'cuda'])
 def test_frames_are_convolved_by_products_on_a_cpu_alone(platform):
   def total(x, kernel):
-    return jnp.sum(convolution.convolve_frames(x, kernel, 2) ** 2)
+    return jnp.sum(convolution.convolve(x, kernel, 2) ** 2)
 
   step = jax.jit(jax.grad(total, argnums=(0, 1)))
   traced = step.trace(jnp.ones((2, 9, 3)), jnp.ones((7, 3, 4)))

@@ -26,12 +26,13 @@ from ecg_jax import (
   errors,
   experiment,
   input_pipeline,
+  preprocessing,
   summary,
 )
 from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES
 
-SAMPLING_RATE = 300
+SAMPLING_RATE = int(preprocessing.Spectrogram.sampling_rate)
 """Of all records, in Hz."""
 
 SHOWN_SECONDS = 30
@@ -155,16 +156,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = errors.ArgumentParser(
-    prog='errors.py',
-    description='Pictures of the records that a run got wrong.',
-  )
-  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
-  parser.add_argument(
-    '--set',
-    choices=list(summary.PREDICTION_FILES),
-    default='test',
-    dest='set_name',
+  parser = experiment.run_parser(
+    'errors.py', 'Pictures of the records that a run got wrong.'
   )
   parser.add_argument(
     '--count', type=int, default=20, help='records of a picture at most'
@@ -173,13 +166,6 @@ def _run(arguments: Sequence[str]) -> int:
     '--out',
     type=pathlib.Path,
     help='folder of the pictures; default: errors_SET in the run folder',
-  )
-  parser.add_argument('--manual_dir', help="source files; default: the run's")
-  parser.add_argument(
-    '--data_dir', help="prepared datasets; default: the run's"
-  )
-  parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
   )
   given = parser.parse_args(arguments)
   if given.count < 1:

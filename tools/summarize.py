@@ -161,8 +161,8 @@ def plot_score_over_time(
 ) -> bytes:
   """Draws each fold's validation score over the minutes of its training steps.
 
-  Evaluation, checkpoints and, but in the first epochs, compilation are not in
-  the minutes.
+  The minutes hold the compilation of these steps; evaluation and checkpoints
+  are not in them.
 
   Args:
     summary: Result of `ecg_jax.summary.summarize`.

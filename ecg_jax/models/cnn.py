@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax import preprocessing
 from ecg_jax.models import layers
 
 
@@ -57,5 +58,5 @@ class CNN(nn.Module):
       name='convolutions',
     )(x_BxTxF, lengths, train=train)
     x = x.astype(jnp.float32).mean(axis=2)
-    mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
+    mask_BxT = preprocessing.valid(lengths, x.shape[1])
     return nn.Dense(4, name='output')(layers.masked_mean(x, mask_BxT))

@@ -16,26 +16,29 @@ from jax import lax
 
 from ecg_jax.models import winograd
 
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+_LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: ('NHWC', 'HWIO', 'NHWC')}
+"""By the number of dimensions of input and kernel."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x_BxTxFxI: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Convolves with zeros around: output t is centred on input t * stride.
+
+  Over time and frequency, or over time alone.
 
   The padding is the same for every length, unlike 'SAME', so that valid frames
   do not depend on how much padding follows them.
 
   Args:
-    x_BxTxFxI: Input.
-    kernel: [5, 5, I, O].
-    stride: 1 or 2, of both time and frequency.
+    x: [B, T, F, I], or [B, T, I].
+    kernel: [5, 5, I, O], or [K, I, O] with K odd.
+    stride: 1 or 2, of time and frequency; over time alone any.
 
   Returns:
-    [B, ceil(T / stride), ceil(F / stride), O].
+    [B, ceil(T / stride), ceil(F / stride), O], or [B, ceil(T / stride), O].
   """
   return lax.platform_dependent(
-    x_BxTxFxI,
+    x,
     kernel,
     cpu=functools.partial(_cpu_forward, stride=stride),
     default=functools.partial(_plain, stride=stride),
@@ -63,23 +66,30 @@ convolve.defvjp(_forward, _backward)
 
 
 def _plain(x, kernel, *, stride):
-  half = kernel.shape[0] // 2
+  half, dimensions = kernel.shape[0] // 2, kernel.ndim - 2
   return lax.conv_general_dilated(
     x,
     kernel,
-    (stride, stride),
-    ((half, half), (half, half)),
-    dimension_numbers=_LAYOUT,
+    (stride,) * dimensions,
+    ((half, half),) * dimensions,
+    dimension_numbers=_LAYOUTS[kernel.ndim],
   )
 
 
 def _cpu_forward(x, kernel, *, stride):
+  if kernel.ndim == 3:
+    return _frames_by_product(x, kernel, stride=stride)
   if _is_first(kernel, stride):
     return _plain(x, kernel, stride=1)
   return winograd.convolve(*_without_stride(x, kernel, stride=stride))
 
 
 def _cpu_gradients(x, kernel, gradient, *, stride):
+  if kernel.ndim == 3:
+    _, pull = jax.vjp(
+      functools.partial(_frames_by_product, stride=stride), x, kernel
+    )
+    return pull(gradient)
   if _is_first(kernel, stride):
     # The spectrogram's gradient is not asked for, so it is not computed.
     by_x = jax.linear_transpose(lambda x: _plain(x, kernel, stride=1), x)
@@ -143,62 +153,6 @@ def _kernel_gradient_of_one_channel(x, kernel, gradient):
   zeros = jnp.zeros((size * size, channels_out), jnp.float32)
   total, _ = lax.scan(add, zeros, (padded, gradient))
   return total.reshape(kernel.shape).astype(kernel.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_frames(
-  x_BxTxI: jax.Array, kernel: jax.Array, stride: int
-) -> jax.Array:
-  """Convolves over time alone, padded as in `convolve`.
-
-  Args:
-    x_BxTxI: Input.
-    kernel: [K, I, O], K odd.
-    stride: Of time.
-
-  Returns:
-    [B, ceil(T / stride), O].
-  """
-  return lax.platform_dependent(
-    x_BxTxI,
-    kernel,
-    cpu=functools.partial(_frames_by_product, stride=stride),
-    default=functools.partial(_plain_frames, stride=stride),
-  )
-
-
-def _frames_forward(x, kernel, stride):
-  return convolve_frames(x, kernel, stride), (x, kernel)
-
-
-def _frames_backward(stride, residuals, gradient):
-  def pulled_back_through(way):
-    def gradients(x, kernel, gradient):
-      _, pull = jax.vjp(functools.partial(way, stride=stride), x, kernel)
-      return pull(gradient)
-
-    return gradients
-
-  return lax.platform_dependent(
-    *residuals,
-    gradient,
-    cpu=pulled_back_through(_frames_by_product),
-    default=pulled_back_through(_plain_frames),
-  )
-
-
-convolve_frames.defvjp(_frames_forward, _frames_backward)
-
-
-def _plain_frames(x, kernel, *, stride):
-  half = kernel.shape[0] // 2
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride,),
-    ((half, half),),
-    dimension_numbers=('NWC', 'WIO', 'NWC'),
-  )
 
 
 def _frames_by_product(x, kernel, *, stride):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax import preprocessing
 from ecg_jax.models import layers
 from ecg_jax.models.dropout import Dropout
 
@@ -72,7 +73,7 @@ class CRNN(nn.Module):
       name='convolutions',
     )(x_BxTxF, lengths, train=train and kind != 'lstm')
     x = x.reshape(*x.shape[:2], -1)
-    mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
+    mask_BxT = preprocessing.valid(lengths, x.shape[1])
     if kind == 'auxiliary':
       summary = layers.masked_mean(x, mask_BxT)
       summary = nn.relu(

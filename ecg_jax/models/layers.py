@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from ecg_jax import preprocessing
 from ecg_jax.models import convolution
 from ecg_jax.models.dropout import Dropout
 
@@ -118,7 +119,7 @@ class ConvolutionBlock(nn.Module):
       )
       x = checkpoint_name(x, 'convolution')
       lengths = -(-lengths // stride)
-      mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
+      mask_BxT = preprocessing.valid(lengths, x.shape[1])
       x = BatchNorm(
         self.batch_norm_momentum,
         self.batch_norm_epsilon,
@@ -136,13 +137,32 @@ class ConvolutionBlock(nn.Module):
     return x, lengths
 
 
-class Convolutions(nn.Module):
-  """Blocks of convolution layers, each `growth` channels wider at its end.
+def run_block(
+  block: nn.Module,
+  x: jax.Array,
+  lengths: jax.Array,
+  *,
+  train: bool,
+  remat: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """Calls a block of layers.
 
   With `remat`, of a training step's forward pass only what the convolutions
   return is kept; normalisation, ReLU, dropout and pooling are computed again
   for the gradient.
   """
+
+  def run(block, x, lengths):
+    return block(x, lengths, train=train)
+
+  if remat:
+    kept = jax.checkpoint_policies.save_only_these_names('convolution')
+    run = nn.remat(run, policy=kept)
+  return run(block, x, lengths)
+
+
+class Convolutions(nn.Module):
+  """Blocks of convolution layers, each `growth` channels wider at its end."""
 
   blocks: int
   layers_per_block: int
@@ -162,13 +182,6 @@ class Convolutions(nn.Module):
     self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns features [B, T', F', C], zero where not valid, and lengths."""
-
-    def run(block, x, lengths):
-      return block(x, lengths, train=train)
-
-    if self.remat:
-      kept = jax.checkpoint_policies.save_only_these_names('convolution')
-      run = nn.remat(run, policy=kept)
     x = x_BxTxF[..., None]
     for index in range(self.blocks):
       block = ConvolutionBlock(
@@ -182,7 +195,7 @@ class Convolutions(nn.Module):
         dtype=self.dtype,
         name=f'block_{index}',
       )
-      x, lengths = run(block, x, lengths)
+      x, lengths = run_block(block, x, lengths, train=train, remat=self.remat)
     return x, lengths
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from ecg_jax import preprocessing
 from ecg_jax.models import convolution, layers
 from ecg_jax.models.dropout import Dropout
 
@@ -65,7 +66,7 @@ class ResidualCRNN(nn.Module):
       dtype=self.dtype,
       name='convolutions',
     )(x_BxTxF, lengths, train=train)
-    mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
+    mask_BxT = preprocessing.valid(lengths, x.shape[1])
     dropped = Dropout(self.dropout_convolution, True)(x, train=train)
     states, _ = layers.BidirectionalLSTM(
       self.lstm_units, self.dtype, name='lstm'
@@ -110,14 +111,7 @@ class ResidualStages(nn.Module):
     self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns features [B, T', C], not below 0, 0 where not valid; lengths."""
-
-    def run(block, x, lengths):
-      return block(x, lengths, train=train)
-
-    if self.remat:
-      kept = jax.checkpoint_policies.save_only_these_names('convolution')
-      run = nn.remat(run, policy=kept)
-    mask_BxT = jnp.arange(x_BxTxF.shape[1]) < lengths[:, None]
+    mask_BxT = preprocessing.valid(lengths, x_BxTxF.shape[1])
     x = layers.BatchNorm(
       self.batch_norm_momentum, self.batch_norm_epsilon, name='input_norm'
     )(x_BxTxF, mask_BxT, train=train)
@@ -136,12 +130,22 @@ class ResidualStages(nn.Module):
           dtype=self.dtype,
           name=f'stage_{stage}_block_{index}',
         )
-        x, lengths = run(block, x, lengths)
-    mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
-    x = layers.BatchNorm(
+        x, lengths = layers.run_block(
+          block, x, lengths, train=train, remat=self.remat
+        )
+    norm = layers.BatchNorm(
       self.batch_norm_momentum, self.batch_norm_epsilon, name='output_norm'
-    )(x, mask_BxT, train=train)
-    return layers.masked(nn.relu(x), mask_BxT), lengths
+    )
+    return _activate(norm, x, lengths, train=train), lengths
+
+
+def _activate(
+  norm: layers.BatchNorm, x_BxTxC: jax.Array, lengths: jax.Array, *, train: bool
+) -> jax.Array:
+  """Batch normalisation, ReLU, mask."""
+  mask_BxT = preprocessing.valid(lengths, x_BxTxC.shape[1])
+  x = norm(x_BxTxC, mask_BxT, train=train)
+  return layers.masked(nn.relu(x), mask_BxT)
 
 
 class ResidualBlock(nn.Module):
@@ -165,26 +169,24 @@ class ResidualBlock(nn.Module):
     self, x_BxTxC: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns x, not masked, with 1 / stride of the frames, and its lengths."""
-
-    def activate(x, lengths, name):
-      mask_BxT = jnp.arange(x.shape[1]) < lengths[:, None]
-      x = layers.BatchNorm(
-        self.batch_norm_momentum, self.batch_norm_epsilon, name=name
-      )(x, mask_BxT, train=train)
-      return layers.masked(nn.relu(x), mask_BxT)
-
-    x = activate(x_BxTxC, lengths, 'norm_0')
+    norms = [
+      layers.BatchNorm(
+        self.batch_norm_momentum, self.batch_norm_epsilon, name=f'norm_{index}'
+      )
+      for index in (0, 1)
+    ]
+    x = _activate(norms[0], x_BxTxC, lengths, train=train)
     x = FrameConvolution(
       self.width, self.kernel_frames, self.stride, self.dtype, name='layer_0'
     )(x)
     new_lengths = -(-lengths // self.stride)
-    x = activate(x, new_lengths, 'norm_1')
+    x = _activate(norms[1], x, new_lengths, train=train)
     x = Dropout(self.dropout, whole_channels=True)(x, train=train)
     x = FrameConvolution(
       self.width, self.kernel_frames, 1, self.dtype, gain=0.2, name='layer_1'
     )(x)
     if self.stride == 2:
-      mask_BxT = jnp.arange(x_BxTxC.shape[1]) < lengths[:, None]
+      mask_BxT = preprocessing.valid(lengths, x_BxTxC.shape[1])
       x_BxTxC = layers.masked(x_BxTxC, mask_BxT)
       odd = x_BxTxC.shape[1] % 2
       pairs = jnp.pad(x_BxTxC, ((0, 0), (0, odd), (0, 0)))
@@ -213,7 +215,7 @@ class FrameConvolution(nn.Module):
       nn.initializers.variance_scaling(2 * self.gain**2, 'fan_in', 'normal'),
       (self.kernel_frames, x_BxTxC.shape[-1], self.width),
     )
-    x = convolution.convolve_frames(
+    x = convolution.convolve(
       x_BxTxC.astype(self.dtype), kernel.astype(self.dtype), self.stride
     )
     return checkpoint_name(x, 'convolution')
