@@ -112,6 +112,28 @@ def test_devices_per_job_makes_jobs_share_or_take_turns(
   assert seen == [(0, 2), (1, 2)]
 
 
+def test_jobs_that_take_turns_each_have_their_own_labels(
+  make_jobs, tmp_path, monkeypatch
+):
+  _see_devices(monkeypatch, 1)
+  first, second = make_jobs(tmp_path)
+  other = dataclasses.replace(
+    second, label_version='v2', folder=tmp_path / 'other'
+  )
+  given = []
+
+  def train_fold(job, mesh, data, **kwargs):
+    given.append((job, data))
+
+  monkeypatch.setattr(train, 'train_fold', train_fold)
+  assert jobs.run([first, second, other]) == {}
+  for job, data in given:
+    classes = job.dataset.classes[job.label_version]
+    np.testing.assert_array_equal(data.labels, classes)
+  # One of the same dataset and labels takes what is there.
+  assert given[0][1] is given[1][1] is not given[2][1]
+
+
 def test_finished_jobs_are_left_as_they_are(make_jobs, tmp_path):
   work = make_jobs(tmp_path)
   for job in work:

@@ -1054,6 +1054,8 @@ def test_average_is_what_is_evaluated_kept_and_resumed(
   assert improved
   bounds = train.training_bounds(job)
   assert bounds[-1] < 900  # Half a thousand samples, slowed down.
+  static = train.static_arguments(job, job.phases[0], bounds[-1])
+  assert static['window'] == 500
   expected = []
   for index, phase in enumerate(job.phases):
     for epoch in range(1, phase.epochs + 1):
