@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ecg_jax import (
   artifacts,
+  batch_axis,
   checkpoint,
   configuration,
   errors,
@@ -42,7 +43,9 @@ class Result(NamedTuple):
   """float32 [n, 4], order N, A, O, ~."""
 
 
-@functools.partial(jax.jit, static_argnames=('network', 'kind', 'window'))
+@functools.partial(
+  jax.jit, static_argnames=('network', 'kind', 'window', 'mesh')
+)
 def evaluate_chunk(
   variables: dict[str, Any],
   data: input_pipeline.DeviceData,
@@ -53,6 +56,7 @@ def evaluate_chunk(
   network: forward.Network,
   kind: str,
   window: int,
+  mesh: AbstractMesh,
 ) -> tuple[metrics_lib.Metrics, jax.Array]:
   """Evaluates the batches of a chunk.
 
@@ -65,23 +69,30 @@ def evaluate_chunk(
     network: The static half of the forward pass.
     kind: Which part of the model is in use.
     window: Samples that the signals are padded to.
+    mesh: How many devices the rows are divided over.
 
   Returns:
     Sums over the chunk's records, and probabilities, float32 [K, B, 4].
   """
 
-  def step(index, carry):
-    metrics, probabilities = carry
-    batch = input_pipeline.take_batch(data, chunk, index, window)
-    logits = forward.evaluate_logits(network, variables, batch, kind=kind)
-    losses = forward.losses(logits, batch.labels, class_weights)
-    rows = jax.nn.softmax(logits)
-    metrics = metrics.add(rows, batch.labels, losses, batch.mask)
-    return metrics, probabilities.at[index].set(rows)
+  def run(variables, data, chunk, num_steps, class_weights):
+    def step(index, carry):
+      metrics, probabilities = carry
+      batch = input_pipeline.take_batch(data, chunk, index, window)
+      logits = forward.evaluate_logits(network, variables, batch, kind=kind)
+      losses = forward.losses(logits, batch.labels, class_weights)
+      rows = jax.nn.softmax(logits)
+      metrics = metrics.add(rows, batch.labels, losses, batch.mask)
+      return metrics, probabilities.at[index].set(rows)
 
-  probabilities = jnp.zeros((*chunk.mask.shape, 4))
-  return jax.lax.fori_loop(
-    0, num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
+    probabilities = jnp.zeros((*chunk.mask.shape, 4))
+    metrics, probabilities = jax.lax.fori_loop(
+      0, num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
+    )
+    return batch_axis.total(metrics), batch_axis.gather(probabilities, axis=1)
+
+  return sharding.on_own_rows(run, mesh)(
+    variables, data, chunk, num_steps, class_weights
   )
 
 
@@ -105,6 +116,7 @@ def dispatch(
       network=network,
       kind=kind,
       window=chunk.samples,
+      mesh=mesh.abstract_mesh,
     )
     for chunk in chunks
   ]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax import augmentation, preprocessing
+from ecg_jax import augmentation, batch_axis, preprocessing
 
 
 class Batch(NamedTuple):
@@ -124,7 +124,7 @@ def augment(
     batch.signal, batch.signal_lengths, lengths, samples
   )
   if network.bursts is not None:
-    rows = jnp.arange(len(lengths))
+    rows = batch_axis.own_rows(jnp.arange(batch_axis.size() * len(lengths)))
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     signal = augmentation.drop_bursts(signal, keys, network.bursts)
   return signal, lengths

@@ -1,13 +1,19 @@
 """Device groups, their meshes, and where arrays live on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from ecg_jax import batch_axis
 from ecg_jax.errors import InputError
+
+WHOLE = PartitionSpec()
+"""Where an array is whole on each device."""
+ROWS = PartitionSpec(None, batch_axis.NAME)
+"""Where arrays [K, B, ...] have their rows divided over the devices."""
 
 
 def device_groups(
@@ -40,12 +46,12 @@ def device_groups(
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
   """A mesh over a group with the one axis `data`."""
-  return Mesh(np.array(devices), ('data',))
+  return Mesh(np.array(devices), (batch_axis.NAME,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Puts every array of the tree whole on each device of the mesh."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  return jax.device_put(tree, NamedSharding(mesh, WHOLE))
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:
@@ -58,9 +64,35 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
   def pad(x):
     return np.pad(x, ((0, 0), (0, padding)))
 
-  return jax.device_put(
-    jax.tree.map(pad, tree), NamedSharding(mesh, PartitionSpec(None, 'data'))
-  )
+  return jax.device_put(jax.tree.map(pad, tree), NamedSharding(mesh, ROWS))
+
+
+def on_own_rows(
+  run: Callable[..., Any], mesh: AbstractMesh
+) -> Callable[..., Any]:
+  """Lets each device of the mesh run a function of a chunk on its own rows.
+
+  `ecg_jax.batch_axis` is what reaches over the rows of all devices in it.
+
+  Args:
+    run: Its third argument is the chunk, placed by `split_rows`; the others,
+      and all that it returns, are the same on each device.
+    mesh: How many devices there are; the arguments say which.
+  """
+
+  def call(*arguments):
+    specs = [ROWS if i == 2 else WHOLE for i in range(len(arguments))]
+    return jax.shard_map(
+      run,
+      mesh=mesh,
+      in_specs=tuple(specs),
+      out_specs=WHOLE,
+      # It sums where the gradient needs it, once; the check would make JAX sum
+      # a parameter's gradient at each of its uses, as in each frame of a scan.
+      check_vma=False,
+    )(*arguments)
+
+  return call
 
 
 def fetch(tree: Any) -> Any:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ecg_jax import (
   artifacts,
+  batch_axis,
   checkpoint,
   evaluate,
   forward,
@@ -176,7 +177,7 @@ def train_step(
   """
   trained, frozen = optimizer.split(state.params, network.model.trained[kind])
 
-  def mean_loss(trained):
+  def own_loss(trained):
     logits, batch_stats = forward.train_logits(
       network,
       {'params': {**trained, **frozen}, 'batch_stats': state.batch_stats},
@@ -186,12 +187,14 @@ def train_step(
       kind=kind,
     )
     losses = forward.losses(logits, batch.labels, class_weights)
-    total = jnp.sum(losses, where=batch.mask)
-    return total / jnp.sum(batch.mask), (logits, losses, batch_stats)
+    loss = jnp.sum(losses, where=batch.mask) / records
+    return loss, (logits, losses, batch_stats)
 
+  records = batch_axis.total(jnp.sum(batch.mask))
   (loss, (logits, losses, batch_stats)), gradients = jax.value_and_grad(
-    mean_loss, has_aux=True
+    own_loss, has_aux=True
   )(trained)
+  loss, gradients = batch_axis.total((loss, gradients))
   # A sum is not finite if a part of it is not.
   total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
   finite = jnp.isfinite(loss + total)
@@ -222,7 +225,14 @@ def train_step(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('network', 'regularisation', 'kind', 'samples', 'window'),
+  static_argnames=(
+    'network',
+    'regularisation',
+    'kind',
+    'samples',
+    'window',
+    'mesh',
+  ),
   donate_argnames=('state',),
 )
 def train_chunk(
@@ -239,6 +249,7 @@ def train_chunk(
   kind: str,
   samples: int,
   window: int,
+  mesh: AbstractMesh,
 ) -> tuple[train_state.TrainState, ChunkResult]:
   """The steps of a chunk, without the host.
 
@@ -258,31 +269,40 @@ def train_chunk(
     kind: Which parameters are trained.
     samples: The bucket: length that signals are computed in.
     window: Samples to cut out of the dataset for each record.
+    mesh: How many devices the rows are divided over.
 
   Returns:
     The state after, and what came out.
   """
 
-  def step(index, carry):
-    state, (metrics, bad_step) = carry
-    batch = input_pipeline.take_batch(data, chunk, index, window)
-    state, probabilities, losses, finite = train_step(
-      state,
-      batch,
-      jax.random.fold_in(key, state.step),
-      class_weights,
-      learning_rate,
-      network=network,
-      regularisation=regularisation,
-      kind=kind,
-      samples=samples,
-    )
-    metrics = metrics.add(probabilities, batch.labels, losses, batch.mask)
-    bad_step = jnp.where(finite | (bad_step >= 0), bad_step, index)
-    return state, ChunkResult(metrics, bad_step)
+  def run(state, data, chunk, num_steps, key, class_weights, learning_rate):
+    def step(index, carry):
+      state, (metrics, bad_step) = carry
+      batch = input_pipeline.take_batch(data, chunk, index, window)
+      state, probabilities, losses, finite = train_step(
+        state,
+        batch,
+        jax.random.fold_in(key, state.step),
+        class_weights,
+        learning_rate,
+        network=network,
+        regularisation=regularisation,
+        kind=kind,
+        samples=samples,
+      )
+      metrics = metrics.add(probabilities, batch.labels, losses, batch.mask)
+      bad_step = jnp.where(finite | (bad_step >= 0), bad_step, index)
+      return state, ChunkResult(metrics, bad_step)
 
-  empty = ChunkResult(metrics_lib.Metrics.empty(), jnp.int32(-1))
-  return jax.lax.fori_loop(0, num_steps, step, (state, empty))
+    empty = ChunkResult(metrics_lib.Metrics.empty(), jnp.int32(-1))
+    state, (metrics, bad_step) = jax.lax.fori_loop(
+      0, num_steps, step, (state, empty)
+    )
+    return state, ChunkResult(batch_axis.total(metrics), bad_step)
+
+  return sharding.on_own_rows(run, mesh)(
+    state, data, chunk, num_steps, key, class_weights, learning_rate
+  )
 
 
 def phase_program(
@@ -291,6 +311,7 @@ def phase_program(
   data: input_pipeline.DeviceData,
   key: jax.Array,
   class_weights: jax.Array,
+  mesh: Mesh,
 ) -> Program:
   """`train_chunk` of a phase, with all that its chunks have in common."""
 
@@ -303,16 +324,16 @@ def phase_program(
       key,
       class_weights,
       learning_rate,
-      **static_arguments(job, phase, samples),
+      **static_arguments(job, phase, samples, mesh),
     )
 
   return program
 
 
 def static_arguments(
-  job: Job, phase: optimizer.Phase, samples: int
+  job: Job, phase: optimizer.Phase, samples: int, mesh: Mesh
 ) -> dict[str, Any]:
-  """What `train_chunk` is compiled for: the phase and the bucket."""
+  """What `train_chunk` is compiled for: phase, bucket, devices."""
   longest = int(_used_lengths(job).max())
   return {
     'network': job.network,
@@ -320,6 +341,7 @@ def static_arguments(
     'kind': phase.kind,
     'samples': samples,
     'window': sampler.window_samples(samples, longest, job.resampling),
+    'mesh': mesh.abstract_mesh,
   }
 
 
@@ -522,7 +544,7 @@ def _train_from_latest(
       if not progress.begun:
         state = _begin(job, progress, best, state.step, mesh)
         progress.begun = True
-      program = phase_program(job, phase, data, step_key, class_weights)
+      program = phase_program(job, phase, data, step_key, class_weights, mesh)
 
       while not _over(job, progress):
         chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)

@@ -24,7 +24,7 @@ LAYERS = [
   {'train_state', 'forward', 'metrics'},
   {'optimizer'},
   {'models', 'augmentation'},
-  {'preprocessing'},
+  {'preprocessing', 'batch_axis'},
   {'datasets'},
   {'configuration', 'summary'},
   {'score', 'errors', 'huge_pages', 'interruption'},

@@ -27,6 +27,7 @@ from ecg_jax import (
   train,
   train_state,
 )
+from ecg_jax import metrics as metrics_lib
 
 DISPATCHES = 32
 """Of the undisturbed run below: its chunks and evaluations."""
@@ -534,7 +535,7 @@ def _chunk_arguments(job, mesh, kind='all'):
       key,
       class_weights,
       learning_rate,
-    ), train.static_arguments(job, phase, chunk.samples)
+    ), train.static_arguments(job, phase, chunk.samples, mesh)
 
   chunks = train.epoch_chunks(job, bounds, 0, 1)
   return sharding.replicate(state, mesh), chunks, arguments
@@ -587,6 +588,39 @@ def test_one_device_gives_what_four_give(small_job, tmp_path, kind, batch_size):
     clear = np.abs(gradient) > 1e-6
     np.testing.assert_allclose(a[clear], b[clear], rtol=1e-5, atol=1e-7)
   np.testing.assert_allclose(one[1], four[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_devices_send_gradients_and_statistics_once_and_nothing_else(
+  small_job, tmp_path, remat
+):
+  job = small_job(tmp_path)
+  model = job.network.model.clone(remat=remat)
+  job = dataclasses.replace(
+    job, network=dataclasses.replace(job.network, model=model)
+  )
+  mesh = sharding.make_mesh(jax.devices()[:2])
+  state, chunks, arguments = _chunk_arguments(job, mesh)
+  args, kwargs = arguments(state, chunks[0])
+  program = train.train_chunk.lower(*args, **kwargs).compile().as_text()
+  for other in ('all-gather', 'all-to-all', 'reduce-scatter', 'permute'):
+    assert other not in program
+  sums = re.findall(r'= (.*) all-reduce\(.*op_name="([^"]*)"', program)
+  in_step = [shapes for shapes, name in sums if '/while/body/' in name]
+  sent = sum(
+    math.prod(map(int, dimensions.split(','))) if dimensions else 1
+    for shapes in in_step
+    for dimensions in re.findall(r'[fs]32\[([\d,]*)\]', shapes)
+  )
+  trained, _ = optimizer.split(state.params, model.trained['all'])
+  channels = [mean.size for mean in jax.tree.leaves(state.batch_stats)[::2]]
+  # The records; of each batch norm count and two sums, and their gradients;
+  # the parameters' gradients and the loss.
+  expected = 1 + sum(1 + 4 * count for count in channels)
+  expected += sum(array.size for array in jax.tree.leaves(trained)) + 1
+  assert sent == expected
+  assert len(in_step) <= 2 * len(channels) + 2
+  assert len(sums) - len(in_step) <= len(metrics_lib.Metrics._fields)
 
 
 def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
@@ -1054,7 +1088,9 @@ def test_average_is_what_is_evaluated_kept_and_resumed(
   assert improved
   bounds = train.training_bounds(job)
   assert bounds[-1] < 900  # Half a thousand samples, slowed down.
-  static = train.static_arguments(job, job.phases[0], bounds[-1])
+  static = train.static_arguments(
+    job, job.phases[0], bounds[-1], sharding.make_mesh(jax.devices()[:1])
+  )
   assert static['window'] == 500
   expected = []
   for index, phase in enumerate(job.phases):

@@ -211,7 +211,7 @@ class Training:
     )
     self.job, self.phase, self.mesh = job, phase, mesh
     self.shared = data, key, weights
-    self.program = train.phase_program(job, phase, *self.shared)
+    self.program = train.phase_program(job, phase, *self.shared, mesh)
 
   def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
     """The program of the chunk's bucket, not compiled."""
@@ -223,7 +223,7 @@ class Training:
       key,
       class_weights,
       self.rate,
-      **train.static_arguments(self.job, self.phase, chunk.samples),
+      **train.static_arguments(self.job, self.phase, chunk.samples, self.mesh),
     )
 
   def run(self, chunk: sampler.Chunk) -> float:
@@ -478,6 +478,7 @@ def benchmark(
       network=job.network,
       kind='all',
       window=chunk.samples,
+      mesh=mesh.abstract_mesh,
     )
 
   evaluation, _ = time_buckets(

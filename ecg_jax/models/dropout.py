@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax import batch_axis
+
 
 def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
   """Draws which elements stay: bool of that shape, each with 1 - rate.
@@ -18,10 +20,12 @@ def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
   Args:
     key: Random key.
     rate: Probability of an element to be dropped, 0 to below 1.
-    shape: Batch first. Up to 2**32 elements a row differ.
+    shape: Of the rows at hand, batch first. Up to 2**32 elements a row differ.
   """
   first, second = jax.random.bits(key, (2,))
-  rows = jax.random.bits(jax.random.fold_in(key, 1), (shape[0],))
+  rows = batch_axis.own_rows(
+    jax.random.bits(jax.random.fold_in(key, 1), (batch_axis.size() * shape[0],))
+  )
   index = jnp.zeros(shape[1:], jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape) - 1)):

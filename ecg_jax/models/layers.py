@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import preprocessing
+from ecg_jax import batch_axis, preprocessing
 from ecg_jax.models import convolution
 from ecg_jax.models.dropout import Dropout
 
@@ -34,9 +34,8 @@ class BatchNorm(nn.Module):
   """Batch normalisation whose statistics see valid frames only.
 
   Mean and variance are over the valid frames of the whole batch and, if there
-  are any, all frequency bins, in float32; over a sharded batch they are global
-  sums and counts. `batch_stats` holds their running averages, used in
-  evaluation.
+  are any, all frequency bins, in float32, from sums and counts over all
+  devices. `batch_stats` holds their running averages, used in evaluation.
   """
 
   momentum: float = 0.99
@@ -62,11 +61,14 @@ class BatchNorm(nn.Module):
       # A convolution reaches over the end: its output there is not zero.
       valid = masked(x, mask_BxT).astype(jnp.float32)
       count = jnp.sum(mask_BxT, dtype=jnp.float32) * math.prod(x.shape[2:-1])
-      count = jnp.maximum(count, 1.0)
       axes = tuple(range(x.ndim - 1))
-      mean = jnp.sum(valid, axis=axes) / count
-      mean_of_squares = jnp.sum(valid**2, axis=axes) / count
-      variance = jnp.maximum(mean_of_squares - mean**2, 0.0)
+      sums = (count, jnp.sum(valid, axis=axes), jnp.sum(valid**2, axis=axes))
+      count, total, total_of_squares = checkpoint_name(
+        batch_axis.total(sums), 'statistics'
+      )
+      count = jnp.maximum(count, 1.0)
+      mean = total / count
+      variance = jnp.maximum(total_of_squares / count - mean**2, 0.0)
       if not self.is_initializing():
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
@@ -148,15 +150,17 @@ def run_block(
   """Calls a block of layers.
 
   With `remat`, of a training step's forward pass only what the convolutions
-  return is kept; normalisation, ReLU, dropout and pooling are computed again
-  for the gradient.
+  return and the sums over the batch are kept; normalisation, ReLU, dropout and
+  pooling are computed again for the gradient, without the other devices.
   """
 
   def run(block, x, lengths):
     return block(x, lengths, train=train)
 
   if remat:
-    kept = jax.checkpoint_policies.save_only_these_names('convolution')
+    kept = jax.checkpoint_policies.save_only_these_names(
+      'convolution', 'statistics'
+    )
     run = nn.remat(run, policy=kept)
   return run(block, x, lengths)
 
