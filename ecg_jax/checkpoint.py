@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from ecg_jax import artifacts, configuration, summary, train_state
+from ecg_jax import artifacts, configuration, sharding, summary, train_state
 from ecg_jax.errors import InputError
 
 _MANIFEST = 'manifest.json'
@@ -55,6 +55,7 @@ class Checkpoints:
     settings: Mapping[str, Any],
     *,
     only_latest: bool = False,
+    read_only: bool = False,
   ):
     """Opens the folder and finds the latest checkpoint that is whole.
 
@@ -63,6 +64,7 @@ class Checkpoints:
       settings: Name -> value, as JSON keeps it, of all that the state depends
         on; a checkpoint of others is refused.
       only_latest: Whether to refuse the one before a damaged one too.
+      read_only: Whether another process writes them, and `save` does nothing.
 
     Raises:
       InputError: There are checkpoints and none can be used, or it is of other
@@ -70,16 +72,26 @@ class Checkpoints:
     """
     self._folder = folder.resolve()
     self._settings = dict(settings)
+    self._read_only = read_only
     self._step, self._manifest, self._unusable = _find_whole(
       self._folder, only_latest
     )
     self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._commit: concurrent.futures.Future[None] | None = None
     _check_made_for(self._folder, self._manifest, self._settings)
+    self._folder.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(_KEPT)
+        preservation_policy=checkpoint_managers.LatestN(_KEPT),
+        create=False,
+        read_only=read_only,
+        # Each process reads and writes by itself, arrays that it has whole.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=jax.process_index(),
+          active_processes={jax.process_index()},
+          barrier_sync_key_prefix=str(jax.process_index()),
+        ),
       ),
       item_names=('state', 'best', 'progress'),
     )
@@ -100,8 +112,10 @@ class Checkpoints:
     Raises:
       InputError: This or the save before it cannot be written.
     """
+    if self._read_only:
+      return
     self.wait()
-    best = dict(best)
+    state, best = sharding.own_copy((state, dict(best)))
     step = 0 if self._step is None else self._step + 1
     manifest = {
       'format': _FORMAT,
@@ -174,12 +188,12 @@ class Checkpoints:
         f'{self._folder} holds a checkpoint of another model ({item}:'
         f' {differing}): name another folder with --workdir.'
       )
-    abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
+    abstract = sharding.own_copy(like)
     restored = self._manager.restore(
       self._step,
       args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}),
     )
-    return restored[item]
+    return sharding.place_like(restored[item], like)
 
   def _add_manifest(self, step: int, content: dict[str, Any]) -> None:
     """Waits until Orbax has committed a step, and completes it."""

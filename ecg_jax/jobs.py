@@ -2,7 +2,10 @@
 
 import collections
 import concurrent.futures
+import contextlib
+import json
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,6 +21,7 @@ from ecg_jax import (
   experiment,
   input_pipeline,
   optimizer,
+  processes,
   sampler,
   sharding,
   train,
@@ -95,18 +99,21 @@ def run(
   Each group of devices has a thread of the host that dispatches its work,
   compiles its programs and waits for its results, so that no job waits for
   another; a group that falls free takes the next job. A job that fails does
-  not disturb the others.
+  not disturb the others. Of several processes each has its share of the jobs,
+  or a job has all devices of some of them, which then do the same, and the
+  first writes.
 
   Args:
     jobs: All jobs of the command, finished ones too.
     stop: Asked at each edge of a chunk whether to save and stop all jobs.
 
   Returns:
-    Name -> error of each job that failed, in the order of the jobs.
+    Name -> error of each job that failed, of all processes, in their order.
 
   Raises:
     InputError: There are fewer devices than a job is to have, or the jobs are
       to have different numbers of them.
+    Interrupted: Another process was told to stop.
   """
   sizes = {job.devices_per_job for job in jobs}
   if len(sizes) > 1:
@@ -117,8 +124,15 @@ def run(
     )
   groups = sharding.device_groups(jax.devices(), len(jobs), sizes.pop())
   meshes = [sharding.make_mesh(group) for group in groups]
+  teams = list(dict.fromkeys(map(sharding.members, meshes)))
+  meshes = [
+    mesh for mesh in meshes if jax.process_index() in sharding.members(mesh)
+  ]
   waiting = collections.deque(
-    job for job in jobs if not (job.folder / 'scores.json').exists()
+    job
+    for index, job in enumerate(jobs)
+    if jax.process_index() in teams[index % len(teams)]
+    and not (job.folder / 'scores.json').exists()
   )
   if waiting:
     print(
@@ -128,29 +142,51 @@ def run(
 
   def work(group: int) -> None:
     held: _GroupData | None = None
-    while not stop():
+    mesh = meshes[group]
+    leads = sharding.leads(mesh)
+    group_stops = processes.agreed(
+      stop, f'stop/{group}', sharding.members(mesh)
+    )
+    while not group_stops():
       try:
         job = waiting.popleft()
       except IndexError:
         return
       try:
-        with artifacts.locked(job.folder, wait=False):
+        lock = artifacts.locked(job.folder, wait=False)
+        with lock if leads else contextlib.nullcontext():
           if held is None or not held.serves(job):
             held = None  # Room for the other one.
-            held = _GroupData.put(job, meshes[group])
+            held = _GroupData.put(job, mesh)
           train.train_fold(
-            job, meshes[group], held.arrays, position=group, stop=stop
+            job, mesh, held.arrays, position=group, stop=group_stops
           )
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
         told = isinstance(error, train.TrainingError)
         reason = str(error) if told else errors.explain(error)[0]
-        print(f'{job.name} failed: {reason}', file=sys.stderr)
+        if leads:
+          print(f'{job.name} failed: {reason}', file=sys.stderr)
+        if not told and len(sharding.members(mesh)) > 1:
+          # They wait for each other; without one of them the others end too.
+          raise errors.PartialFailure(
+            f'{job.name} failed in one of its processes: start all of them'
+            ' again with the same command to go on from the last checkpoint.'
+          ) from error
 
-  threads = min(len(meshes), max(1, len(waiting)))
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  threads = min(len(meshes), len(waiting))
+  with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
     for ended in [pool.submit(work, group) for group in range(threads)]:
       ended.result()
+  told = {name: str(error) for name, error in failed.items()}
+  said = processes.exchange(
+    'ended', json.dumps([stop(), told]), range(jax.process_count())
+  )
+  for stopped, elsewhere in map(json.loads, said):
+    for name, message in elsewhere.items():
+      failed.setdefault(name, train.TrainingError(message))
+    if stopped and not stop():
+      raise errors.Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
 
 

@@ -2,8 +2,10 @@
 
 python -m ecg_jax.main --config configs/crnn.py
 python -m ecg_jax.main --config configs/ablations.py --seeds 0,1,2
+srun python -m ecg_jax.main --config configs/crnn.py --distributed
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,10 +21,31 @@ def main(argv: Sequence[str]) -> int:
   for name, explanation in {
     'workdir': 'folder of the run; default runs/NAME_OF_CONFIG',
     'seeds': 'like 0,1,2: a run with each seed, in WORKDIR/NAME/seedS',
+    'coordinator_address': 'HOST:PORT of process 0, of several processes',
   }.items():
     flags.DEFINE_string(name, None, explanation, flag_values=values)
+  for name, explanation in {
+    'num_processes': 'how many processes run this command',
+    'process_id': 'which of them this is, from 0',
+  }.items():
+    flags.DEFINE_integer(name, None, explanation, flag_values=values)
+  flags.DEFINE_boolean(
+    'distributed',
+    False,
+    'whether several processes run this command, as SLURM, Open MPI or'
+    ' Kubernetes tell',
+    flag_values=values,
+  )
   debug = '--debug' in argv
-  return errors.run_command(lambda: _run(values, argv), debug=debug)
+  code = errors.run_command(lambda: _run(values, argv), debug=debug)
+  several = values.is_parsed() and (
+    values.distributed or values.coordinator_address
+  )
+  if code and several:
+    # JAX's own end would wait for the others, of which one may be gone.
+    sys.stdout.flush()
+    os._exit(code)
+  return code
 
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
@@ -38,6 +61,16 @@ def _train(
   name = configuration.name_of(configuration.config_path(argv))
   workdir = pathlib.Path(values.workdir or f'runs/{name}').expanduser()
   runs = configuration.runs(configs, seeds, name)
+  given = [
+    values[name].value
+    for name in ('coordinator_address', 'num_processes', 'process_id')
+  ]
+  if not (None not in given or given == [None] * 3):
+    raise errors.InputError(
+      '--coordinator_address, --num_processes and --process_id go together:'
+      ' give all three, or --distributed where SLURM, Open MPI or Kubernetes'
+      ' starts the processes.'
+    )
 
   # Imported once the command line is known to be good: they take seconds.
   import jax
@@ -49,10 +82,14 @@ def _train(
     input_pipeline,
     jobs,
     models,
+    processes,
     summary,
     train,
   )
 
+  if values.distributed or given[0]:
+    processes.begin(*given)
+  leads = jax.process_index() == 0
   for run, config in runs.items():
     artifacts.check_config(workdir / run, config)
   artifacts.check_writable(workdir)
@@ -61,14 +98,20 @@ def _train(
   found = experiment.load_data(list(runs.values()))
   for (run, config), data in zip(runs.items(), found, strict=True):
     folder = workdir / run
-    artifacts.begin_run(folder, config, data.digests())
-    artifacts.write_labels(
-      folder / 'labels.csv',
-      {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
+    processes.check_alike(
+      f'{run} begins', configuration.to_json(config), data.digests()
     )
+    if leads:
+      artifacts.begin_run(folder, config, data.digests())
+      artifacts.write_labels(
+        folder / 'labels.csv',
+        {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
+      )
     for fold in config.folds:
       work.append(jobs.make_job(config, data, fold, folder, run))
     params = jax.eval_shape(lambda: train.initial_variables(work[-1]))['params']
+    if not leads:
+      continue
     print(
       f'{config.model.name} with {models.count_parameters(params):,} trainable'
       f' parameters on {config.data.name}, folds'
@@ -77,9 +120,10 @@ def _train(
     )
   with loop() as stop:
     failed = jobs.run(work, stop)
-  summaries = summary.summarize_folders([workdir])
-  print(summary.format_table(list(summaries[workdir].values())))
-  summary.write_summaries(summaries)
+  if leads:
+    summaries = summary.summarize_folders([workdir])
+    print(summary.format_table(list(summaries[workdir].values())))
+    summary.write_summaries(summaries)
   if len(failed) == len(work):
     raise next(iter(failed.values()))
   if failed:

@@ -5,7 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  Sharding,
+)
 
 from ecg_jax import batch_axis
 from ecg_jax.errors import InputError
@@ -21,26 +27,48 @@ def device_groups(
 ) -> list[Sequence[jax.Device]]:
   """Divides the devices into equal groups, one job at a time on each.
 
+  A group lies within a process, or takes all devices of several.
+
   Args:
-    devices: All devices.
+    devices: All devices, of all processes, the same number of each.
     num_jobs: Jobs of the command, finished or not, so that a restart places
       them alike.
-    devices_per_job: Size of a group, or None for devices // jobs, at least one.
+    devices_per_job: Size of a group, or None for devices // jobs, at least one,
+      and of several processes no more than whole ones hold.
 
   Returns:
-    The groups, no more than there are jobs.
+    The groups, no more than there are jobs, dealt out over the processes.
 
   Raises:
-    InputError: There are fewer devices than a job is to have.
+    InputError: There are fewer devices than a job is to have, or it would have
+      a part of a process beside a whole one.
   """
   size = devices_per_job or max(1, len(devices) // num_jobs)
   if size > len(devices):
     raise InputError(
       f'devices_per_job is {size}: there are {len(devices)} devices here.'
     )
+  numbers = sorted({device.process_index for device in devices})
+  of_process = len(devices) // len(numbers)
+  if size > of_process and size % of_process:
+    if devices_per_job:
+      raise InputError(
+        f'devices_per_job is {size}: a job on several processes takes all'
+        f' {of_process} devices of each, so set a multiple of {of_process}, or'
+        ' less.'
+      )
+    size -= size % of_process
+  # Of each process in turn, where a group is not larger.
+  blocks = [devices]
+  if size <= of_process:
+    blocks = [
+      [device for device in devices if device.process_index == number]
+      for number in numbers
+    ]
   return [
-    devices[first : first + size]
-    for first in range(0, len(devices) - size + 1, size)
+    block[first : first + size]
+    for first in range(0, len(blocks[0]) - size + 1, size)
+    for block in blocks
   ][:num_jobs]
 
 
@@ -51,7 +79,7 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Puts every array of the tree whole on each device of the mesh."""
-  return jax.device_put(tree, NamedSharding(mesh, WHOLE))
+  return _put(tree, NamedSharding(mesh, WHOLE))
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:
@@ -64,7 +92,42 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
   def pad(x):
     return np.pad(x, ((0, 0), (0, padding)))
 
-  return jax.device_put(jax.tree.map(pad, tree), NamedSharding(mesh, ROWS))
+  return _put(jax.tree.map(pad, tree), NamedSharding(mesh, ROWS))
+
+
+def _put(tree: Any, where: Sharding) -> Any:
+  """Puts arrays that each process has whole on the devices."""
+  if where.is_fully_addressable:
+    return jax.device_put(tree, where)
+
+  # What `device_put` does it first compares over all processes.
+  def put(x):
+    if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+
+  return jax.tree.map(put, tree)
+
+
+def place_like(tree: Any, like: Any) -> Any:
+  """Puts arrays where those of another tree are, whole on each device."""
+  return _put(tree, jax.tree.leaves(like)[0].sharding)
+
+
+def members(mesh: Mesh) -> tuple[int, ...]:
+  """The processes whose devices a mesh holds; the first writes its files."""
+  return tuple(sorted({device.process_index for device in mesh.devices.flat}))
+
+
+def leads(mesh: Mesh) -> bool:
+  """Whether this is the process that writes the files of a mesh's job."""
+  return members(mesh)[0] == jax.process_index()
+
+
+def own_copy(tree: Any) -> Any:
+  """Brings to the host what each device has whole, without other processes."""
+  return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
 
 def on_own_rows(

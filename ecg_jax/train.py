@@ -24,6 +24,7 @@ from ecg_jax import (
   input_pipeline,
   models,
   optimizer,
+  processes,
   sampler,
   sharding,
   summary,
@@ -525,7 +526,11 @@ def _train_from_latest(
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
-      checkpoint.Checkpoints(job.folder / 'checkpoints', job.settings)
+      checkpoint.Checkpoints(
+        job.folder / 'checkpoints',
+        job.settings,
+        read_only=not sharding.leads(mesh),
+      )
     )
     progress, state, best = _restore(job, checkpoints, mesh)
     progress.restores = max(progress.restores, restores)
@@ -533,11 +538,13 @@ def _train_from_latest(
     step_key, class_weights = sharding.replicate(
       (jax.random.fold_in(key, 1 + progress.restores), job.class_weights), mesh
     )
-    log = stack.enter_context(_open_log(job, progress, state, position))
+    log = stack.enter_context(_open_log(job, progress, state, mesh, position))
     last_save = time.monotonic()
-
-    def save_due():
-      return time.monotonic() - last_save > 60 * job.checkpoint_minutes
+    save_due = processes.agreed(
+      lambda: time.monotonic() - last_save > 60 * job.checkpoint_minutes,
+      f'save/{job.folder}/{progress.restores}',
+      sharding.members(mesh),
+    )
 
     while progress.phase < len(job.phases):
       phase = job.phases[progress.phase]
@@ -617,24 +624,27 @@ def _open_log(
   job: Job,
   progress: Progress,
   state: train_state.TrainState,
+  mesh: Mesh,
   position: int,
 ) -> Iterator[_Log]:
+  leads = sharding.leads(mesh)
   epoch = len(job.sets['train'])
   epochs = [phase.epochs for phase in job.phases]
   done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
   board = writers.TensorBoard(
     job.folder / 'tensorboard',
     next_step=int(sharding.fetch(state.step)) + 1,
-    enabled=job.tensorboard,
+    enabled=job.tensorboard and leads,
   )
   bar = writers.ProgressBar(
     job.name,
     total=epoch * sum(epochs),
     done=done + progress.records,
     position=position,
+    enabled=leads,
   )
   rows = writers.MetricsFile(
-    job.folder / 'metrics.csv', progress.phase, progress.epoch
+    job.folder / 'metrics.csv', progress.phase, progress.epoch, enabled=leads
   )
   with contextlib.closing(board), contextlib.closing(bar):
     yield _Log(rows, board, bar)
@@ -810,7 +820,7 @@ def _write_results(
     )
     result = evaluate.collect(chunks, outputs)
     scores[set_name] = result.scores
-    if set_name in summary.PREDICTION_FILES:
+    if set_name in summary.PREDICTION_FILES and sharding.leads(mesh):
       evaluate.write_predictions(
         job.folder / summary.PREDICTION_FILES[set_name],
         result,
@@ -818,6 +828,8 @@ def _write_results(
         fold=job.fold,
         label_version=job.label_version,
       )
+  if not sharding.leads(mesh):
+    return
   artifacts.write_scores(
     job.folder / 'scores.json',
     {

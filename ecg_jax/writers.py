@@ -18,15 +18,18 @@ from ecg_jax.errors import InputError
 class MetricsFile:
   """metrics.csv of a fold: one row an epoch, whole at any time."""
 
-  def __init__(self, path: pathlib.Path, phase: int, epochs: int):
+  def __init__(
+    self, path: pathlib.Path, phase: int, epochs: int, *, enabled: bool
+  ):
     """Opens the file, cut back to where training goes on.
 
     Args:
       path: The file; need not be there.
       phase: The phase that goes on.
       epochs: Epochs of it that are complete.
+      enabled: Whether this is the process that writes it.
     """
-    self._path = path
+    self._path, self._enabled = path, enabled
     self._rows: list[dict[str, Any]] = []
     if path.exists():
       try:
@@ -41,6 +44,8 @@ class MetricsFile:
 
   def append(self, row: dict[str, Any]) -> None:
     """Adds the row of an epoch; a field that is None stays empty."""
+    if not self._enabled:
+      return
     self._rows.append(row)
     text = io.StringIO()
     writer = csv.DictWriter(text, summary.METRIC_COLUMNS, lineterminator='\n')
@@ -77,7 +82,9 @@ class TensorBoard:
 class ProgressBar:
   """How far a job is: a bar on a terminal, else a plain line an epoch."""
 
-  def __init__(self, name: str, *, total: int, done: int, position: int):
+  def __init__(
+    self, name: str, *, total: int, done: int, position: int, enabled: bool
+  ):
     """Begins.
 
     Args:
@@ -85,10 +92,11 @@ class ProgressBar:
       total: Records that training will see at most, in all its epochs.
       done: Of them, those seen before this start.
       position: The bar's line, 0 for the first.
+      enabled: Whether this is the process that tells.
     """
     self._name = name
     self._total, self._seen, self._begun = total, 0, time.monotonic()
-    self._done = done
+    self._done, self._enabled = done, enabled
     self._bar = tqdm.tqdm(
       desc=name,
       total=total,
@@ -97,7 +105,7 @@ class ProgressBar:
       unit=' records',
       dynamic_ncols=True,
       smoothing=0.05,
-      disable=not sys.stderr.isatty(),
+      disable=not (enabled and sys.stderr.isatty()),
       bar_format=(
         '{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left'
         '{postfix}'
@@ -129,7 +137,7 @@ class ProgressBar:
 
   def end_epoch(self, row: dict[str, Any], *, where: str, best: float) -> None:
     """Tells of an epoch, where the output is no terminal."""
-    if not self._bar.disable:
+    if not (self._enabled and self._bar.disable):
       return
     rate = self._seen / max(1e-9, time.monotonic() - self._begun)
     left = max(0, self._total - self._done - self._seen) / max(rate, 1e-9)

@@ -19,7 +19,7 @@ LAYERS = [
   {'train'},
   {'evaluate'},
   {'experiment'},
-  {'checkpoint', 'input_pipeline', 'writers'},
+  {'checkpoint', 'input_pipeline', 'processes', 'writers'},
   {'artifacts', 'compilation_cache', 'sampler', 'sharding'},
   {'train_state', 'forward', 'metrics'},
   {'optimizer'},
@@ -145,7 +145,10 @@ def test_libraries_stay_where_they_belong():
     'ecg_jax.train_state',
     'ecg_jax.forward',
   }
-  assert parts(importers('orbax')) == {'ecg_jax.checkpoint'}
+  assert parts(importers('orbax')) == {
+    'ecg_jax.checkpoint',
+    'ecg_jax.processes',
+  }
   assert parts(importers('optax')) == {'ecg_jax.optimizer'}
 
 

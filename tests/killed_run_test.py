@@ -108,7 +108,7 @@ class Command:
       f'--workdir={self.workdir}',
       f'--config.data.data_dir={shared}/data',
     ]
-    self._environment = {
+    self.environment = {
       **os.environ,
       'JAX_COMPILATION_CACHE_DIR': str(shared / 'cache'),
       'JAX_PLATFORMS': 'cpu',
@@ -124,7 +124,7 @@ class Command:
     return subprocess.Popen(
       [sys.executable, '-c', SCRIPT, point, str(time), *self.arguments],
       cwd=ROOT,
-      env=self._environment,
+      env=self.environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,

@@ -547,3 +547,8 @@ def test_a_list_of_runs_with_seeds(copied, tmp_path):
 
 def test_seeds_that_are_none():
   assert "--seeds is '0,x'" in refusal(*TINY, '--seeds=0,x')
+
+
+def test_processes_are_told_completely_or_not_at_all():
+  given = ('--coordinator_address=localhost:1', '--num_processes=2')
+  assert 'go together: give all three' in refusal(*TINY, *given)

@@ -1,5 +1,7 @@
 """Device groups, and where arrays are put."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
@@ -10,12 +12,54 @@ from ecg_jax import sharding
 from ecg_jax.errors import InputError
 
 
+class Device(NamedTuple):
+  number: int
+  process_index: int
+
+
+@given(
+  st.integers(1, 5),
+  st.integers(1, 6),
+  st.integers(1, 40),
+  st.none() | st.integers(1, 30),
+)
+def test_groups_take_a_part_of_a_process_or_several_whole_ones(
+  processes, of_process, num_jobs, devices_per_job
+):
+  devices = [
+    Device(number, number // of_process)
+    for number in range(processes * of_process)
+  ]
+  size = devices_per_job or max(1, len(devices) // num_jobs)
+  ragged = size > of_process and size % of_process
+  if devices_per_job and (size > len(devices) or ragged):
+    with pytest.raises(InputError, match=f'devices_per_job is {size}: '):
+      sharding.device_groups(devices, num_jobs, devices_per_job)
+    return
+  size -= size % of_process if ragged else 0
+  groups = sharding.device_groups(devices, num_jobs, devices_per_job)
+  used = [device for group in groups for device in group]
+  assert len(set(used)) == len(used)
+  assert {len(group) for group in groups} == {size}
+  shares = []
+  for number in range(processes):
+    parts = [[d.process_index == number for d in group] for group in groups]
+    shares.append(sum(map(any, parts)))
+    if size <= of_process:
+      assert all(all(part) or not any(part) for part in parts)
+    else:
+      assert all(sum(part) in (0, of_process) for part in parts)
+  if size <= of_process:
+    assert max(shares) - min(shares) <= 1
+    assert len(groups) == min(num_jobs, processes * (of_process // size))
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.none() | st.integers(1, 40))
 def test_groups_are_equal_disjoint_and_no_more_than_jobs(
   devices, num_jobs, devices_per_job
 ):
   size = devices_per_job or max(1, devices // num_jobs)
-  names = list(range(devices))
+  names = [Device(number, 0) for number in range(devices)]
   if size > devices:
     with pytest.raises(InputError, match=f'is {size}: there are {devices} '):
       sharding.device_groups(names, num_jobs, devices_per_job)

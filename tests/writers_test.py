@@ -35,7 +35,7 @@ def written(rows):
 def test_rows_have_exactly_the_columns_and_exact_numbers(tmp_path):
   path = tmp_path / 'fold0' / 'metrics.csv'
   rows = [row(0, 1, validated=False), row(0, 2), row(1, 1)]
-  file = writers.MetricsFile(path, 0, 0)
+  file = writers.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
   assert path.read_text().splitlines()[0] == (
@@ -55,17 +55,17 @@ def test_a_restart_replaces_the_rows_after_where_it_goes_on(
   path = tmp_path / 'metrics.csv'
   rows = [row(0, 1), row(0, 2, validated=False), row(0, 3), row(1, 1)]
   rows += [row(1, 2)]
-  file = writers.MetricsFile(path, 0, 0)
+  file = writers.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
   new = {**row(phase, epochs + 1), 'train_loss': 9.0}
-  writers.MetricsFile(path, phase, epochs).append(new)
+  writers.MetricsFile(path, phase, epochs, enabled=True).append(new)
   assert rows_of(path) == written([*rows[:kept], new])
 
 
 def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
   path = tmp_path / 'metrics.csv'
-  file = writers.MetricsFile(path, 0, 0)
+  file = writers.MetricsFile(path, 0, 0, enabled=True)
   file.append(row(0, 1))
   before = path.read_text()
 
@@ -81,13 +81,13 @@ def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
 
 def test_a_key_that_is_no_column_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='speed'):
-    writers.MetricsFile(tmp_path / 'metrics.csv', 0, 0).append(
+    writers.MetricsFile(tmp_path / 'metrics.csv', 0, 0, enabled=True).append(
       {**row(0, 1), 'speed': 3}
     )
 
 
 def bar(**fields):
-  given = {'total': 200, 'done': 0, 'position': 0, **fields}
+  given = {'total': 200, 'done': 0, 'position': 0, 'enabled': True, **fields}
   return writers.ProgressBar('fold 3', **given)
 
 

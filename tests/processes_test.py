@@ -1,0 +1,144 @@
+"""Several processes of the command, over loopback, on one device each."""
+
+import csv
+import io
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from ecg_jax import processes
+from ecg_jax.errors import InputError
+from tests.conftest import FULL
+from tests.killed_run_test import Command
+
+EPOCHS = 6
+COUNTS = (2, 4) if FULL else (2,)
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    return probe.getsockname()[1]
+
+
+class Processes(Command):
+  """The command in one work folder, in several processes."""
+
+  def __init__(self, folder, shared, count, devices_per_job, folds='(0,)'):
+    super().__init__(folder, shared)
+    self.count = count
+    self.environment['JAX_NUM_CPU_DEVICES'] = '1'
+    self.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+    self.set('folds', folds)
+    self.set('phases.kinds', "('all',)")
+    self.set('phases.epochs', f'({EPOCHS},)')
+    self.set('phases.learning_rates', '(1e-2,)')
+    self.set('devices_per_job', devices_per_job)
+
+  def start_all(self):
+    port = free_port()
+    given = list(self.arguments)
+    started = []
+    for process_id in range(self.count):
+      self.arguments = [
+        *given,
+        f'--coordinator_address=localhost:{port}',
+        f'--num_processes={self.count}',
+        f'--process_id={process_id}',
+      ]
+      started.append(self.start())
+    self.arguments = given
+    return started
+
+  def finish_all(self):
+    """Runs all to the end; returns what each printed."""
+    started = self.start_all()
+    ended = [process.communicate(timeout=300) for process in started]
+    codes = [process.returncode for process in started]
+    assert codes == [0] * self.count, ended
+    return [out for out, _ in ended]
+
+  def read(self, fold=0):
+    """The files of a fold, without times and rates."""
+    folder = self.workdir / f'fold{fold}'
+    rows = list(
+      csv.DictReader(io.StringIO((folder / 'metrics.csv').read_text()))
+    )
+    for row in rows:
+      del row['seconds'], row['records_per_second']
+    names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
+    return rows, [(folder / name).read_text() for name in names]
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+  return tmp_path_factory.mktemp('shared')
+
+
+@pytest.fixture(scope='module')
+def alone(shared, tmp_path_factory):
+  """One process with as many devices as there are processes."""
+  found = {}
+  for count in COUNTS:
+    command = Processes(tmp_path_factory.mktemp('alone'), shared, 1, count)
+    command.environment['JAX_NUM_CPU_DEVICES'] = str(count)
+    command.finish()
+    found[count] = command.read()
+  return found
+
+
+@pytest.mark.parametrize('count', COUNTS)
+def test_one_job_over_all_processes_is_killed_and_goes_on(
+  count, shared, alone, tmp_path
+):
+  command = Processes(tmp_path, shared, count, devices_per_job=count)
+  started = command.start_all()
+  while not command.in_training():
+    assert all(process.poll() is None for process in started)
+    time.sleep(0.05)
+  started[-1].send_signal(signal.SIGKILL)
+  for process in started[:-1]:
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert err.splitlines()[-1].startswith('fold 0 failed in one of its')
+  started[-1].communicate()
+  outs = command.finish_all()
+  assert 'epoch 6 of 6' in outs[0]
+  assert not any('epoch' in out for out in outs[1:])
+  rows, files = command.read()
+  expected_rows, _ = alone[count]
+  for a, b in zip(rows, expected_rows, strict=True):
+    losses = [float(row['train_loss']) for row in (a, b)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+  if FULL:  # An undisturbed run gives the same bits.
+    undisturbed = Processes(tmp_path / 'other', shared, count, count)
+    undisturbed.finish_all()
+    assert undisturbed.read() == (rows, files)
+
+
+@pytest.mark.parametrize('count', COUNTS)
+def test_jobs_are_divided_over_processes(count, shared, tmp_path):
+  command = Processes(tmp_path, shared, count, 1, folds='(0, 1, 2)')
+  outs = command.finish_all()
+  for fold in range(3):
+    told = [f'fold {fold}, ' in out for out in outs]
+    assert told == [process == fold % count for process in range(count)]
+    command.read(fold)
+  assert '3 of 3 folds' in outs[0]
+  assert not any('3 of 3 folds' in out for out in outs[1:])
+
+
+def test_data_that_differ_are_refused(monkeypatch):
+  monkeypatch.setattr(processes, 'exchange', lambda *_: ['a', 'b'])
+  with pytest.raises(InputError, match='different configs or data'):
+    processes.check_alike('begin', {})
+
+
+def test_alone_nobody_is_asked():
+  assert processes.exchange('topic', 'said', [0]) == ['said']
+  said = iter([False, True])
+  flag = processes.agreed(lambda: next(said), 'topic', (0,))
+  assert [flag(), flag()] == [False, True]
