@@ -38,10 +38,8 @@ def main(argv: Sequence[str]) -> int:
   )
   debug = '--debug' in argv
   code = errors.run_command(lambda: _run(values, argv), debug=debug)
-  several = values.is_parsed() and (
-    values.distributed or values.coordinator_address
-  )
-  if code and several:
+  jax = sys.modules.get('jax')
+  if code and jax and jax.distributed.is_initialized():
     # JAX's own end would wait for the others, of which one may be gone.
     sys.stdout.flush()
     os._exit(code)
