@@ -23,6 +23,7 @@ from typing import Any
 import ml_collections
 
 from ecg_jax import configuration, score, summary
+from ecg_jax.datasets import folds as folds_lib
 from ecg_jax.errors import InputError
 
 _PACKAGES = (
@@ -278,6 +279,23 @@ def write_labels(
   for record in sorted(labels[versions_[0]]):
     lines.append(','.join([record, *(labels[v][record] for v in versions_)]))
   summary.write_atomically(path, ('\n'.join(lines) + '\n').encode())
+
+
+def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
+  """Record -> class letter, of a run's labels.csv.
+
+  Raises:
+    InputError: It cannot be read, or does not hold what it did.
+  """
+  path = run_folder / 'labels.csv'
+  rows = csv.DictReader(summary.read_text(path).splitlines())
+  labels = {str(row.get('record')): str(row.get(version)) for row in rows}
+  expected = read_run(run_folder)['digests']['labels'][version]
+  if folds_lib.labels_digest(labels) != expected:
+    raise InputError(
+      f'{path} has been changed since the run wrote it: put the original back.'
+    )
+  return labels
 
 
 def write_scores(path: pathlib.Path, scores: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -188,7 +189,8 @@ class Checkpoints:
         f'{self._folder} holds a checkpoint of another model ({item}:'
         f' {differing}): name another folder with --workdir.'
       )
-    abstract = sharding.own_copy(like)
+    # As NumPy's, each process reads them by itself.
+    abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
     restored = self._manager.restore(
       self._step,
       args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}),
@@ -332,7 +334,9 @@ def _check_made_for(
       f' version reads format {_FORMAT}: use the version that wrote it, or name'
       ' another folder with --workdir.'
     )
-  differing = _differences(settings, manifest['settings'])
+  # A version before this one may have known fewer fields.
+  kept = {**configuration.defaults(settings), **manifest['settings']}
+  differing = _differences(settings, kept)
   if differing:
     raise InputError(
       f'{folder} holds a checkpoint of another run ({differing}): name another'

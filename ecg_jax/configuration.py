@@ -3,13 +3,15 @@
 No jax here: a mistake is told before anything slow is imported.
 """
 
+import copy
 import difflib
+import functools
 import json
 import math
 import pathlib
 import re
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -47,6 +49,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'model.summary': ('last', 'mean'),
 }
 """Fields that name one of a few things."""
+
+# Not imported: a user's own folder may have that name.
+_COMMON = pathlib.Path(__file__).parents[1] / 'configs' / 'common.py'
+_OF_THE_MODEL = ('model', 'dropout', 'phases')  # groups that are not common
 
 _NO_CONFIG = 'No config given: add --config configs/crnn.py.'
 
@@ -554,8 +560,39 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """The config that `to_json` was given."""
-  return ml_collections.ConfigDict(_with_tuples(fields))
+  """The config that `to_json` was given, by this version or one before it.
+
+  Fields were added switched off, so one that is missing has the value that it
+  has in configs/common.py.
+
+  Raises:
+    InputError: It has a field that this version does not know.
+  """
+  common = _common()
+  for name in _fields(fields):
+    if name not in common and name.partition('.')[0] not in _OF_THE_MODEL:
+      raise InputError(
+        f'The config has the field {name!r}, which this version does not know:'
+        ' use the version that wrote it.'
+      )
+  complete: dict[str, Any] = copy.deepcopy(dict(fields))
+  for name, value in common.items():
+    group, _, field = name.rpartition('.')
+    (complete.setdefault(group, {}) if group else complete).setdefault(
+      field, value
+    )
+  return ml_collections.ConfigDict(_with_tuples(complete))
+
+
+def defaults(names: Iterable[str]) -> dict[str, Any]:
+  """Field -> value, as JSON keeps it, of those that configs/common.py sets."""
+  return {name: _common()[name] for name in names if name in _common()}
+
+
+@functools.cache
+def _common() -> dict[str, Any]:
+  made = runpy.run_path(str(_COMMON))['get_config']()
+  return _fields(to_json(made))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -17,19 +17,17 @@ from jax.sharding import AbstractMesh, Mesh
 from ecg_jax import (
   artifacts,
   batch_axis,
-  checkpoint,
   configuration,
   errors,
   experiment,
   forward,
   input_pipeline,
-  models,
   sampler,
   sharding,
   summary,
+  trained,
 )
 from ecg_jax import metrics as metrics_lib
-from ecg_jax.errors import InputError
 
 
 class Result(NamedTuple):
@@ -222,25 +220,13 @@ def evaluate_run(
   config = experiment.read_run_config(
     run_folder, manual_dir=manual_dir, data_dir=data_dir
   )
-  finished = {
-    fold: run_folder / f'fold{fold}'
-    for fold in config.folds
-    if (run_folder / f'fold{fold}' / 'scores.json').exists()
-  }
-  if not finished:
-    raise InputError(f'{run_folder} has no finished fold: train one first.')
-  for folder in finished.values():
-    if not (folder / 'checkpoints').is_dir():
-      raise InputError(
-        f'{folder} has no checkpoints, which hold the weights: restore them, or'
-        ' delete the folder and train the fold again.'
-      )
+  finished = trained.finished_folds(run_folder, config)
   data = experiment.load_run_data(run_folder, config)
 
   version = label_version or config.label_version
   scored = config.copy_and_resolve_references()
   scored.label_version = version
-  scored.folds = tuple(finished)
+  scored.folds = finished
   out = run_folder / f'evaluation_{set_name}_{version}'
   digests = artifacts.read_run(run_folder)['digests']
   artifacts.begin_run(out, scored, digests)
@@ -248,13 +234,7 @@ def evaluate_run(
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = input_pipeline.put_dataset(data.dataset, version, mesh)
   network = experiment.make_network(config)
-  like = sharding.replicate(
-    models.initialise(
-      network.model, jax.random.key(0), network.spectrogram.bins
-    ),
-    mesh,
-  )
-  for fold, folder in finished.items():
+  for fold in finished:
     sets = experiment.make_sets(data, fold, config)
     train_classes = data.dataset.classes[config.label_version][sets['train']]
     chunks = set_chunks(
@@ -264,12 +244,7 @@ def evaluate_run(
       batch_size=config.evaluation_batch_size,
       chunk_steps=config.chunk_steps,
     )
-    with checkpoint.Checkpoints(
-      folder / 'checkpoints',
-      configuration.deciding(config) | {'fold': fold},
-      only_latest=True,
-    ) as checkpoints:
-      best = checkpoints.restore_best(like)
+    best = trained.restore(run_folder, config, fold, network, mesh)
     outputs = dispatch(
       best,
       arrays,
@@ -289,11 +264,11 @@ def evaluate_run(
       fold=fold,
       label_version=version,
     )
-    trained = artifacts.read_scores(folder / 'scores.json')
+    kept = artifacts.read_scores(run_folder / f'fold{fold}' / 'scores.json')
     artifacts.write_scores(
       out / f'fold{fold}' / 'scores.json',
       {
-        **trained,
+        **kept,
         'label_version': version,
         'versions': artifacts.versions(),
         'commit': artifacts.commit(),

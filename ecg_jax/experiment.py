@@ -44,13 +44,16 @@ class Data:
       version: folds_lib.labels_digest(self.dataset.labels(version))
       for version in input_pipeline.LABEL_VERSIONS
     }
-    sets = {name: self.table[name] for name in ('folds', 'holdout')}
     return {
       'dataset': artifacts.digest(records),
       'labels': labels,
-      'folds': artifacts.digest(sets),
+      'folds': _table_digest(self.table),
       'records': records,
     }
+
+
+def _table_digest(table: Mapping[str, Any]) -> str:
+  return artifacts.digest({name: table[name] for name in ('folds', 'holdout')})
 
 
 def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
@@ -134,6 +137,32 @@ def load_run_data(
   run = artifacts.read_run(run_folder)
   artifacts.check_digests(run_folder, run, data.digests())
   return data
+
+
+def read_run_table(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """The table of folds of a run, without its data.
+
+  Args:
+    run_folder: The run.
+    config: Its config.
+
+  Raises:
+    InputError: Its labels.csv or the file of the table is missing or changed.
+  """
+  table = _read_table(config)
+  source: Any = config.data.folds_file
+  if table is None:
+    source = run_folder / 'labels.csv'
+    labels = artifacts.read_labels(run_folder, 'v2')
+    table = folds_lib.make_folds(labels)
+  if _table_digest(table) != artifacts.read_run(run_folder)['digests']['folds']:
+    raise InputError(
+      f'{source} makes other folds than those that {run_folder} was trained on:'
+      ' put the original back.'
+    )
+  return table
 
 
 def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
@@ -224,10 +253,22 @@ def make_resampling(
 
 
 def make_network(config: ml_collections.ConfigDict) -> forward.Network:
-  """The static half of the forward pass."""
+  """The static half of the forward pass.
+
+  Raises:
+    InputError: The model has no such field.
+  """
   fields = dict(config.model)
   for name, value in config.dropout.items():
     fields[f'dropout_{name}'] = value
+  known = {
+    field.name for field in dataclasses.fields(models.MODELS[fields['name']])
+  }
+  if unknown := fields.keys() - known:
+    raise InputError(
+      f'The config has a field {min(unknown)!r}, which a {fields["name"]} does'
+      ' not have: leave it out, or use the version that knows it.'
+    )
   bursts = None
   if config.augmentation.bursts and config.augmentation.burst_share > 0:
     bursts = augmentation.Bursts(

@@ -82,6 +82,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return _put(tree, NamedSharding(mesh, WHOLE))
 
 
+def replicated(tree: Any, mesh: Mesh) -> Any:
+  """What `replicate` gives of arrays of these shapes: shapes and shardings."""
+  sharding = NamedSharding(mesh, WHOLE)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
+
+
 def split_rows(tree: Any, mesh: Mesh) -> Any:
   """Puts arrays [K, B, ...] on the mesh, B divided along `data`.
 

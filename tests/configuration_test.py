@@ -1,3 +1,4 @@
+import json
 import pathlib
 import re
 import subprocess
@@ -595,6 +596,32 @@ def test_json_gives_the_config_back(config):
   assert fields_of(after) == fields_of(before)
   assert configuration.to_json(after) == configuration.to_json(before)
   assert configuration.differences(before, after) == []
+
+
+def test_a_field_added_since_has_the_value_that_is_switched_off():
+  from configs import common
+
+  added = ('devices_per_job', 'weight_decay', 'spectrogram.kept_bins')
+  config = parse(config='configs/crnn_fast.py')
+  fields = configuration.to_json(config)
+  del fields['devices_per_job'], fields['weight_decay']
+  del fields['spectrogram']['kept_bins']
+  before = json.dumps(fields)
+  found = configuration.from_json(fields)
+  for name in added:
+    assert fields_of(found)[name] == fields_of(common.get_config())[name]
+  kept = fields_of(found).items() - fields_of(config).items()
+  assert {name for name, _ in kept} == {'weight_decay', 'spectrogram.kept_bins'}
+  assert json.dumps(fields) == before
+
+
+@pytest.mark.parametrize('group', ['', 'data'])
+def test_a_field_of_a_later_version_is_refused(group):
+  fields = configuration.to_json(parse())
+  (fields[group] if group else fields)['flip'] = 0.5
+  name = f'{group}.flip'.lstrip('.')
+  with pytest.raises(InputError, match=f"the field '{name}', which this"):
+    configuration.from_json(fields)
 
 
 def test_differences_are_the_fields_that_decide_the_result():

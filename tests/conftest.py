@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from ecg_jax import (
+  artifacts,
   checkpoint,
   evaluate,
   experiment,
   input_pipeline,
   jobs,
+  optimizer,
   sharding,
   train,
 )
@@ -135,6 +137,32 @@ def train_job():
     return True
 
   return run
+
+
+@pytest.fixture(scope='session')
+def small_run(
+  small_config, small_data, train_job, tmp_path_factory
+) -> pathlib.Path:
+  """Folder of a run of which fold 1 is finished and fold 0 is not."""
+  folder = tmp_path_factory.mktemp('runs') / 'small'
+  config = small_config.copy_and_resolve_references()
+  config.folds = (0, 1)
+  config.data.folds_file = str(folder.with_name('folds.json'))
+  folds.write_table(small_data.table, config.data.folds_file)
+  artifacts.begin_run(folder, config, small_data.digests())
+  artifacts.write_labels(
+    folder / 'labels.csv',
+    {
+      version: small_data.dataset.labels(version)
+      for version in input_pipeline.LABEL_VERSIONS
+    },
+  )
+  job = jobs.make_job(config, small_data, 1, folder)
+  # The last epochs are not the best, so that best and latest differ.
+  rates = (5e-3, 10.0)
+  phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
+  train_job(dataclasses.replace(job, phases=phases))
+  return folder
 
 
 @pytest.fixture(scope='session')

@@ -21,7 +21,6 @@ from ecg_jax import (
   experiment,
   input_pipeline,
   jobs,
-  optimizer,
   score,
   sharding,
   summary,
@@ -103,29 +102,14 @@ def test_scores_are_those_of_the_probabilities(evaluated):
 # The kept weights of a run.
 
 
-@pytest.fixture(scope='module')
-def run(small_config, small_data, train_job, tmp_path_factory):
-  """A run of which fold 1 is finished and fold 0 is not."""
-  folder = tmp_path_factory.mktemp('run')
-  config = small_config.copy_and_resolve_references()
-  config.folds = (0, 1)
-  artifacts.begin_run(folder, config, small_data.digests())
-  job = jobs.make_job(config, small_data, 1, folder)
-  # The last epochs are not the best, so that best and latest differ.
-  rates = (5e-3, 10.0)
-  phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
-  train_job(dataclasses.replace(job, phases=phases))
-  return folder
-
-
 @pytest.fixture
-def evaluate_run(run, small_data, monkeypatch):
+def evaluate_run(small_run, small_data, monkeypatch):
   """Evaluates the run on the data it was trained on, or on others."""
 
   def call(set_name='test', label_version=None, data=small_data):
     monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
     return evaluate.evaluate_run(
-      run,
+      small_run,
       set_name=set_name,
       label_version=label_version,
       manual_dir=None,
@@ -149,33 +133,35 @@ def _read_scores(folder):
 
 @pytest.mark.parametrize('set_name', ['test', 'validation'])
 def test_kept_weights_score_as_at_the_end_of_training(
-  run, evaluate_run, set_name
+  small_run, evaluate_run, set_name
 ):
-  before = _contents(run / 'fold1')
+  before = _contents(small_run / 'fold1')
   out = evaluate_run(set_name)
-  assert out == run / f'evaluation_{set_name}_v3'
-  trained, found = _read_scores(run), _read_scores(out)
+  assert out == small_run / f'evaluation_{set_name}_v3'
+  trained, found = _read_scores(small_run), _read_scores(out)
   assert found['sets'] == {set_name: trained['sets'][set_name]}
   for name in ('fold', 'seed', 'label_version', 'max_records', 'best'):
     assert found[name] == trained[name]
   predictions = f'fold1/{summary.PREDICTION_FILES[set_name]}'
-  assert (out / predictions).read_text() == (run / predictions).read_text()
-  assert _contents(run / 'fold1') == before
+  assert (out / predictions).read_text() == (
+    small_run / predictions
+  ).read_text()
+  assert _contents(small_run / 'fold1') == before
   assert not (out / 'fold0').exists()
 
 
 def test_another_label_version_changes_the_labels_alone(
-  run, evaluate_run, small_data
+  small_run, evaluate_run, small_data
 ):
-  before = _contents(run / 'fold1')
+  before = _contents(small_run / 'fold1')
   out = evaluate_run(label_version='v2')
-  assert _contents(run / 'fold1') == before
+  assert _contents(small_run / 'fold1') == before
   kept, found = (
     [
       line.split(',')
       for line in (folder / 'fold1/predictions.csv').read_text().splitlines()
     ]
-    for folder in (run, out)
+    for folder in (small_run, out)
   )
   column = kept[0].index('label')
   labels = small_data.dataset.labels('v2')
@@ -188,7 +174,8 @@ def test_another_label_version_changes_the_labels_alone(
   assert kept == found
   assert _read_scores(out)['label_version'] == 'v2'
   accuracies = [
-    _read_scores(folder)['sets']['test']['accuracy'] for folder in (run, out)
+    _read_scores(folder)['sets']['test']['accuracy']
+    for folder in (small_run, out)
   ]
   assert accuracies[0] != accuracies[1]
 

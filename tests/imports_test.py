@@ -18,6 +18,7 @@ LAYERS = [
   {'jobs'},
   {'train'},
   {'evaluate'},
+  {'trained'},
   {'experiment'},
   {'checkpoint', 'input_pipeline', 'processes', 'writers'},
   {'artifacts', 'compilation_cache', 'sampler', 'sharding'},
@@ -106,8 +107,9 @@ def test_no_cycles():
         assert name not in reached(other), (name, other)
 
 
-def test_evaluate_and_predict_know_nothing_of_training():
-  for name in ('ecg_jax.evaluate', 'ecg_jax.predict'):
+def test_what_answers_knows_nothing_of_training():
+  for part in ('evaluate', 'trained', 'predict', 'export'):
+    name = f'ecg_jax.{part}'
     if name in TREES:
       assert not {'ecg_jax.train', 'ecg_jax.jobs'} & reached(name)
 
@@ -179,7 +181,8 @@ def test_flax_makes_no_decision_outside_of_the_models():
 
 
 def test_a_config_reaches_neither_models_nor_the_arithmetic():
-  allowed = {'main', 'jobs', 'experiment', 'configuration', 'artifacts'}
+  allowed = {'main', 'jobs', 'trained', 'experiment'}
+  allowed |= {'configuration', 'artifacts'}
   assert parts(importers('ml_collections')) <= {
     *(f'ecg_jax.{part}' for part in allowed),
     'tools.benchmark',

@@ -1,0 +1,209 @@
+"""A run's finished folds, ready to answer: windows -> logits of each fold."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from ecg_jax import (
+  artifacts,
+  checkpoint,
+  configuration,
+  experiment,
+  forward,
+  models,
+  sharding,
+)
+from ecg_jax.errors import InputError
+
+LONGEST_SAMPLES = 18_286
+"""Of the longest record at 300 Hz, of the challenge and of the synthetic set;
+longer ones were never trained on."""
+
+# Lengths that windows are padded to: half a minute, as most records have, and
+# the longest record; longer windows to a multiple of that.
+_BUCKETS = (9_000, LONGEST_SAMPLES)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedFolds:
+  """A run's finished folds with their kept weights."""
+
+  run_folder: pathlib.Path
+  config: ml_collections.ConfigDict
+  """Of the run."""
+  folds: tuple[int, ...]
+  """Finished folds, in ascending order."""
+  network: forward.Network
+  """The static half of the forward pass, the same for all."""
+  variables: tuple[dict[str, Any], ...]
+  """`params` and `batch_stats` of each of `folds`, on the device."""
+  records: Mapping[str, str]
+  """SHA-256 of a record's little-endian int16 samples -> its name, of all
+  records that the run divided into sets."""
+  test_fold: Mapping[str, int]
+  """Record -> the fold whose test set holds it, finished or not. Every other
+  fold was trained or validated with it; a record that is not here is in no set
+  of any fold."""
+  longest_samples: int = LONGEST_SAMPLES
+  """Of the longest record that was trained on, at 300 Hz."""
+
+  def logits(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+    """What each fold says of each window, as it did in training.
+
+    Args:
+      windows: int16 [samples] each, counts of 1/1000 mV at 300 Hz, of any
+        lengths from the spectrogram's window on.
+
+    Returns:
+      float32 [folds, len(windows), 4], order N, A, O, ~.
+
+    Raises:
+      InputError: A window is too short.
+    """
+    lengths = np.array([len(window) for window in windows], np.int32)
+    shortest = self.network.spectrogram.window_samples
+    if np.any(lengths < shortest):
+      raise InputError(
+        f'A recording has {lengths.min()} samples at 300 Hz, less than the'
+        f' {shortest} of one spectrum: give a longer one.'
+      )
+    found = np.zeros((len(self.folds), len(windows), 4), np.float32)
+    buckets = np.array([_bucket(length) for length in lengths], np.int64)
+    outputs = []
+    for samples in np.unique(buckets):
+      (members,) = np.nonzero(buckets == samples)
+      rows = min(
+        self.config.evaluation_batch_size, 1 << (len(members) - 1).bit_length()
+      )
+      for part in np.array_split(members, -(-len(members) // rows)):
+        batch = _batch([windows[index] for index in part], rows, int(samples))
+        outputs.append(
+          (
+            part,
+            [_evaluate(self.network, fold, batch) for fold in self.variables],
+          )
+        )
+    for part, of_folds in sharding.fetch(outputs):
+      found[:, part] = np.stack(of_folds)[:, : len(part)]
+    return found
+
+
+def load(run_folder: str | pathlib.Path) -> TrainedFolds:
+  """Loads the kept weights of all finished folds of a run; no data needed.
+
+  Raises:
+    InputError: There is no such run, none of its folds is finished, or a file
+      of it is damaged or missing.
+  """
+  run_folder = pathlib.Path(run_folder).expanduser()
+  config = experiment.read_run_config(
+    run_folder, manual_dir=None, data_dir=None
+  )
+  folds = finished_folds(run_folder, config)
+  digests = artifacts.read_run(run_folder)['digests']
+  table = experiment.read_run_table(run_folder, config)
+  network = experiment.make_network(config)
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  return TrainedFolds(
+    run_folder=run_folder,
+    config=config,
+    folds=folds,
+    network=network,
+    variables=tuple(
+      restore(run_folder, config, fold, network, mesh) for fold in folds
+    ),
+    records={sha: record for record, sha in digests['records'].items()},
+    test_fold={
+      record: int(fold)
+      for fold, sets in table['folds'].items()
+      for record in sets['test']
+    },
+  )
+
+
+def finished_folds(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> tuple[int, ...]:
+  """The folds of a run that have scores and weights, in ascending order.
+
+  Raises:
+    InputError: There is none, or one has lost its weights.
+  """
+  folders = {fold: run_folder / f'fold{fold}' for fold in sorted(config.folds)}
+  finished = [f for f in folders if (folders[f] / 'scores.json').exists()]
+  if not finished:
+    raise InputError(f'{run_folder} has no finished fold: train one first.')
+  for fold in finished:
+    if not (folders[fold] / 'checkpoints').is_dir():
+      raise InputError(
+        f'{folders[fold]} has no checkpoints, which hold the weights: restore'
+        ' them, or delete the folder and train the fold again.'
+      )
+  return tuple(finished)
+
+
+def restore(
+  run_folder: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  fold: int,
+  network: forward.Network,
+  mesh: Mesh,
+) -> dict[str, Any]:
+  """The kept weights of a finished fold: `params` and `batch_stats`.
+
+  Args:
+    run_folder: The run.
+    config: Its config.
+    fold: The fold.
+    network: The config's.
+    mesh: Where the arrays go, whole to each device.
+
+  Raises:
+    InputError: The checkpoint is damaged, or of other settings or shapes.
+  """
+  bins = network.spectrogram.bins
+  shapes = jax.eval_shape(
+    lambda: models.initialise(network.model, jax.random.key(0), bins)
+  )
+  with checkpoint.Checkpoints(
+    run_folder / f'fold{fold}' / 'checkpoints',
+    configuration.deciding(config) | {'fold': fold},
+    only_latest=True,
+  ) as checkpoints:
+    return checkpoints.restore_best(sharding.replicated(shapes, mesh))
+
+
+@functools.partial(jax.jit, static_argnames='network')
+def _evaluate(
+  network: forward.Network, variables: dict[str, Any], batch: forward.Batch
+) -> jax.Array:
+  """Logits, float32 [B, 4]."""
+  return forward.evaluate_logits(network, variables, batch, kind='all')
+
+
+def _bucket(length: int) -> int:
+  """Samples that a window of this length is padded to."""
+  for bucket in _BUCKETS:
+    if length <= bucket:
+      return bucket
+  return -(-length // LONGEST_SAMPLES) * LONGEST_SAMPLES
+
+
+def _batch(
+  windows: Sequence[np.ndarray], rows: int, samples: int
+) -> forward.Batch:
+  """The windows as a batch on the device, padded to rows x samples."""
+  signal = np.zeros((rows, samples), np.int16)
+  lengths = np.zeros(rows, np.int32)
+  for row, window in enumerate(windows):
+    signal[row, : len(window)] = window
+    lengths[row] = len(window)
+  arrays = signal, lengths, lengths, np.zeros_like(lengths), lengths > 0
+  return forward.Batch(*map(jax.device_put, arrays))
