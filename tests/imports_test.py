@@ -27,6 +27,7 @@ LAYERS = [
   {'models', 'augmentation'},
   {'preprocessing', 'batch_axis'},
   {'datasets'},
+  {'calibration'},
   {'configuration', 'summary'},
   {'score', 'errors', 'huge_pages', 'interruption'},
 ]
@@ -119,7 +120,8 @@ def test_what_answers_knows_nothing_of_training():
   [
     *(name for name in TREES if name.startswith('ecg_jax.datasets')),
     *(f'ecg_jax.{part}' for part in ('artifacts', 'configuration', 'errors')),
-    *(f'ecg_jax.{part}' for part in ('sampler', 'score', 'summary')),
+    *(f'ecg_jax.{part}' for part in ('calibration', 'sampler', 'score')),
+    'ecg_jax.summary',
     'tools.summarize',
   ],
 )
