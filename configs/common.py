@@ -12,6 +12,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.folds = (0, 1, 2, 3, 4)  # cross-validation folds to train
   config.label_version = 'v3'  # 'v1', 'v2' or 'v3': trained on and scored with
 
+  # Folder of a finished run of the same model, whose kept weights of the same
+  # fold are trained on; None: the seed's random weights.
+  config.init_from = config_dict.placeholder(str)
+
   config.data = ml_collections.ConfigDict()
   config.data.name = 'physionet2017'  # or 'synthetic_ecg'
   # Folder with training2017.zip (or unpacked) and REFERENCE-v3.csv; None: they

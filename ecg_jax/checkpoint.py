@@ -121,7 +121,7 @@ class Checkpoints:
     manifest = {
       'format': _FORMAT,
       'settings': self._settings,
-      'arrays': {'state': _describe(state), 'best': _describe(best)},
+      'arrays': {'state': describe(state), 'best': describe(best)},
     }
     try:
       for path in self._unusable:
@@ -182,7 +182,7 @@ class Checkpoints:
     return self._restore('best', dict(like))
 
   def _restore(self, item, like):
-    kept, wanted = self._manifest['arrays'][item], _describe(like)
+    kept, wanted = self._manifest['arrays'][item], describe(like)
     differing = _differences(wanted, kept)
     if differing:
       raise InputError(
@@ -351,7 +351,7 @@ def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
   return '; '.join(told[:3] + more)
 
 
-def _describe(tree: Any) -> dict[str, str]:
+def describe(tree: Any) -> dict[str, str]:
   """Path of each array -> its dtype and shape."""
   return {
     jax.tree_util.keystr(path): f'{array.dtype}{list(array.shape)}'

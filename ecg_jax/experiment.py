@@ -165,6 +165,21 @@ def read_run_table(
   return table
 
 
+def read_run_sets(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict, fold: int
+) -> dict[str, list[str]]:
+  """'train', 'validation', 'test' -> records of a run's fold, without its data.
+
+  Otherwise as `read_run_table`.
+  """
+  sets = read_run_table(run_folder, config)['folds'][str(fold)]
+  labels = artifacts.read_labels(run_folder, config.label_version)
+  return {
+    name: input_pipeline.thin(sets[name], labels, config.data.max_records)
+    for name in folds_lib.SETS
+  }
+
+
 def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   """The table of `data.folds_file`, or None for the published one."""
   if config.data.folds_file is None:

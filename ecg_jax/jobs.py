@@ -19,6 +19,7 @@ from ecg_jax import (
   configuration,
   errors,
   experiment,
+  fine_tuning,
   input_pipeline,
   optimizer,
   processes,
@@ -44,19 +45,31 @@ def make_job(
     fold: The fold.
     workdir: Folder of the run.
     run: What to call the run in messages, if there are several.
+
+  Raises:
+    InputError: It cannot start from the run that the config names.
   """
   sets = experiment.make_sets(data, fold, config)
   classes = data.dataset.classes[config.label_version][sets['train']]
   repeats = None
   if config.compensated_sampling:
     repeats = sampler.class_repeats(classes)
+  network, kept_variables = experiment.make_network(config), None
+  if config.init_from is not None:
+    kept_variables = fine_tuning.starting_variables(
+      pathlib.Path(config.init_from).expanduser(),
+      network,
+      data.dataset,
+      sets,
+      fold,
+    )
   return train.Job(
     name=f'{run} fold {fold}'.strip(),
     folder=workdir / f'fold{fold}',
     seed=config.seed,
     fold=fold,
     settings=configuration.deciding(config) | {'fold': fold},
-    network=experiment.make_network(config),
+    network=network,
     phases=optimizer.phases(
       kinds=config.phases.kinds,
       epochs=config.phases.epochs,
@@ -87,6 +100,7 @@ def make_job(
     on_nan=config.on_nan,
     max_records=config.data.max_records,
     devices_per_job=config.devices_per_job,
+    kept_variables=kept_variables,
   )
 
 

@@ -114,6 +114,8 @@ class Job:
   """What the sets were thinned to, for the record."""
   devices_per_job: int | None
   """Devices to train on, or None: all there are, divided among the jobs."""
+  kept_variables: Mapping[str, Any] | None
+  """`params` and `batch_stats` to start from, or None for random ones."""
 
 
 @dataclasses.dataclass
@@ -445,7 +447,9 @@ def set_chunks(job: Job, set_name: str) -> list[sampler.Chunk]:
 
 
 def initial_variables(job: Job) -> dict[str, Any]:
-  """Variables of the job's model as its seed and fold draw them."""
+  """The variables given, or those that the job's seed and fold draw."""
+  if job.kept_variables is not None:
+    return dict(job.kept_variables)
   key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
   return models.initialise(job.network.model, key, job.network.spectrogram.bins)
 

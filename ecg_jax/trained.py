@@ -46,7 +46,7 @@ class TrainedFolds:
   """`params` and `batch_stats` of each of `folds`, on the device."""
   records: Mapping[str, str]
   """SHA-256 of a record's little-endian int16 samples -> its name, of all
-  records that the run divided into sets."""
+  records that the run, or one that it started from, divided into sets."""
   test_fold: Mapping[str, int]
   """Record -> the fold whose test set holds it, finished or not. Every other
   fold was trained or validated with it; a record that is not here is in no set
@@ -107,8 +107,7 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
     run_folder, manual_dir=None, data_dir=None
   )
   folds = finished_folds(run_folder, config)
-  digests = artifacts.read_run(run_folder)['digests']
-  table = experiment.read_run_table(run_folder, config)
+  records, test_fold = _known_records(run_folder, config)
   network = experiment.make_network(config)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   return TrainedFolds(
@@ -119,13 +118,39 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
     variables=tuple(
       restore(run_folder, config, fold, network, mesh) for fold in folds
     ),
-    records={sha: record for record, sha in digests['records'].items()},
-    test_fold={
-      record: int(fold)
-      for fold, sets in table['folds'].items()
-      for record in sets['test']
-    },
+    records=records,
+    test_fold=test_fold,
   )
+
+
+def _known_records(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> tuple[dict[str, str], dict[str, int]]:
+  """`records` and `test_fold` of a run, with those of the runs it started from.
+
+  The names of the latter begin with the folder of their run.
+  """
+  digests = artifacts.read_run(run_folder)['digests']['records']
+  records = {sha: record for record, sha in digests.items()}
+  table = experiment.read_run_table(run_folder, config)
+  test_fold = {
+    record: int(fold)
+    for fold, sets in table['folds'].items()
+    for record in sets['test']
+  }
+  if config.init_from is not None:
+    earlier = pathlib.Path(config.init_from).expanduser()
+    known, tested = _known_records(
+      earlier,
+      experiment.read_run_config(earlier, manual_dir=None, data_dir=None),
+    )
+    for sha, record in known.items():
+      if records.get(sha) not in test_fold:
+        records[sha] = f'{earlier}/{record}'
+    test_fold |= {
+      f'{earlier}/{record}': fold for record, fold in tested.items()
+    }
+  return records, test_fold
 
 
 def finished_folds(
@@ -168,16 +193,22 @@ def restore(
   Raises:
     InputError: The checkpoint is damaged, or of other settings or shapes.
   """
-  bins = network.spectrogram.bins
-  shapes = jax.eval_shape(
-    lambda: models.initialise(network.model, jax.random.key(0), bins)
-  )
   with checkpoint.Checkpoints(
     run_folder / f'fold{fold}' / 'checkpoints',
     configuration.deciding(config) | {'fold': fold},
     only_latest=True,
   ) as checkpoints:
-    return checkpoints.restore_best(sharding.replicated(shapes, mesh))
+    return checkpoints.restore_best(
+      sharding.replicated(variable_shapes(network), mesh)
+    )
+
+
+def variable_shapes(network: forward.Network) -> dict[str, Any]:
+  """Shapes and dtypes of the network's `params` and `batch_stats`."""
+  bins = network.spectrogram.bins
+  return jax.eval_shape(
+    lambda: models.initialise(network.model, jax.random.key(0), bins)
+  )
 
 
 @functools.partial(jax.jit, static_argnames='network')

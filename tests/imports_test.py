@@ -18,6 +18,7 @@ LAYERS = [
   {'jobs'},
   {'train'},
   {'evaluate'},
+  {'fine_tuning'},
   {'trained'},
   {'experiment'},
   {'checkpoint', 'input_pipeline', 'processes', 'writers'},

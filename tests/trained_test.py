@@ -72,11 +72,8 @@ def test_a_window_is_answered_alike_in_any_company(model):
   order = rng.permutation(len(windows))
   shuffled = model.logits([windows[index] for index in order])
   np.testing.assert_allclose(shuffled, together[:, order], rtol=0, atol=2e-6)
-  for index in (0, 3):
-    alone = model.logits([windows[index]])
-    np.testing.assert_allclose(
-      alone, together[:, index : index + 1], rtol=0, atol=2e-6
-    )
+  alone = model.logits(windows[:1])
+  np.testing.assert_allclose(alone, together[:, :1], rtol=0, atol=2e-6)
   assert np.ptp(together, axis=1).min() > 1e-4
 
 

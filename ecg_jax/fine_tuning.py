@@ -1,0 +1,119 @@
+"""Kept weights of an earlier run, to start the training of a fold from."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ecg_jax import (
+  artifacts,
+  checkpoint,
+  configuration,
+  experiment,
+  forward,
+  input_pipeline,
+  sharding,
+  trained,
+)
+from ecg_jax.errors import InputError
+
+
+def starting_variables(
+  run_folder: pathlib.Path,
+  network: forward.Network,
+  dataset: input_pipeline.Dataset,
+  sets: Mapping[str, np.ndarray],
+  fold: int,
+) -> dict[str, Any]:
+  """The weights that the earlier run kept of the fold of the same number.
+
+  A record that both the earlier run and the new fold itself learn from, as one
+  of the few that the challenge holds twice, gives nothing new away.
+
+  Args:
+    run_folder: The earlier run.
+    network: Of the new fold.
+    dataset: That it is trained on.
+    sets: 'train', 'validation', 'test' -> int32 positions in the dataset.
+    fold: Its number.
+
+  Returns:
+    `params` and `batch_stats`, on the host.
+
+  Raises:
+    InputError: The earlier run has not finished that fold, has another model,
+      or has learnt from a record of the new fold's test set.
+  """
+  config = experiment.read_run_config(
+    run_folder, manual_dir=None, data_dir=None
+  )
+  finished = trained.finished_folds(run_folder, config)
+  if fold not in finished:
+    raise InputError(
+      f'init_from is {str(run_folder)!r}, whose fold {fold} is not finished: a'
+      ' fold starts from the weights of the fold of its number, so train that'
+      f' first, or only folds {", ".join(map(str, finished))}.'
+    )
+  kept = experiment.make_network(config)
+  here, there = (
+    checkpoint.describe(trained.variable_shapes(n)) for n in (network, kept)
+  )
+  if differing := configuration.compare(here, there):
+    raise InputError(
+      f'init_from is {str(run_folder)!r}, a run of another model'
+      f' ({differing[0]}): describe the same model as there.'
+    )
+  _check_unseen(run_folder, dataset, sets, fold)
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  return sharding.fetch(trained.restore(run_folder, config, fold, kept, mesh))
+
+
+def _check_unseen(
+  run_folder: pathlib.Path,
+  dataset: input_pipeline.Dataset,
+  sets: Mapping[str, np.ndarray],
+  fold: int,
+) -> None:
+  """Refuses a fold whose test set the earlier run has learnt from."""
+  digests = dataset.record_digests()
+  here = {
+    name: {digests[dataset.records[index]]: index for index in indices}
+    for name, indices in sets.items()
+  }
+  seen = learnt_from(run_folder, fold)
+  also = here['train'].keys() | here['validation'].keys()
+  leaked = (here['test'].keys() & seen.keys()) - also
+  if leaked:
+    first = min(leaked, key=lambda digest: here['test'][digest])
+    raise InputError(
+      f'init_from is {str(run_folder)!r}, whose fold {fold} has learnt from'
+      f' {len(leaked)} records of the test set of fold {fold}, like'
+      f' {dataset.records[here["test"][first]]} ({seen[first]} there): use the'
+      ' same table of folds, or a run of other records.'
+    )
+
+
+def learnt_from(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
+  """SHA-256 -> name of the records that shaped a fold's weights.
+
+  They are those of its training and validation sets, and of the runs before it
+  that it started from.
+
+  Raises:
+    InputError: One of these runs is not there, or damaged.
+  """
+  config = experiment.read_run_config(
+    run_folder, manual_dir=None, data_dir=None
+  )
+  digests = artifacts.read_run(run_folder)['digests']['records']
+  sets = experiment.read_run_sets(run_folder, config, fold)
+  found = {
+    digests[record]: record
+    for name in ('train', 'validation')
+    for record in sets[name]
+  }
+  if config.init_from is not None:
+    found |= learnt_from(pathlib.Path(config.init_from).expanduser(), fold)
+  return found
