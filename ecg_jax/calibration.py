@@ -15,7 +15,7 @@ import numpy as np
 
 from ecg_jax import summary
 from ecg_jax.errors import InputError
-from ecg_jax.score import scores
+from ecg_jax.score import confusion_matrix, scores
 
 FILE = 'calibration.json'
 """In the run folder."""
@@ -167,12 +167,10 @@ def withhold(
     Its scores are NaN where nothing is answered.
   """
   answered = probabilities.max(axis=1) >= threshold
-  confusion = np.zeros((4, 4), np.int64)
-  predicted = probabilities.argmax(axis=1)
-  np.add.at(confusion, (labels[answered], predicted[answered]), 1)
-  found = scores(confusion)
   if not answered.any():
     return Coverage(threshold, 0.0, math.nan, math.nan)
+  predicted = probabilities[answered].argmax(axis=1)
+  found = scores(confusion_matrix(labels[answered], predicted))
   return Coverage(
     threshold, float(answered.mean()), found['score'], found['accuracy']
   )

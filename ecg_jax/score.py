@@ -13,6 +13,21 @@ def _percent(part: int, whole: int) -> float:
   return 100.0 * part / whole if whole else 0.0
 
 
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+  """Counts pairs of classes.
+
+  Args:
+    labels: Integer [n], the actual classes.
+    predicted: Integer [n].
+
+  Returns:
+    int64 [4, 4]; rows are the actual class, columns the predicted one.
+  """
+  confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+  np.add.at(confusion, (labels, predicted), 1)
+  return confusion
+
+
 def scores(confusion: np.ndarray) -> dict[str, Any]:
   """Scores one set of records.
 

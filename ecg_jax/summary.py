@@ -3,16 +3,22 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import pathlib
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.score import CLASSES, bootstrap_interval, scores
+from ecg_jax.score import (
+  CLASSES,
+  bootstrap_interval,
+  confusion_matrix,
+  scores,
+)
 
 # File with the predictions of each set that can be summarised; columns of
 # these and of metrics.csv (its validation columns empty where none was made).
@@ -107,12 +113,22 @@ def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
   return content['config']
 
 
-def _read_predictions(
-  path: pathlib.Path, fold: int
-) -> tuple[np.ndarray, list[str]]:
-  """Confusion matrix, [4, 4] int64, and record names of one fold."""
-  confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-  records = []
+class Predictions(NamedTuple):
+  """The answers of one fold to one set; n: records."""
+
+  records: list[str]
+  """Their names."""
+  labels: np.ndarray
+  """int64 [n], order N, A, O, ~."""
+  predicted: np.ndarray
+  """int64 [n]."""
+  probabilities: np.ndarray
+  """float64 [n, 4]."""
+
+
+def read_predictions(path: pathlib.Path, fold: int) -> Predictions:
+  """Reads the predictions of one fold; raises InputError if damaged."""
+  records, labels, predicted, probabilities = [], [], [], []
   lines = csv.reader(read_text(path).splitlines(), strict=True)
   try:
     header = next(lines, [])
@@ -122,13 +138,15 @@ def _read_predictions(
         f'{",".join(PREDICTION_COLUMNS)!r}; score the fold again.'
       )
     for row in lines:
-      record, in_fold, label, predicted, *probabilities = row
+      record, in_fold, label, answer, *cells = row
       if len(row) != len(header) or in_fold != str(fold):
         raise ValueError
-      if not np.all(np.isfinite(np.array(probabilities, np.float64))):
+      if not all(0 <= float(cell) < math.inf for cell in cells):
         raise ValueError
-      confusion[CLASSES.index(label), CLASSES.index(predicted)] += 1
       records.append(record)
+      labels.append(CLASSES.index(label))
+      predicted.append(CLASSES.index(answer))
+      probabilities.append([float(cell) for cell in cells])
     if len(set(records)) < len(records):
       raise InputError(f'{path} has a record twice; score the fold again.')
   except (ValueError, csv.Error) as error:
@@ -136,7 +154,12 @@ def _read_predictions(
       f'Line {lines.line_num} of {path} is not a prediction of fold {fold}; '
       'score the fold again.'
     ) from error
-  return confusion, records
+  return Predictions(
+    records,
+    np.array(labels, np.int64),
+    np.array(predicted, np.int64),
+    np.array(probabilities).reshape(-1, len(CLASSES)),
+  )
 
 
 def measures(set_scores: dict[str, Any]) -> dict[str, float]:
@@ -195,8 +218,8 @@ def _read_fold(
       return f'no {set_name} set in scores.json'
     if not path.exists():
       return f'no {path.name}'
-    confusion, records = _read_predictions(path, fold)
-    found = scores(confusion)
+    answers = read_predictions(path, fold)
+    found = scores(confusion_matrix(answers.labels, answers.predicted))
     _check_agreement(path, content['sets'][set_name], found)
     found['best'] = {
       key: int(content['best'][key]) for key in ('phase', 'epoch')
@@ -209,7 +232,7 @@ def _read_fold(
       f'{score_file} is no score file of fold {fold} '
       f'({type(error).__name__}: {error}); score the fold again.'
     ) from error
-  return found, records
+  return found, answers.records
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -259,9 +259,11 @@ def test_predictions_are_what_the_summary_reads(tmp_path):
     probabilities=np.eye(4, dtype=np.float32)[[1, 0]],
     fold=0,
   )
-  confusion, records = summary._read_predictions(path, 0)
-  assert records == ['A1', 'A2']
-  assert confusion[1, 1] == confusion[3, 0] == 1
+  found = summary.read_predictions(path, 0)
+  assert found.records == ['A1', 'A2']
+  assert found.labels.tolist() == [1, 3]
+  assert found.predicted.tolist() == [1, 0]
+  assert found.probabilities.tolist() == np.eye(4)[[1, 0]].tolist()
 
 
 def test_labels(tmp_path):

@@ -30,7 +30,7 @@ LAYERS = [
   {'datasets'},
   {'calibration'},
   {'configuration', 'summary'},
-  {'score', 'errors', 'huge_pages', 'interruption'},
+  {'score', 'errors', 'figures', 'huge_pages', 'interruption'},
 ]
 DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 
@@ -122,7 +122,8 @@ def test_what_answers_knows_nothing_of_training():
     *(name for name in TREES if name.startswith('ecg_jax.datasets')),
     *(f'ecg_jax.{part}' for part in ('artifacts', 'configuration', 'errors')),
     *(f'ecg_jax.{part}' for part in ('calibration', 'sampler', 'score')),
-    'ecg_jax.summary',
+    *(f'ecg_jax.{part}' for part in ('figures', 'summary')),
+    'tools.calibrate',
     'tools.summarize',
   ],
 )

@@ -8,8 +8,6 @@ probability, and for each class that was taken for another an
 signals are those of the run; nothing is computed anew.
 """
 
-import csv
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from ecg_jax import (
   artifacts,
   errors,
   experiment,
+  figures,
   input_pipeline,
   preprocessing,
   summary,
@@ -65,18 +64,19 @@ def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
   if not found['folds']:
     raise InputError(f'{run_folder} has no finished fold: train one first.')
   mistakes = []
-  for fold in found['folds']:
+  for fold in map(int, found['folds']):
     path = run_folder / f'fold{fold}' / summary.PREDICTION_FILES[set_name]
-    for row in csv.DictReader(summary.read_text(path).splitlines()):
-      if row['label'] != row['predicted']:
-        probabilities = tuple(float(row[f'probability_{c}']) for c in CLASSES)
+    for record, label, predicted, probabilities in zip(
+      *summary.read_predictions(path, fold), strict=True
+    ):
+      if label != predicted:
         mistakes.append(
           Mistake(
-            row['record'],
-            int(fold),
-            row['label'],
-            row['predicted'],
-            probabilities,
+            record,
+            fold,
+            CLASSES[label],
+            CLASSES[predicted],
+            tuple(probabilities),
           )
         )
   return sorted(mistakes, key=lambda mistake: (mistake.own, mistake.record))
@@ -143,9 +143,7 @@ def plot_records(
   panels[-1].set_xlabel('seconds')
   panels[-1].set_xlim(0, SHOWN_SECONDS)
   figure.text(0.005, 0.5, 'mV', rotation='vertical', va='center')
-  content = io.BytesIO()
-  figure.savefig(content, format='png', dpi=100)
-  return content.getvalue()
+  return figures.encode(figure, dpi=100)
 
 
 def main(arguments: Sequence[str]) -> int:

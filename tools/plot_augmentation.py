@@ -7,7 +7,6 @@ What is drawn comes from the functions that training uses: the sampler draws the
 heart rates, `ecg_jax.forward` resamples, drops bursts and makes the features.
 """
 
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from ecg_jax import (
   configuration,
   errors,
   experiment,
+  figures,
   forward,
   input_pipeline,
   preprocessing,
@@ -221,9 +221,7 @@ def plot_views(
     pad=0.01,
     aspect=45,
   )
-  content = io.BytesIO()
-  figure.savefig(content, format='png', dpi=100)
-  return content.getvalue()
+  return figures.encode(figure, dpi=100)
 
 
 def main(argv: Sequence[str]) -> int:

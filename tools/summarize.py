@@ -7,7 +7,6 @@ Also writes summary.json and summary.md into each run folder.
 """
 
 import csv
-import io
 import pathlib
 import sys
 from typing import Any
@@ -19,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import errors
+from ecg_jax import errors, figures
 from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES
 from ecg_jax.summary import (
@@ -66,12 +65,6 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
       f'Line {lines.line_num} of {path} is not a row of metrics; restore it.'
     ) from error
   return np.array(rows).reshape(-1, len(header))
-
-
-def _png(figure: Figure) -> bytes:
-  content = io.BytesIO()
-  figure.savefig(content, format='png', dpi=150)
-  return content.getvalue()
 
 
 def plot_learning_curves(
@@ -153,7 +146,7 @@ def plot_learning_curves(
     ncols=6,
     frameon=False,
   )
-  return _png(figure)
+  return figures.encode(figure)
 
 
 def plot_score_over_time(
@@ -193,7 +186,7 @@ def plot_score_over_time(
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False)
-  return _png(figure)
+  return figures.encode(figure)
 
 
 def plot_confusion(summary: dict[str, Any]) -> bytes:
@@ -235,7 +228,7 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
     fontsize=11,
   )
   figure.colorbar(image, label='percent of the actual class', shrink=0.8)
-  return _png(figure)
+  return figures.encode(figure)
 
 
 def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:

@@ -1,0 +1,139 @@
+"""The calibration of a run, on predictions made up here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ecg_jax import artifacts, calibration, score, summary
+from tools import calibrate as command
+
+
+def write_fold(folder, fold, test, validation, *, planted, rng):
+  """A finished fold whose logits are honest ones times `planted`."""
+  sets = {}
+  for name, records in (('test', test), ('validation', validation)):
+    logits = 1.5 * rng.normal(size=(len(records), 4))
+    honest = calibration.softmax(logits, 1.0).cumsum(axis=1)[:, :3]
+    labels = (honest < rng.random((len(records), 1))).sum(axis=1)
+    probabilities = calibration.softmax(planted * logits, 1.0)
+    artifacts.write_predictions(
+      folder / f'fold{fold}' / summary.PREDICTION_FILES[name],
+      records=records,
+      labels=[score.CLASSES[label] for label in labels],
+      probabilities=probabilities,
+      fold=fold,
+    )
+    confusion = score.confusion_matrix(labels, probabilities.argmax(axis=1))
+    sets[name] = {**score.scores(confusion), 'loss': 1.0}
+  scores = {
+    'fold': fold,
+    'label_version': 'v3',
+    'max_records': None,
+    'best': {'phase': 0, 'epoch': 1},
+    'sets': sets,
+  }
+  artifacts.write_scores(folder / f'fold{fold}' / 'scores.json', scores)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+  def make(folds=2, planted=2.0, size=1500):
+    rng = np.random.default_rng(0)
+    names = [f'R{index:05d}' for index in range(folds * size)]
+    config = {'folds': list(range(folds)), 'data': {}, 'label_version': 'v3'}
+    folder = tmp_path / 'run'
+    summary.write_atomically(
+      folder / 'config.json', json.dumps({'config': config}).encode()
+    )
+    for fold in range(folds):
+      test = names[fold * size : (fold + 1) * size]
+      # The next fold's test records: they validate here.
+      after = (fold + 1) % max(folds, 2)
+      validation = names[after * size :][:size] or [f'V{n}' for n in test]
+      write_fold(folder, fold, test, validation, planted=planted, rng=rng)
+    return folder
+
+  return make
+
+
+def shuffled_labels(path):
+  """Gives each record of a predictions.csv the label of another."""
+  header, *lines = path.read_text().splitlines()
+  rows = [line.split(',') for line in lines]
+  for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+    row[2] = other[2]
+  path.write_text('\n'.join([header, *map(','.join, rows)]) + '\n')
+
+
+def test_command_mends_planted_overconfidence(make_run, capsys):
+  folder = make_run(planted=2.0)
+  assert command.main([str(folder)]) == 0
+  found = json.loads((folder / calibration.FILE).read_text())
+  assert calibration.read(folder) == pytest.approx(2.0, rel=0.1)
+  before, after = found['test']['before'], found['test']['after']
+  assert before['expected_calibration_error'] > 0.1
+  assert after['expected_calibration_error'] < 0.04
+  for name in ('brier_score', 'loss'):
+    assert after[name] < before[name]
+  shares = [one['coverage'] for one in found['withheld']]
+  assert shares[0] == 1
+  assert shares == sorted(shares, reverse=True)
+  out = capsys.readouterr().out
+  assert f'temperature {found["temperature"]:.3f}' in out
+  for values in (before, after):
+    assert f'{values["expected_calibration_error"]:.4f}' in out
+  for name in ('calibration.png', 'coverage.png'):
+    assert (folder / name).read_bytes().startswith(b'\x89PNG')
+    assert str(folder / name) in out
+
+
+def test_temperature_comes_from_validation_labels_alone(make_run):
+  folder = make_run(folds=1)
+  [validation] = command.read(folder, 'validation')
+  kept = command.fit([validation])
+  shuffled_labels(folder / 'fold0' / 'predictions.csv')
+  [test] = [summary.read_predictions(folder / 'fold0' / 'predictions.csv', 0)]
+  assert command.fit([validation]) == kept
+  # One fold's test set is calibrated with the temperature of the run.
+  np.testing.assert_array_equal(
+    command.rescale_test([test], [validation]),
+    calibration.rescale(test.probabilities, kept),
+  )
+  shuffled_labels(folder / 'fold0' / 'validation_predictions.csv')
+  path = folder / 'fold0' / 'validation_predictions.csv'
+  assert command.fit([summary.read_predictions(path, 0)]) > 1.5 * kept
+
+
+def test_no_label_of_a_test_record_calibrates_it(make_run):
+  folder = make_run(folds=2)
+  validation = command.read(folder, 'validation')
+  test = command.read(folder, 'test')
+  kept = command.rescale_test(test, validation)
+  # Fold 0 validates on the test records of fold 1: these are left out there.
+  assert set(validation[0].records) == set(test[1].records)
+  other = validation[0]._replace(labels=(validation[0].labels + 1) % 4)
+  found = command.rescale_test(test, [other, validation[1]])
+  size = len(test[0].records)
+  np.testing.assert_array_equal(found[size:], kept[size:])
+  assert np.abs(found[:size] - kept[:size]).max() > 0.05
+
+
+def test_what_cannot_be_calibrated_gets_one_sentence(
+  make_run, tmp_path, capsys
+):
+  def refusal(folder):
+    assert command.main([str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert message.count('\n') == 1
+    return message
+
+  assert 'config.json cannot be read' in refusal(tmp_path)
+  folder = make_run(folds=1, size=40)
+  path = folder / 'fold0' / 'validation_predictions.csv'
+  path.write_text(path.read_text() + 'more\n')
+  assert 'is not a prediction of fold 0' in refusal(folder)
+  path.unlink()
+  assert 'no finished fold with validation predictions' in refusal(folder)
+  assert not (folder / calibration.FILE).exists()
+  assert not list(folder.glob('*.png'))
