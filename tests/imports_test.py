@@ -28,9 +28,11 @@ LAYERS = [
   {'models', 'augmentation'},
   {'preprocessing', 'batch_axis'},
   {'datasets'},
-  {'calibration'},
+  {'answers', 'recordings'},
+  {'calibration', 'recording_files'},
   {'configuration', 'summary'},
   {'score', 'errors', 'figures', 'huge_pages', 'interruption'},
+  {'training_range'},
 ]
 DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 

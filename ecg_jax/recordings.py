@@ -1,0 +1,392 @@
+"""A lead of a recording of the user's, and windows of it as the models see it.
+
+File -> lead, in mV at its own rate -> polyphase resampling to 300 Hz -> int16
+counts of 1/1000 mV. Only as much is read at a time as a window needs, and a
+window's samples do not depend on how the recording was cut into windows.
+"""
+
+import dataclasses
+import fractions
+import functools
+import math
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.signal
+
+from ecg_jax import recording_files
+from ecg_jax.errors import InputError
+
+SAMPLING_RATE = 300
+"""Hz, of what the models are trained on."""
+
+MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6, 'counts': 1e-3}
+"""Unit -> mV. A count is 1/1000 mV, as in the challenge's records."""
+
+LONGEST_BRIDGED = 0.05
+"""Seconds: missing samples up to here in a row are interpolated."""
+
+SLOWEST, FASTEST = 50.0, 100_000.0
+"""Hz, the sampling rates that are taken."""
+
+_ECG_NAME = re.compile(
+  r'.*(ecg|ekg).*'
+  r'|(lead|mod\.?|ml?)?[ _]*(i|ii|iii|av[rlf]|v\d\w*|mcl\d|c[mc]\d)([-+ ].*)?',
+  re.IGNORECASE,
+)
+
+_FILTER_LENGTH = 16
+"""Of the resampling filter, to each side, in samples of the lower rate."""
+
+_BANDPASS = (0.5, 40.0)
+"""Hz, the band of the device that recorded the challenge's records."""
+
+_BANDPASS_CONTEXT = 6.0
+"""Seconds of signal read to each side, in which the filter settles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+  """One lead of a file or an array, read in blocks."""
+
+  name: str
+  lead: str
+  leads: tuple[str, ...]
+  """All that the file has."""
+  sampling_rate: float
+  """Hz."""
+  num_samples: int
+  notes: tuple[str, ...]
+  """What was assumed."""
+  read: Callable[[int, int], np.ndarray]
+  """start, stop -> mV."""
+
+  @property
+  def seconds(self) -> float:
+    """Its length."""
+    return self.num_samples / self.sampling_rate
+
+  def millivolt(self, start: int, stop: int) -> np.ndarray:
+    """Samples, float32 [stop - start], in mV at its own rate.
+
+    Args:
+      start: First sample, at least 0.
+      stop: Behind the last, at most `num_samples`.
+
+    Returns:
+      The samples; NaN where one is missing.
+
+    Raises:
+      InputError: The file is damaged there.
+    """
+    return self.read(start, stop).astype(np.float32)
+
+
+def open_recording(
+  path: pathlib.Path,
+  *,
+  lead: str | None = None,
+  sampling_rate: float | None = None,
+  units: str | None = None,
+) -> Recording:
+  """Opens a lead of a file.
+
+  Args:
+    path: A WFDB header, .edf, .mat (`val`), .csv, .txt or .npy.
+    lead: Name or number (from 0) of the lead; None for the first that is named
+      or measured like an ECG.
+    sampling_rate: Hz, for files that do not state it.
+    units: A key of MILLIVOLT, for files that do not state it.
+
+  Raises:
+    InputError: The file, the lead, its rate or units cannot be used.
+  """
+  channels = recording_files.read_channels(path)
+  notes = []
+  if path.suffix.lower() == '.mat':
+    # As the challenge's, which are the best known of this form.
+    if sampling_rate is None:
+      sampling_rate = SAMPLING_RATE
+      notes.append(f'no header: taken to have {SAMPLING_RATE} samples a second')
+    if units is None:
+      units = 'counts'
+      notes.append('no header: taken to be in units of 1/1000 mV')
+  return _open_lead(
+    channels,
+    path=str(path),
+    name=path.stem,
+    lead=lead,
+    sampling_rate=sampling_rate,
+    units=units,
+    notes=tuple(notes),
+  )
+
+
+def from_array(
+  signal: np.ndarray,
+  *,
+  sampling_rate: float,
+  units: str,
+  lead: str | None = None,
+  name: str = 'signal',
+) -> Recording:
+  """A recording of samples that are in memory.
+
+  Args:
+    signal: Real numbers [samples], or [leads, samples], either way round.
+    sampling_rate: Hz.
+    units: A key of MILLIVOLT.
+    lead: Number of the lead, where there are several.
+    name: What to call it.
+
+  Raises:
+    InputError: They cannot be used.
+  """
+  return _open_lead(
+    recording_files.array_channels(name, np.asarray(signal)),
+    path=name,
+    name=name,
+    lead=lead,
+    sampling_rate=sampling_rate,
+    units=units,
+    notes=(),
+  )
+
+
+def _open_lead(
+  channels: recording_files.Channels,
+  *,
+  path: str,
+  name: str,
+  lead: str | None,
+  sampling_rate: float | None,
+  units: str | None,
+  notes: tuple[str, ...],
+) -> Recording:
+  names = tuple(
+    given or str(number) for number, given in enumerate(channels.names)
+  )
+  chosen = choose_lead(path, names, channels.units, lead)
+  stated = channels.rates[chosen]
+  rate = sampling_rate if stated is None else stated
+  if rate is None:
+    raise InputError(
+      f'{path} does not say its sampling rate: give --sampling_rate HZ.'
+    )
+  if not SLOWEST <= rate <= FASTEST:  # Neither is NaN.
+    raise InputError(
+      f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
+      f' {FASTEST:g}: give the right one.'
+    )
+  scale = _scale(path, names[chosen], channels.units[chosen], units)
+  with recording_files.explained(pathlib.Path(path)):
+    samples = channels.open(chosen)
+    if samples.num_samples < 1:
+      raise InputError(f'{path} has no samples: export it again.')
+
+  def read(start: int, stop: int) -> np.ndarray:
+    with recording_files.explained(pathlib.Path(path)):
+      values = samples.read(start, stop)
+      if len(values) != stop - start:
+        raise InputError(
+          f'{path} ends before its sample {stop}: it was cut off, so export it'
+          ' again.'
+        )
+      return values * scale
+
+  return Recording(
+    name=name,
+    lead=names[chosen],
+    leads=names,
+    sampling_rate=float(rate),
+    num_samples=samples.num_samples,
+    notes=notes,
+    read=read,
+  )
+
+
+def choose_lead(
+  path: str,
+  names: Sequence[str],
+  units: Sequence[str | None],
+  wanted: str | None,
+) -> int:
+  """Number of the lead to read.
+
+  Args:
+    path: What to call the file in an error.
+    names: Of all channels.
+    units: Of all channels, None where not stated.
+    wanted: Name, in upper or lower case, or number of a channel; None for the
+      only one, else the first with a name like an ECG lead's, else the first
+      in mV.
+
+  Raises:
+    InputError: There is none; says what there is.
+  """
+  there = f'it has {", ".join(f"{k} {name}" for k, name in enumerate(names))}'
+  if len(there) > 300:
+    there = f'{there[:300]}...'
+  if wanted is not None:
+    for number, name in enumerate(names):
+      if wanted.strip().lower() == name.lower():
+        return number
+    if wanted.strip().isdecimal() and int(wanted) < len(names):
+      return int(wanted)
+    raise InputError(f'{path} has no lead {wanted!r}: {there}.')
+  electric = [
+    number
+    for number, unit in enumerate(units)
+    if unit in (None, '') or _unit(unit) is not None
+  ]
+  named = [k for k in electric if _ECG_NAME.fullmatch(names[k].strip())]
+  measured = [k for k in electric if _unit(units[k]) == 'mV']
+  only = electric if len(names) == 1 else []
+  for candidates in (named, measured, only):
+    if candidates:
+      return candidates[0]
+  raise InputError(
+    f'{path} has no channel that looks like an ECG by name and unit: choose'
+    f' with --lead; {there}.'
+  )
+
+
+def _unit(text: str | None) -> str | None:
+  """The key of MILLIVOLT that a unit is, or None."""
+  plain = (text or '').strip().replace('µ', 'u').replace('μ', 'u').lower()
+  return next((unit for unit in MILLIVOLT if unit.lower() == plain), None)
+
+
+def _scale(
+  path: str, lead: str, stated: str | None, given: str | None
+) -> float:
+  unit = _unit(stated or given)
+  if unit is None and not stated:
+    raise InputError(
+      f'{path} does not say the units of lead {lead}'
+      + ('' if given is None else f', and {given!r} are none')
+      + f': give --units, one of {", ".join(MILLIVOLT)} (of 1/1000 mV).'
+    )
+  if unit is None:
+    raise InputError(
+      f'Lead {lead} of {path} is in {stated!r}, no voltage: choose another with'
+      ' --lead.'
+    )
+  return MILLIVOLT[unit]
+
+
+def num_counts(recording: Recording) -> int:
+  """Samples of a recording at 300 Hz."""
+  up, down = _ratio(recording.sampling_rate)
+  return -(-recording.num_samples * up // down)
+
+
+def window_counts(
+  recording: Recording,
+  start_seconds: float = 0.0,
+  seconds: float = math.inf,
+  *,
+  bandpass: bool = False,
+) -> np.ndarray:
+  """A window of a recording as the models are given it.
+
+  A challenge record comes out as the int16 samples it consists of.
+
+  Args:
+    recording: The recording.
+    start_seconds: Where the window begins, at least 0.
+    seconds: Its length; it ends where the recording ends.
+    bandpass: Whether to filter, 0.5 to 40 Hz, without a shift in time.
+
+  Returns:
+    int16 [samples] at 300 Hz in counts of 1/1000 mV; what is outside of the
+    range of int16 is set to its ends.
+
+  Raises:
+    InputError: More than LONGEST_BRIDGED is missing in a row, or the file is
+      damaged there.
+  """
+  total = num_counts(recording)
+  start = min(round(start_seconds * SAMPLING_RATE), total)
+  stop = min(total, start + round(min(seconds, total) * SAMPLING_RATE))
+  margin = round(_BANDPASS_CONTEXT * SAMPLING_RATE) if bandpass else 0
+  low, high = max(0, start - margin), min(total, stop + margin)
+  millivolt = _resampled(recording, low, high, start, stop)
+  if bandpass:
+    sections = scipy.signal.butter(
+      2, _BANDPASS, 'bandpass', fs=SAMPLING_RATE, output='sos'
+    )
+    millivolt = scipy.signal.sosfiltfilt(
+      sections, millivolt, padlen=min(len(millivolt) - 1, SAMPLING_RATE)
+    )
+  counts = np.rint(millivolt[start - low : stop - low] * 1000.0)
+  limits = np.iinfo(np.int16)
+  return np.clip(counts, limits.min, limits.max).astype(np.int16)
+
+
+@functools.lru_cache
+def _ratio(sampling_rate: float) -> tuple[int, int]:
+  """300 Hz / the rate as a fraction, off by 5e-5 of it at most."""
+  ratio = fractions.Fraction(SAMPLING_RATE) / fractions.Fraction(sampling_rate)
+  return ratio.limit_denominator(10_000).as_integer_ratio()
+
+
+@functools.lru_cache(maxsize=4)
+def _filter(up: int, down: int) -> np.ndarray:
+  """Low-pass taps at `up` times the rate, float64, 80 dB down."""
+  most = max(up, down)
+  return scipy.signal.firwin(
+    2 * _FILTER_LENGTH * most + 1, 1 / most, window=('kaiser', 8.0)
+  )
+
+
+def _resampled(
+  recording: Recording, low: int, high: int, start: int, stop: int
+) -> np.ndarray:
+  """Samples `low` to `high` of 300 Hz, float64, in mV, none missing.
+
+  They are those of the whole recording resampled at once: as much is read to
+  each side as the filter reaches. Before its start and behind its end it goes
+  on as its first and last sample.
+
+  Raises:
+    InputError: From `start` to `stop` it has a gap too long to be bridged.
+  """
+  rate = recording.sampling_rate
+  up, down = _ratio(rate)
+  bridged = math.ceil(LONGEST_BRIDGED * rate)
+  reach = _FILTER_LENGTH * max(up, down) // up + 1 + bridged
+  first = low * down // up - reach
+  first -= first % down  # Where a sample of 300 Hz is one of the recording's.
+  last = high * down // up + reach
+  begin, end = max(0, first), min(last, recording.num_samples)
+  block = recording.millivolt(begin, end).astype(np.float64)
+  there = np.isfinite(block)
+  if not there.all():
+    from_, to = start * down // up - begin, stop * down // up - begin
+    for gap, length in _gaps(there):
+      long = length > min(bridged, len(there) - 1)
+      if long and gap < to and gap + length > from_:
+        raise InputError(
+          f'{recording.name} has no samples at {(begin + gap) / rate:.2f} s for'
+          f' longer than the {LONGEST_BRIDGED:g} s that are bridged: cut it'
+          ' there.'
+        )
+    block = np.interp(
+      np.arange(len(block)), np.flatnonzero(there), block[there]
+    )
+  block = np.pad(block, (begin - first, last - end), 'edge')
+  if up != down:
+    block = scipy.signal.resample_poly(
+      block, up, down, window=_filter(up, down)
+    )
+  skipped = low - first // down * up
+  return block[skipped : skipped + high - low]
+
+
+def _gaps(there: np.ndarray) -> list[tuple[int, int]]:
+  """Start and length of each run of False."""
+  edges = np.flatnonzero(np.diff(there, prepend=True, append=True))
+  return [(int(a), int(b - a)) for a, b in edges.reshape(-1, 2)]

@@ -1,0 +1,609 @@
+import os
+import pathlib
+import stat
+import struct
+
+import edfio
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import scipy.signal
+import wfdb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_jax import recording_files, recordings
+from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.errors import InputError
+from tests.fuzz_test import accepts_or_explains, fuzzed, mutated
+
+RATE = 300
+STATED = {'sampling_rate': 300.0, 'units': 'counts'}
+_, COUNTS, _ = generator.generate_record(0, 3)
+
+
+def write_mat(folder, counts, name='A1'):
+  """A record as the challenge has them, with its header."""
+  scipy.io.savemat(folder / f'{name}.mat', {'val': counts[None]}, format='4')
+  (folder / f'{name}.hea').write_text(
+    f'{name} 1 300 {len(counts)} 05:05:15 1/05/2000 \n'
+    f'{name}.mat 16+24 1000/mV 16 0 -127 0 0 ECG \n'
+  )
+  return folder / f'{name}.hea'
+
+
+def write_wfdb(folder, counts, name='a', fmt='16', rate=RATE, names=('MLII',)):
+  wfdb.wrsamp(
+    name,
+    fs=rate,
+    units=['mV'] * len(names),
+    sig_name=list(names),
+    d_signal=np.atleast_2d(counts.T).T.astype(np.int64),
+    fmt=[fmt] * len(names),
+    adc_gain=[1000.0] * len(names),
+    baseline=[0] * len(names),
+    write_dir=str(folder),
+  )
+  return folder / f'{name}.hea'
+
+
+def write_edf(folder, channels, seconds=1, **fields):
+  """channels: name -> (counts, unit)."""
+  edf = edfio.Edf(
+    [
+      edfio.EdfSignal.from_digital(
+        counts[: len(counts) // RATE * RATE].astype(np.int16),
+        RATE,
+        label=label,
+        physical_dimension=unit,
+        physical_range=(-32768, 32767),
+      )
+      for label, (counts, unit) in channels.items()
+    ],
+    **fields,
+  )
+  edf.write(folder / 'a.edf')
+  return folder / 'a.edf'
+
+
+def write_csv(folder, counts):
+  (folder / 'a.csv').write_text(
+    'time,ecg\n'
+    + ''.join(f'{k / RATE:.4f},{v / 1000}\n' for k, v in enumerate(counts))
+  )
+  return folder / 'a.csv'
+
+
+def write_npy(folder, array):
+  np.save(folder / 'a.npy', array)
+  return folder / 'a.npy'
+
+
+def counts_of(path, **options):
+  recording = recordings.open_recording(path, **options)
+  return recordings.window_counts(recording)
+
+
+def check_all_formats(folder, counts):
+  """The same samples in every format, WFDB and .mat exactly."""
+  header = write_mat(folder, counts)
+  np.testing.assert_array_equal(counts_of(header), counts)
+  bare = folder / 'bare.mat'
+  (folder / 'A1.mat').rename(bare)
+  np.testing.assert_array_equal(counts_of(bare), counts)
+  for fmt in ('16', '24', '32'):
+    path = write_wfdb(folder, counts, fmt=fmt)
+    np.testing.assert_array_equal(counts_of(path), counts)
+  whole = len(counts) // RATE * RATE
+  path = write_edf(folder, {'ECG': (counts, 'uV')})
+  assert np.abs(counts_of(path) - counts[:whole]).max() <= 1
+  for path, units in (
+    (write_csv(folder, counts), 'mV'),
+    (write_npy(folder, counts.astype(np.float32) / 1e6), 'V'),
+  ):
+    found = counts_of(path, sampling_rate=300.0, units=units)
+    assert np.abs(found - counts).max() <= 1
+
+
+def test_all_formats_hold_the_same_samples(tmp_path):
+  check_all_formats(tmp_path, COUNTS)
+
+
+def test_real_records_in_all_formats(tmp_path, real_data):
+  import zipfile
+
+  with zipfile.ZipFile(real_data / 'training2017.zip') as archive:
+    for record in ('A00001', 'A00004', 'A02345', 'A08528'):
+      for suffix in ('mat', 'hea'):
+        content = archive.read(f'training2017/{record}.{suffix}')
+        (tmp_path / f'{record}.{suffix}').write_bytes(content)
+      counts = scipy.io.loadmat(tmp_path / f'{record}.mat')['val'][0]
+      [path] = recording_files.find([tmp_path], with_arrays=False)
+      np.testing.assert_array_equal(counts_of(path), counts)
+      folder = tmp_path / record
+      folder.mkdir()
+      check_all_formats(folder, counts)
+      path.unlink()
+      path.with_suffix('.mat').unlink()
+
+
+def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
+  """Format 212, and a channel that is faster than its record."""
+  small = (COUNTS // 8).astype(np.int16)
+  path = write_wfdb(tmp_path, small, fmt='212')
+  np.testing.assert_array_equal(counts_of(path), small)
+  wfdb.wrsamp(
+    'b',
+    fs=150,
+    units=['mmHg', 'mV'],
+    sig_name=['ABP', 'ECG'],
+    e_d_signal=[small[: len(small) // 2], small[: len(small) // 2 * 2]],
+    samps_per_frame=[1, 2],
+    fmt=['16', '16'],
+    adc_gain=[10.0, 1000.0],
+    baseline=[0, 0],
+    write_dir=str(tmp_path),
+  )
+  recording = recordings.open_recording(tmp_path / 'b.hea')
+  assert (recording.lead, recording.sampling_rate) == ('ECG', 300)
+  np.testing.assert_array_equal(
+    recordings.window_counts(recording, 3.01, 2), small[903:1503]
+  )
+
+
+def write_segments(folder):
+  """Ten seconds of V5 beside MLII, a gap of four, five seconds of V5."""
+  both = np.stack([COUNTS, COUNTS // 2], axis=1)
+  write_wfdb(folder, both[:3000], 's1', names=('MLII', 'V5'))
+  write_wfdb(folder, COUNTS[3000:4500], 's2', names=('V5',))
+  (folder / 's_layout.hea').write_text(
+    's_layout 2 300 0\n~ 0 1000/mV 0 0 0 0 0 MLII\n~ 0 1000/mV 0 0 0 0 0 V5\n'
+  )
+  (folder / 's.hea').write_text(
+    's/4 2 300 5700\ns_layout 0\ns1 3000\n~ 1200\ns2 1500\n'
+  )
+  return folder / 's.hea'
+
+
+def test_segments_of_a_recording_are_one(tmp_path):
+  path = write_segments(tmp_path)
+  assert recording_files.find([tmp_path], with_arrays=False) == [path]
+  recording = recordings.open_recording(path, lead='v5')
+  assert (recording.lead, recording.num_samples) == ('V5', 5700)
+  found = recording.millivolt(2000, 5000) * 1000
+  np.testing.assert_allclose(found[:1000], COUNTS[2000:3000] // 2, atol=1e-3)
+  assert np.isnan(found[1000:2200]).all()
+  np.testing.assert_allclose(found[2200:], COUNTS[3000:3800], atol=1e-3)
+  np.testing.assert_array_equal(
+    recordings.window_counts(recording, 14, 5), COUNTS[3000:4500]
+  )
+  with pytest.raises(InputError, match=r'no samples at 10\.00 s'):
+    recordings.window_counts(recording, 9, 3)
+  lost = recordings.open_recording(path, lead='MLII')
+  with pytest.raises(InputError, match='no samples'):
+    recordings.window_counts(lost, 14, 5)
+
+
+def test_what_is_found(tmp_path):
+  header = write_mat(tmp_path, COUNTS)
+  csv, npy = write_csv(tmp_path, COUNTS), write_npy(tmp_path, COUNTS)
+  (tmp_path / 'RECORDS').write_text('A1\n')
+  assert recording_files.find([tmp_path], with_arrays=False) == [header]
+  assert recording_files.find([tmp_path], with_arrays=True) == [
+    header,
+    csv,
+    npy,
+  ]
+  named = [tmp_path / 'A1.mat', tmp_path / 'A1', csv, header]
+  assert recording_files.find(named, with_arrays=False) == [header, csv]
+
+
+@pytest.mark.parametrize(
+  ('names', 'units', 'wanted', 'chosen'),
+  [
+    (('ECG',), (None,), None, 0),
+    (('anything',), (None,), None, 0),
+    (('RESP', 'ABP', 'II', 'V'), ('pm', 'mmHg', 'mV', 'mV'), None, 2),
+    (('EEG Fpz', 'EKG'), ('uV', 'uV'), None, 1),
+    (('EEG Fpz', 'EEG Cz', 'x'), ('uV', 'uV', 'mV'), None, 2),
+    (('time', 'Lead I'), (None, None), None, 1),
+    (('MLII', 'V5'), ('mV', 'mV'), None, 0),
+    (('V5', 'MLII'), ('mV', 'mV'), 'mlii', 1),
+    (('a', 'b'), ('mV', 'mV'), '1', 1),
+    (('1', '0'), ('mV', 'mV'), '0', 1),
+    (('ECG HR', 'aVF'), ('bpm', 'mV'), None, 1),
+  ],
+)
+def test_the_lead_that_is_chosen(names, units, wanted, chosen):
+  assert recordings.choose_lead('f', names, units, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+  ('names', 'units', 'wanted'),
+  [
+    (('a', 'b'), (None, None), None),
+    (('EEG', 'Flow'), ('uV', 'l/s'), None),
+    (('SpO2',), ('%',), None),
+    (('II', 'V'), ('mV', 'mV'), 'V1'),
+    (('II', 'V'), ('mV', 'mV'), '2'),
+    (('II', 'V'), ('mV', 'mV'), '-1'),
+  ],
+)
+def test_an_unknown_lead_is_refused_with_those_there(names, units, wanted):
+  with pytest.raises(InputError) as error:
+    recordings.choose_lead('a.edf', names, units, wanted)
+  assert 'a.edf' in str(error.value)
+  for name in names:
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('units', 'scale'),
+  [('V', 1e-6), ('mV', 1e-3), ('uV', 1.0), ('µV', 1.0), ('counts', 1.0)],
+)
+def test_units(units, scale):
+  recording = recordings.from_array(
+    COUNTS * scale, sampling_rate=300, units=units
+  )
+  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
+
+
+def _wave(rate, seconds, frequency=7.3):
+  """A tone of 1 mV and an offset of 3 mV."""
+  times = np.arange(round(rate * seconds)) / rate
+  return 3 + np.sin(2 * np.pi * frequency * times)
+
+
+@pytest.mark.parametrize('rate', [100, 128, 250, 257, 360, 500, 999.5, 1000])
+def test_resampling_keeps_a_tone_and_its_time(rate):
+  recording = recordings.from_array(
+    _wave(rate, 20), sampling_rate=rate, units='mV'
+  )
+  found = recordings.window_counts(recording, 5, 10)
+  assert found.shape == (3000,)
+  expected = 1000 * _wave(300, 20)[1500:4500]
+  assert np.abs(found - expected).max() < 4
+
+
+def test_resampling_takes_away_what_300_hz_cannot_hold():
+  recording = recordings.from_array(
+    _wave(1000, 20, 190) - 3, sampling_rate=1000, units='mV'
+  )
+  assert np.abs(recordings.window_counts(recording, 2, 16)).max() <= 1
+
+
+@pytest.mark.parametrize('bandpass', [False, True])
+@given(
+  rate=st.sampled_from([128.0, 250.0, 256.41, 300.0, 360.0, 1000.0]),
+  start=st.floats(0, 29),
+  seconds=st.floats(0.3, 20),
+)
+def test_a_window_does_not_depend_on_how_it_was_cut(
+  bandpass, rate, start, seconds
+):
+  rng = np.random.default_rng(0)
+  recording = recordings.from_array(
+    rng.normal(0, 1, round(30 * rate)), sampling_rate=rate, units='mV'
+  )
+  whole = recordings.window_counts(recording, bandpass=bandpass)
+  assert len(whole) == recordings.num_counts(recording)
+  found = recordings.window_counts(recording, start, seconds, bandpass=bandpass)
+  at = round(start * 300)
+  expected = whole[at : at + round(seconds * 300)].astype(int)
+  assert len(found) == len(expected)
+  assert np.abs(found - expected).max(initial=0) <= 1
+
+
+def test_bandpass_keeps_the_heart_and_takes_the_rest():
+  times = np.arange(9000) / 300
+  for frequency, least, most in ((0.05, 0, 20), (8, 970, 1030), (100, 0, 40)):
+    recording = recordings.from_array(
+      np.sin(2 * np.pi * frequency * times), sampling_rate=300, units='mV'
+    )
+    found = recordings.window_counts(recording, 10, 10, bandpass=True)
+    assert least <= np.abs(found).max() <= most
+
+
+def test_short_gaps_are_bridged_and_long_ones_refused():
+  signal = np.arange(9000.0) / 1000
+  signal[1000:1015] = np.nan
+  signal[3000] = np.inf
+  recording = recordings.from_array(signal, sampling_rate=300, units='mV')
+  np.testing.assert_array_equal(
+    recordings.window_counts(recording), np.arange(9000)
+  )
+  signal[5000:5016] = np.nan
+  recording = recordings.from_array(signal, sampling_rate=300, units='mV')
+  with pytest.raises(InputError, match=r'at 16\.67 s'):
+    recordings.window_counts(recording)
+  recordings.window_counts(recording, 0, 5000 / 300)
+  recordings.window_counts(recording, 5016 / 300, 10)
+  for part in ((0, 5001 / 300), (5015 / 300, 10)):
+    with pytest.raises(InputError, match='no samples'):
+      recordings.window_counts(recording, *part)
+
+
+@pytest.mark.parametrize('count', [1, 3, 100])
+def test_nothing_but_gaps_is_refused(count):
+  recording = recordings.from_array(
+    np.full(count, np.nan), sampling_rate=300, units='mV'
+  )
+  with pytest.raises(InputError, match='no samples'):
+    recordings.window_counts(recording)
+
+
+def test_samples_out_of_range_are_held_at_its_ends():
+  recording = recordings.from_array(
+    np.array([1e30, -1e30, 0.0]), sampling_rate=300, units='mV'
+  )
+  assert recordings.window_counts(recording).tolist() == [32767, -32768, 0]
+
+
+@pytest.mark.parametrize(
+  ('text', 'lead', 'expected'),
+  [
+    ('1\n2\n3\n', None, [1, 2, 3]),
+    ('\ufeffecg\r\n1\r\n2\r\n', None, [1, 2]),
+    ('time,ecg\n0.1,5\n0.2,\n0.3,7\n', None, [5, np.nan, 7]),
+    ('a;b\n1,5;2,5\n3,5;4,5\n', 'b', [2.5, 4.5]),
+    ('0.0 7\n0.1 8\n', '1', [7, 8]),
+    ('0\t7\n1\t8\n\n', '1', [7, 8]),
+    ("'Elapsed time','MLII'\n'mm:ss','mV'\n'0:00',-0.5\n", None, [-0.5]),
+    ('Name,Ann\nSample Rate,512 hertz\n\n\n-3.5\n4e2\nnan\n', None,
+     [-3.5, 400, np.nan]),
+  ],
+)  # fmt: skip
+def test_texts(tmp_path, text, lead, expected):
+  path = tmp_path / 'a.txt'
+  path.write_text(text, encoding='utf-8', newline='')
+  recording = recordings.open_recording(
+    path, lead=lead, **{**STATED, 'units': 'mV'}
+  )
+  np.testing.assert_allclose(
+    recording.millivolt(0, recording.num_samples), expected
+  )
+
+
+@pytest.mark.parametrize('shape', [(3, 9000), (9000, 3)])
+def test_the_longer_axis_of_an_array_is_time(shape):
+  array = np.zeros(shape)
+  rows = array if shape[0] == 3 else array.T
+  rows[1] = np.arange(9000)
+  recording = recordings.from_array(array, lead='1', **STATED)
+  np.testing.assert_array_equal(
+    recordings.window_counts(recording), np.arange(9000)
+  )
+
+
+def test_what_a_bare_mat_is_taken_for_is_noted(tmp_path):
+  scipy.io.savemat(tmp_path / 'a.mat', {'val': COUNTS})
+  recording = recordings.open_recording(tmp_path / 'a.mat')
+  assert len(recording.notes) == 2
+  recording = recordings.open_recording(tmp_path / 'a.mat', **STATED)
+  assert not recording.notes
+
+
+def _npy_header(text, claimed=None):
+  body = text.encode() + b'\n'
+  size = struct.pack('<I', claimed or len(body))
+  return b'\x93NUMPY\x02\x00' + size + body
+
+
+def broken_files(folder):
+  """Kind -> path of a file that cannot be read, in a folder of its own."""
+  found = {}
+
+  def add(kind, name, content):
+    (folder / kind).mkdir()
+    path = folder / kind / name
+    if isinstance(content, str):
+      content = content.encode()
+    if content is None:
+      path.mkdir()
+    elif isinstance(content, bytes):
+      path.write_bytes(content)
+    else:
+      content(path)
+    found[kind] = path
+
+  (folder / 'whole').mkdir()
+  hea = write_mat(folder / 'whole', COUNTS)
+  mat = (folder / 'whole' / 'A1.mat').read_bytes()
+  edf = write_edf(folder / 'whole', {'ECG': (COUNTS, 'mV')}).read_bytes()
+  npy = write_npy(folder / 'whole', COUNTS).read_bytes()
+  line = '{0}.mat 16+24 1000/mV 16 0 -127 0 0 ECG\n'
+
+  def with_header(text):
+    def write(path):
+      path.write_text(text.replace('{0}', 'a'))
+      path.with_suffix('.mat').write_bytes(mat)
+
+    return write
+
+  for suffix in ('.hea', '.mat', '.edf', '.csv', '.npy'):
+    add(f'empty {suffix}', f'a{suffix}', b'')
+    add(f'junk {suffix}', f'a{suffix}', bytes(range(1, 256)) * 40)
+    add(f'folder {suffix}', f'a{suffix}', None)
+  add('truncated .edf', 'a.edf', edf[:-700])
+  add('truncated .edf header', 'a.edf', edf[:300])
+  add('truncated .mat', 'a.mat', mat[:5000])
+  add('truncated .npy', 'a.npy', npy[:-700])
+  for kind, header in {
+    'a signal file that is short': f'a 1 300 {len(COUNTS) + 9}\n{line}',
+    'no signal file': 'a 1 300 9000\nb.dat 16 200/mV 16 0 0 0 0 ECG\n',
+    'a signal file elsewhere': 'a 1 300 9\nhttp://b/c.dat 16 200/mV\n',
+    'a signal file in another': f'a 1 300 9\na.mat::{line}',
+    'a huge length': f'a 1 300 {10**15}\n{line}',
+    'a large length': f'a 1 300 {10**10}\n{line}',
+    'a negative length': f'a 1 300 -9000\n{line}',
+    'a rate of zero': f'a 1 0 9000\n{line}',
+    'a negative rate': f'a 1 -300 9000\n{line}',
+    'a rate that is none': f'a 1 nan 9000\n{line}',
+    'a huge rate': f'a 1 1e300 9000\n{line}',
+    'a huge frame': 'a 1 300 9000\na.mat 16x999999999+24 1000/mV\n',
+    'no lines of signals': 'a 3 300 9000\n',
+    'no signal': 'a 0 300 9000\n',
+    'an unknown format': 'a 1 300 9000\na.mat 17 1000/mV 16 0 0 0 0 ECG\n',
+    'another unit': 'a 1 300 9000\na.mat 16+24 10/mmHg 16 0 0 0 0 ABP\n',
+    'segments that are not there': 'a/2 1 300 9000\nb 4500\nc 4500\n',
+    'itself as a segment': 'a/1 1 300 9000\na 9000\n',
+    'segments that are gaps': 'a/1 1 300 9000\n~ 9000\n',
+  }.items():  # fmt: skip
+    add(kind, 'a.hea', with_header(header))
+  add('a .dat without header', 'a.dat', COUNTS.tobytes())
+  add('a word in the middle', 'a.csv', '1\n2\nthree\n4\n')
+  add('a word in its column', 'a.csv', 't,ecg\n1,2\n1,x\n')
+  add('a text', 'a.txt', 'It was a dark and stormy night.\n' * 50)
+  add('columns without a name', 'a.csv', '1,2\n3,4\n')
+  add('an endless line', 'a.csv', 'x' * 300_000)
+  for kind, array in {
+    'complex numbers': np.ones(9000, np.complex64),
+    'three axes': np.ones((2, 3, 4)),
+    'no samples': np.ones(0),
+    'times': np.ones(9000, 'M8[s]'),
+    'strings': np.full(900, 'a'),
+    'records': np.zeros(900, [('a', 'f4')]),
+    'truths': np.ones(900, bool),
+  }.items():  # fmt: skip
+    add(kind, 'a.npy', lambda path, array=array: np.save(path, array))
+  add('objects', 'a.npy', lambda path: np.save(
+    path, np.array([_Trap()], object), allow_pickle=True))  # fmt: skip
+  add('a pickle', 'a.npy', _Trap.pickle)
+  shape = "{'descr': '<f8', 'fortran_order': False, 'shape': (%d,)}"
+  add('a huge array', 'a.npy', _npy_header(shape % 10**15))
+  add('a huge header', 'a.npy', _npy_header(shape % 9, 2**31))
+  add('a program', 'a.npy', _npy_header('__import__("os").abort()'))
+
+  def save_hdf5(path):
+    with h5py.File(path, 'w', userblock_size=512) as file:
+      file['val'] = COUNTS
+    content = bytearray(path.read_bytes())
+    content[:128] = b'MATLAB 7.3 MAT-file'.ljust(124) + b'\0\2IM'
+    path.write_bytes(content)
+
+  add('a .mat of version 7.3', 'a.mat', save_hdf5)
+  for kind, content in {
+    'no val': {'ecg': COUNTS},
+    'a text as val': {'val': 'abc'},
+    'a cell as val': {'val': np.array([COUNTS, 1], object)},
+    'a struct as val': {'val': {'a': 1}},
+    'complex val': {'val': COUNTS * 1j},
+    'three axes of val': {'val': np.ones((2, 3, 4))},
+  }.items():
+    add(kind, 'a.mat', lambda path, content=content: scipy.io.savemat(
+      path, content))  # fmt: skip
+  add('a huge val', 'a.mat', struct.pack('<5i', 0, 2**30, 2, 0, 4) + b'val\0')
+  add('an EDF without ECG', 'a.edf', lambda path: write_edf(path.parent, {
+    'EEG Cz': (COUNTS, 'uV'), 'Flow': (COUNTS, 'l/s')}))  # fmt: skip
+  note = edfio.EdfAnnotation(1, None, 'a')
+  add('annotations alone', 'a.edf', edfio.Edf([], annotations=[note]).write)
+  add('a rate of zero in EDF', 'a.edf', edf[:244] + b'0       ' + edf[252:])
+  add('a discontinuous EDF', 'a.edf', edf[:192] + b'EDF+D' + edf[197:])
+  add('a huge count in EDF', 'a.edf', edf[:236] + b'99999999' + edf[244:])
+  add('many signals in EDF', 'a.edf', edf[:252] + b'9999' + edf[256:])
+  add('no suffix', 'a', b'1\n2\n')
+  add('another suffix', 'a.xlsx', b'1\n2\n')
+  assert hea
+  return found
+
+
+class _Trap:
+  """Unpickling it makes a file."""
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (pathlib.Path('unpickled'),)
+
+  @classmethod
+  def pickle(cls, path):
+    import pickle
+
+    path.write_bytes(pickle.dumps(cls()))
+
+
+@pytest.fixture(scope='module')
+def broken(tmp_path_factory):
+  return broken_files(tmp_path_factory.mktemp('broken'))
+
+
+def test_broken_files_are_explained(broken, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert len(broken) > 60
+  for kind, path in broken.items():
+    error = None
+    try:
+      counts_of(path, **STATED)
+    except InputError as raised:
+      error = str(raised)
+    assert error is not None, kind
+    assert path.stem in error, (kind, error)
+    assert error.endswith('.'), (kind, error)
+    assert '\n' not in error, (kind, error)
+    assert len(error) < 600, (kind, error)
+  assert not list(tmp_path.iterdir())  # Nothing was unpickled.
+
+
+@pytest.mark.parametrize('rate', [0.0, -1.0, np.nan, np.inf, 49.0, 1e9])
+def test_impossible_rates_are_refused(rate, tmp_path):
+  with pytest.raises(InputError, match='sampling rate of'):
+    recordings.from_array(COUNTS, sampling_rate=rate, units='mV')
+  path = write_npy(tmp_path, COUNTS)
+  with pytest.raises(InputError, match=r'a\.npy has a sampling rate of'):
+    recordings.open_recording(path, sampling_rate=rate, units='mV')
+
+
+def test_what_a_file_does_not_state_has_to_be_given(tmp_path):
+  path = write_npy(tmp_path, COUNTS)
+  for options in ({}, {'units': 'mV'}):
+    with pytest.raises(InputError, match='--sampling_rate'):
+      recordings.open_recording(path, **options)
+  for units in (None, 'furlong'):
+    with pytest.raises(InputError, match='--units'):
+      recordings.open_recording(path, sampling_rate=300, units=units)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root reads everything')
+def test_an_unreadable_file_is_explained(tmp_path):
+  path = write_csv(tmp_path, COUNTS)
+  path.chmod(0)
+  with pytest.raises(InputError, match=str(path)):
+    counts_of(path, **STATED)
+  path.chmod(stat.S_IRWXU)
+
+
+def test_missing_files_and_empty_folders_are_explained(tmp_path):
+  for path in (tmp_path, tmp_path / 'nothing.csv'):
+    with pytest.raises(InputError, match=str(path)):
+      recording_files.find([path], with_arrays=True)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """Suffix -> file that is mutated, and the folder they are written to."""
+  folder = tmp_path_factory.mktemp('whole')
+  counts = COUNTS[:600]
+  return folder, {
+    'hea': write_mat(folder, counts, 'a').read_bytes(),
+    'mat': (folder / 'a.mat').read_bytes(),
+    'edf': write_edf(folder, {'ECG': (counts, 'mV')}).read_bytes(),
+    'csv': write_csv(folder, counts[:50]).read_bytes(),
+    'npy': write_npy(folder, counts).read_bytes(),
+    'segments': write_segments(folder).read_bytes(),
+  }
+
+
+@pytest.mark.parametrize(
+  'kind', ['hea', 'mat', 'edf', 'csv', 'npy', 'segments']
+)
+@fuzzed
+@given(data=st.data())
+def test_accidents_are_explained(whole, kind, data):
+  folder, files = whole
+  content = data.draw(mutated(files[kind]) | mutated(files[kind][:256]))
+  suffix = 'hea' if kind == 'segments' else kind
+  path = folder / f'{"s" if kind == "segments" else "a"}.{suffix}'
+  path.write_bytes(content)
+  try:
+    accepts_or_explains(lambda: counts_of(path, **STATED))
+  finally:
+    path.write_bytes(files[kind])
