@@ -47,6 +47,10 @@ _BANDPASS_CONTEXT = 6.0
 """Seconds of signal read to each side, in which the filter settles."""
 
 
+class GapError(InputError):
+  """More samples are missing than are bridged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Recording:
   """One lead of a file or an array, read in blocks."""
@@ -305,8 +309,8 @@ def window_counts(
     range of int16 is set to its ends.
 
   Raises:
-    InputError: More than LONGEST_BRIDGED is missing in a row, or the file is
-      damaged there.
+    GapError: More than LONGEST_BRIDGED is missing in a row.
+    InputError: The file is damaged there.
   """
   total = num_counts(recording)
   start = min(round(start_seconds * SAMPLING_RATE), total)
@@ -352,7 +356,7 @@ def _resampled(
   on as its first and last sample.
 
   Raises:
-    InputError: From `start` to `stop` it has a gap too long to be bridged.
+    GapError: From `start` to `stop` it has a gap too long to be bridged.
   """
   rate = recording.sampling_rate
   up, down = _ratio(rate)
@@ -369,7 +373,7 @@ def _resampled(
     for gap, length in _gaps(there):
       long = length > min(bridged, len(there) - 1)
       if long and gap < to and gap + length > from_:
-        raise InputError(
+        raise GapError(
           f'{recording.name} has no samples at {(begin + gap) / rate:.2f} s for'
           f' longer than the {LONGEST_BRIDGED:g} s that are bridged: cut it'
           ' there.'

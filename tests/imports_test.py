@@ -18,6 +18,8 @@ LAYERS = [
   {'jobs'},
   {'train'},
   {'evaluate'},
+  {'prediction_report'},
+  {'answering'},
   {'fine_tuning'},
   {'trained'},
   {'experiment'},

@@ -1,0 +1,266 @@
+"""Recordings of any length -> answers, by the trained folds of a run.
+
+A recording up to the longest that was trained on is one window, a longer one is
+cut into windows, which are read as they are needed.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tqdm
+
+from ecg_jax import answers, calibration, recordings, trained, training_range
+from ecg_jax.errors import InputError
+
+_CHUNK_SAMPLES = 2**21
+"""Of the windows that are answered together, at least, if there are so many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How recordings are answered."""
+
+  window: float = 30.0
+  """Seconds, of recordings longer than any that was trained on."""
+  stride: float = 30.0
+  """Seconds from one window to the next."""
+  bandpass: bool = False
+  vote: bool = False
+  abstain: float = 0.0
+  allow_leak: bool = False
+
+
+class Window(NamedTuple):
+  """A part of a recording that is to be answered."""
+
+  number: int
+  """Of its recording."""
+  start: float
+  end: float
+  """Seconds."""
+  counts: np.ndarray
+  """int16 at 300 Hz."""
+  folds: tuple[int, ...]
+  """Those that may answer."""
+
+
+@dataclasses.dataclass
+class Outcome:
+  """All that is found out about a recording."""
+
+  name: str
+  lead: str = ''
+  seconds: float = 0.0
+  windowed: bool = False
+  stretches: list[answers.Stretch] = dataclasses.field(default_factory=list)
+  gaps: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+  """Windows without an answer, since samples are missing."""
+  notes: list[str] = dataclasses.field(default_factory=list)
+  departures: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  """How many windows are unlike the training records, by how."""
+  summary: answers.Summary | None = None
+  """Of a recording in windows."""
+  failure: str | None = None
+
+  def warnings(self) -> list[str]:
+    """Notes, and what is unlike the training records, in words."""
+    count = len(self.stretches)
+    return [
+      *self.notes,
+      *(
+        f'{what} (in {times} of {count} windows)' if self.windowed else what
+        for what, times in self.departures.items()
+      ),
+    ]
+
+
+def answer(
+  folds: trained.TrainedFolds,
+  openers: Mapping[str, Callable[[], recordings.Recording]],
+  settings: Settings,
+) -> list[Outcome]:
+  """Answers recordings, in the order given.
+
+  Windows of as many recordings as it takes go to the device together, while
+  those that follow are read.
+
+  Args:
+    folds: The trained folds.
+    openers: Name -> what opens the recording; its InputError is an outcome.
+    settings: How to answer.
+
+  Returns:
+    What was found of each. What a recording failed at is in its outcome.
+
+  Raises:
+    InputError: The calibration of the run is damaged.
+  """
+  temperature = calibration.read(folds.run_folder)
+  outcomes = [Outcome(name) for name in openers]
+  windows = itertools.chain.from_iterable(
+    _read(folds, number, outcome, openers[outcome.name], settings)
+    for number, outcome in enumerate(outcomes)
+  )
+  with (
+    concurrent.futures.ThreadPoolExecutor(1) as reader,
+    tqdm.tqdm(
+      total=len(outcomes), unit=' recordings', disable=not sys.stderr.isatty()
+    ) as bar,
+  ):
+
+    def read_chunk() -> list[Window]:
+      chunk: list[Window] = []
+      samples = 0
+      while samples < _CHUNK_SAMPLES and (window := next(windows, None)):
+        chunk.append(window)
+        samples += len(window.counts)
+      return chunk
+
+    coming = reader.submit(read_chunk)
+    while chunk := coming.result():
+      coming = reader.submit(read_chunk)
+      _answer_windows(folds, outcomes, chunk, settings, temperature)
+      bar.update(chunk[-1].number - bar.n)
+    bar.update(len(outcomes) - bar.n)
+  for outcome in outcomes:
+    if outcome.windowed and outcome.stretches:
+      outcome.summary = answers.summarize(
+        outcome.stretches, abstain=settings.abstain
+      )
+  return outcomes
+
+
+def _read(
+  folds: trained.TrainedFolds,
+  number: int,
+  outcome: Outcome,
+  opener: Callable[[], recordings.Recording],
+  settings: Settings,
+) -> Iterator[Window]:
+  """Windows of a recording; fills in its outcome but for the answers."""
+  try:
+    recording = opener()
+    outcome.lead = recording.lead
+    outcome.notes += recording.notes
+    samples = recordings.num_counts(recording)
+    outcome.seconds = samples / recordings.SAMPLING_RATE
+    least = folds.network.spectrogram.window_samples
+    if samples < least:
+      raise InputError(
+        f'{outcome.name} has {samples} samples at {recordings.SAMPLING_RATE} Hz'
+        f' ({outcome.seconds:.2f} s), less than the {least} of one spectrum:'
+        ' give a longer one.'
+      )
+    if samples <= folds.longest_samples:
+      counts = recordings.window_counts(recording)
+      allowed = _allowed_folds(folds, outcome, counts, settings)
+      if settings.bandpass:
+        counts = recordings.window_counts(recording, bandpass=True)
+      outcome.departures.update(training_range.departures(counts))
+      yield Window(number, 0.0, outcome.seconds, counts, allowed)
+      return
+    outcome.windowed = True
+    times = window_times(outcome.seconds, settings.window, settings.stride)
+    for start, end in times:
+      try:
+        counts = recordings.window_counts(
+          recording, start, end - start, bandpass=settings.bandpass
+        )
+      except recordings.GapError:
+        outcome.gaps.append((start, end))
+        continue
+      outcome.departures.update(training_range.departures(counts))
+      yield Window(number, start, end, counts, folds.folds)
+    if len(outcome.gaps) == len(times):
+      raise InputError(
+        f'{outcome.name} has a gap in each of its {len(times)} windows: give a'
+        ' smaller --window.'
+      )
+  except InputError as error:
+    outcome.failure = str(error)
+
+
+def window_times(
+  seconds: float, window: float, stride: float
+) -> list[tuple[float, float]]:
+  """Start and end of the windows of a recording, in seconds.
+
+  The last one is moved back to where the recording ends.
+
+  Args:
+    seconds: Of the recording.
+    window: Of a window; one that is longer is the whole recording.
+    stride: From one start to the next.
+  """
+  if window >= seconds:
+    return [(0.0, seconds)]
+  count = int((seconds - window) / stride + 1e-9) + 1
+  times = [(k * stride, k * stride + window) for k in range(count)]
+  if times[-1][1] < seconds - 1e-6:
+    times.append((seconds - window, seconds))
+  return times
+
+
+def _allowed_folds(
+  folds: trained.TrainedFolds,
+  outcome: Outcome,
+  counts: np.ndarray,
+  settings: Settings,
+) -> tuple[int, ...]:
+  """Those of the run's folds that may answer for a recording.
+
+  Raises:
+    InputError: None of them, since all learnt from it.
+  """
+  digest = hashlib.sha256(counts.astype('<i2').tobytes()).hexdigest()
+  record = folds.records.get(digest)
+  fold = folds.test_fold.get(record) if record is not None else None
+  if fold is None or settings.allow_leak:
+    if fold is not None:
+      outcome.notes.append(
+        f'all folds answered for {record} of the training set, which all but'
+        f' fold {fold} learnt from'
+      )
+    return folds.folds
+  if fold not in folds.folds:
+    raise InputError(
+      f'{outcome.name} is {record} of the training set, which only fold {fold}'
+      f' did not learn from, and {folds.run_folder} has no such fold: train it,'
+      ' or give --allow_leak.'
+    )
+  outcome.notes.append(
+    f'answered by fold {fold} alone: {record} of the training set is in its'
+    ' test set'
+  )
+  return (fold,)
+
+
+def _answer_windows(
+  folds: trained.TrainedFolds,
+  outcomes: Sequence[Outcome],
+  windows: Sequence[Window],
+  settings: Settings,
+  temperature: float,
+) -> None:
+  """Adds the answers for some windows to the outcomes of their recordings."""
+  logits = folds.logits([window.counts for window in windows])
+  for index, window in enumerate(windows):
+    rows = [folds.folds.index(fold) for fold in window.folds]
+    found = answers.combine(
+      logits[rows, index],
+      temperature=temperature,
+      vote=settings.vote,
+      abstain=settings.abstain,
+    )
+    outcomes[window.number].stretches.append(
+      answers.Stretch(window.start, window.end, found)
+    )

@@ -1,0 +1,125 @@
+"""What logits of windows say of a recording; no jax.
+
+Folds' logits of a window -> an answer; a recording's answers -> its summary.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ecg_jax import calibration
+from ecg_jax.score import CLASSES
+
+UNDECIDED = 'undecided'
+"""Instead of a class, where the model is not sure enough."""
+
+_AF, _NOISE = CLASSES.index('A'), CLASSES.index('~')
+
+
+class Answer(NamedTuple):
+  """What the folds say together."""
+
+  predicted: str
+  """A class or UNDECIDED."""
+  probabilities: np.ndarray
+  """float64 [4], order N, A, O, ~: the mean over folds."""
+  agreement: float
+  """Share of the folds that give the class that was chosen the most."""
+
+
+class Stretch(NamedTuple):
+  """An answer for a part of a recording, in seconds."""
+
+  start: float
+  end: float
+  answer: Answer
+
+
+class Summary(NamedTuple):
+  """What the windows of a long recording say of it."""
+
+  answer: Answer
+  """The class of the mean probability over `used` windows: those that are not
+  noise, or all where all are. No model was trained on this."""
+  used: int
+  shares: dict[str, float]
+  """Class or UNDECIDED -> share of the time that was answered."""
+  answered_seconds: float
+  episodes: list[tuple[float, float]]
+  """Start and end, in seconds, of atrial fibrillation: windows of class A
+  without a gap between them."""
+
+  @property
+  def longest_episode(self) -> tuple[float, float] | None:
+    """Start and end of the longest, the first of equals; None without any."""
+    return max(self.episodes, key=lambda x: x[1] - x[0], default=None)
+
+
+def combine(
+  logits: np.ndarray,
+  *,
+  temperature: float,
+  vote: bool = False,
+  abstain: float = 0.0,
+) -> Answer:
+  """The answer of some folds for one window.
+
+  Args:
+    logits: float32 [folds, 4].
+    temperature: Of the run's calibration; 1 for none.
+    vote: Whether the class is that of most folds, of equals the one of the
+      higher mean probability, instead of the highest mean probability.
+    abstain: The class must have at least this mean probability.
+  """
+  each = calibration.softmax(logits, temperature)
+  votes = np.bincount(each.argmax(axis=-1), minlength=len(CLASSES))
+  mean = each.mean(axis=0)
+  # A mean is at most 1, so a vote outweighs it.
+  chosen = int(np.argmax(2 * votes + mean if vote else mean))
+  return Answer(
+    CLASSES[chosen] if mean[chosen] >= abstain else UNDECIDED,
+    mean,
+    float(votes[chosen] / len(each)),
+  )
+
+
+def summarize(stretches: Sequence[Stretch], *, abstain: float = 0.0) -> Summary:
+  """Sums up the answers of a long recording.
+
+  Args:
+    stretches: At least one, ordered by start. A stretch counts for the time
+      that none before it covered.
+    abstain: As for `combine`.
+  """
+  shares = dict.fromkeys((*CLASSES, UNDECIDED), 0.0)
+  episodes: list[tuple[float, float]] = []
+  covered = -np.inf
+  for start, end, answer in stretches:
+    shares[answer.predicted] += max(0.0, end - max(start, covered))
+    covered = max(covered, end)
+    if answer.predicted == CLASSES[_AF]:
+      if episodes and start <= episodes[-1][1] + 1e-6:
+        episodes[-1] = (episodes[-1][0], end)
+      else:
+        episodes.append((start, end))
+  seconds = sum(shares.values())
+  used = [
+    stretch.answer
+    for stretch in stretches
+    if stretch.answer.predicted != CLASSES[_NOISE]
+  ] or [stretch.answer for stretch in stretches]
+  mean = np.mean([answer.probabilities for answer in used], axis=0)
+  chosen = CLASSES[int(mean.argmax())]
+  agreeing = [answer.predicted == chosen for answer in used]
+  return Summary(
+    Answer(
+      chosen if mean.max() >= abstain else UNDECIDED,
+      mean,
+      float(np.mean(agreeing)),
+    ),
+    len(used),
+    {name: time / seconds for name, time in shares.items()},
+    seconds,
+    episodes,
+  )

@@ -1,0 +1,187 @@
+"""What is told of answered recordings: a table, CSV, JSON, answers.txt."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ecg_jax import answering, answers, calibration, trained
+from ecg_jax.score import CLASSES
+
+COLUMNS = [
+  'recording',
+  'lead',
+  'start_seconds',
+  'end_seconds',
+  'predicted',
+  *(f'probability_{name}' for name in CLASSES),
+  'agreement',
+  'status',
+]
+
+_EPISODES_SHOWN = 10
+"""On the terminal; the JSON has all."""
+
+
+def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
+  """What a recording adds to the output, by COLUMNS.
+
+  A row for each window of a long recording, one for the whole of it, and one
+  for what it failed at. Columns without a value are None.
+  """
+  parts: list[tuple[float, float, answers.Answer | None, str]] = []
+  kind = 'window' if outcome.windowed else 'answered'
+  for start, end, answer in outcome.stretches:
+    parts.append((start, end, answer, kind))
+  for start, end in outcome.gaps:
+    parts.append((start, end, None, 'window with a gap'))
+  parts.sort(key=lambda part: part[0])
+  if outcome.summary is not None:
+    status = (
+      f'mean of the {outcome.summary.used} of {len(outcome.stretches)} windows'
+      ' that are not noise'
+    )
+    if outcome.gaps:
+      status += f'; {len(outcome.gaps)} windows with a gap left out'
+    parts.append((0.0, outcome.seconds, outcome.summary.answer, status))
+  if parts:
+    start, end, answer, status = parts[-1]
+    status = '; '.join([status, *outcome.warnings()])
+    parts[-1] = (start, end, answer, status)
+  if outcome.failure is not None:
+    parts.append((0.0, outcome.seconds, None, f'failed: {outcome.failure}'))
+  return [
+    dict(
+      zip(
+        COLUMNS,
+        [
+          outcome.name,
+          outcome.lead,
+          round(start, 3),
+          round(end, 3),
+          *(
+            [None] * 6
+            if answer is None
+            else [
+              answer.predicted,
+              *map(float, answer.probabilities),
+              answer.agreement,
+            ]
+          ),
+          status,
+        ],
+        strict=True,
+      )
+    )
+    for start, end, answer, status in parts
+  ]
+
+
+def format_table(outcomes: Sequence[answering.Outcome]) -> str:
+  """A line a recording; under a long one its time by class and its AF."""
+  table = [['recording', 'lead', 'seconds', 'says', *CLASSES, 'agree', '']]
+  below: dict[int, list[str]] = {}
+  for outcome in outcomes:
+    row = rows(outcome)[-1]
+    *_, says, n, a, o, noise, agreement, status = row.values()
+    if outcome.failure is not None:
+      status = 'no answer: see below'
+    table.append(
+      [
+        outcome.name,
+        outcome.lead,
+        f'{outcome.seconds:.1f}',
+        says or '',
+        *('' if x is None else f'{x:.3f}' for x in (n, a, o, noise, agreement)),
+        status.removeprefix('answered').removeprefix('; '),
+      ]
+    )
+    if outcome.summary is not None:
+      below[len(table) - 1] = _describe(outcome.summary)
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  widths[-1] = 0
+  lines = []
+  for number, line in enumerate(table):
+    cells = [x.ljust(width) for x, width in zip(line, widths, strict=True)]
+    lines.append('  '.join(cells).rstrip())
+    lines += [f'  {text}' for text in below.get(number, [])]
+  return '\n'.join(lines)
+
+
+def _describe(whole: answers.Summary) -> list[str]:
+  shares = ', '.join(
+    f'{name} {100 * share:.1f} %' for name, share in whole.shares.items()
+  )
+  lines = [f'share of {_clock(whole.answered_seconds)}: {shares}']
+  longest = whole.longest_episode
+  if longest is None:
+    return [*lines, 'no episode of A']
+  shown = ', '.join(
+    f'{_clock(start)} to {_clock(end)}'
+    for start, end in whole.episodes[:_EPISODES_SHOWN]
+  )
+  more = len(whole.episodes) - _EPISODES_SHOWN
+  return [
+    *lines,
+    f'{len(whole.episodes)} episodes of A, the longest'
+    f' {_clock(longest[1] - longest[0])} from {_clock(longest[0])}: {shown}'
+    + (f' and {more} more' if more > 0 else ''),
+  ]
+
+
+def _clock(seconds: float) -> str:
+  whole = round(seconds)
+  return f'{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}'
+
+
+def to_csv(outcomes: Sequence[answering.Outcome]) -> str:
+  """The rows of all recordings."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+  writer.writeheader()
+  for outcome in outcomes:
+    writer.writerows(rows(outcome))
+  return text.getvalue()
+
+
+def to_json(
+  outcomes: Sequence[answering.Outcome],
+  folds: trained.TrainedFolds,
+  settings: answering.Settings,
+) -> str:
+  """The rows of each recording, with all else that was found out."""
+  content = {
+    'run_folder': str(folds.run_folder),
+    'folds': folds.folds,
+    'temperature': calibration.read(folds.run_folder),
+    'settings': dataclasses.asdict(settings),
+    'recordings': [
+      {
+        'recording': outcome.name,
+        'rows': rows(outcome),
+        'warnings': outcome.warnings(),
+        'failure': outcome.failure,
+        'summary': outcome.summary
+        and {
+          'share_of_time': outcome.summary.shares,
+          'answered_seconds': outcome.summary.answered_seconds,
+          'episodes_of_A': outcome.summary.episodes,
+          'longest_episode_of_A': outcome.summary.longest_episode,
+        },
+      }
+      for outcome in outcomes
+    ],
+  }
+  return json.dumps(content, indent=1) + '\n'
+
+
+def to_answers(outcomes: Sequence[answering.Outcome]) -> str:
+  """As the challenge takes them: a line record,label for each that has one."""
+  lasts = [rows(outcome)[-1] for outcome in outcomes]
+  return ''.join(
+    f'{row["recording"]},{row["predicted"]}\n'
+    for row in lasts
+    if row['predicted'] in CLASSES
+  )
