@@ -43,8 +43,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     choices=list(recordings.MILLIVOLT),
     help='for CSV, TXT, .npy, .mat; counts are of 1/1000 mV',
   )
-  add('--window', type=float, default=30.0, help='seconds; of recordings')
-  add('--stride', type=float, default=30.0, help='longer than 61 s')
+  add(
+    '--window',
+    type=float,
+    default=30.0,
+    help='seconds; of recordings longer than any trained on',
+  )
+  add(
+    '--stride',
+    type=float,
+    default=30.0,
+    help='seconds from one window to the next',
+  )
   add('--bandpass', action='store_true', help='filter, 0.5 to 40 Hz')
   add('--vote', action='store_true', help='of the folds, not their mean')
   add('--abstain', metavar='P', type=float, default=0.0,

@@ -47,9 +47,9 @@ def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
       status += f'; {len(outcome.gaps)} windows with a gap left out'
     parts.append((0.0, outcome.seconds, outcome.summary.answer, status))
   if parts:
-    start, end, answer, status = parts[-1]
+    start, end, last, status = parts[-1]
     status = '; '.join([status, *outcome.warnings()])
-    parts[-1] = (start, end, answer, status)
+    parts[-1] = (start, end, last, status)
   if outcome.failure is not None:
     parts.append((0.0, outcome.seconds, None, f'failed: {outcome.failure}'))
   return [

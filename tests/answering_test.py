@@ -1,0 +1,248 @@
+"""Recordings of any length and kind are answered as their windows would be."""
+
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecg_jax import answering, answers, recordings, trained
+from ecg_jax.errors import InputError
+
+SETTINGS = answering.Settings()
+
+
+@pytest.fixture(scope='module')
+def model(small_run):
+  """A run with fold 1; its longest record is taken to be short."""
+  return dataclasses.replace(trained.load(small_run), longest_samples=1500)
+
+
+def signal(seed, samples):
+  rng = np.random.default_rng(seed)
+  return np.cumsum(rng.normal(0, 40, samples)).astype(np.int16)
+
+
+def opener(counts, **fields):
+  recording = recordings.from_array(
+    counts, sampling_rate=300, units='counts', name='r'
+  )
+  return lambda: dataclasses.replace(recording, **fields)
+
+
+def direct(model, windows):
+  """Answers without anything in between."""
+  logits = model.logits(windows)
+  return [
+    answers.combine(logits[:, k], temperature=1.0) for k in range(len(windows))
+  ]
+
+
+def check_answers(found, expected):
+  assert [x.predicted for x in found] == [x.predicted for x in expected]
+  for one, two in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-5)
+
+
+@given(
+  seconds=st.floats(1, 500),
+  window=st.floats(1, 100),
+  stride=st.floats(1, 100),
+)
+def test_windows_cover_what_strides_do(seconds, window, stride):
+  times = answering.window_times(seconds, window, stride)
+  assert times[0][0] == 0
+  assert times[-1][1] == pytest.approx(seconds)
+  length = min(window, seconds)
+  for start, end in times:
+    assert end - start == pytest.approx(length)
+  steps = np.diff([start for start, _ in times])
+  assert np.all(steps > 0)
+  assert np.all(steps <= stride + 1e-6)
+  assert steps[:-1] == pytest.approx(stride)
+
+
+@pytest.mark.parametrize('chunk_samples', [1, 2000, 10**6])
+def test_recordings_are_answered_together_as_alone(
+  model, monkeypatch, chunk_samples
+):
+  monkeypatch.setattr(answering, '_CHUNK_SAMPLES', chunk_samples)
+  parts = {'a': signal(0, 900), 'b': signal(1, 4000), 'c': signal(2, 1500)}
+  settings = answering.Settings(window=3, stride=2)
+  found = answering.answer(
+    model, {name: opener(counts) for name, counts in parts.items()}, settings
+  )
+  assert [x.name for x in found] == ['a', 'b', 'c']
+  assert [x.windowed for x in found] == [False, True, False]
+  for outcome in found:
+    counts = parts[outcome.name]
+    if outcome.windowed:
+      starts = [0, 600, 1200, 1800, 2400, 3000, 3100]
+      windows = [counts[start : start + 900] for start in starts]
+      assert [round(300 * x.start) for x in outcome.stretches] == starts
+      assert repr(outcome.summary) == repr(answers.summarize(outcome.stretches))
+    else:
+      windows = [counts]
+      assert outcome.summary is None
+    check_answers([x.answer for x in outcome.stretches], direct(model, windows))
+
+
+def test_what_cannot_be_read_leaves_the_others_alone(model):
+  def broken():
+    raise InputError('b is broken.')
+
+  def cut_off(start, stop):
+    if stop > 2000:
+      raise InputError('d was cut off.')
+    return np.zeros(stop - start)
+
+  openers = {
+    'a': opener(signal(0, 900)),
+    'b': broken,
+    'c': opener(signal(1, 63)),
+    'd': opener(signal(2, 4000), read=cut_off),
+    'e': opener(np.full(900, np.nan)),
+    'f': opener(np.full(3000, np.nan)),
+    'g': opener(signal(3, 900)),
+  }
+  found = answering.answer(
+    model, openers, answering.Settings(window=3, stride=3)
+  )
+  failures = {x.name: x.failure for x in found if x.failure}
+  assert failures.keys() == {'b', 'c', 'd', 'e', 'f'}
+  assert failures['b'] == 'b is broken.'
+  assert '63 samples at 300 Hz (0.21 s), less than the 64' in failures['c']
+  assert 'no samples at 0.00 s' in failures['e']
+  assert 'gap in each of its 4 windows' in failures['f']
+  assert len(found[3].stretches) == 2  # What could be read is kept.
+  check_answers(
+    [found[0].stretches[0].answer, found[6].stretches[0].answer],
+    direct(model, [signal(0, 900), signal(3, 900)]),
+  )
+
+
+def test_windows_with_a_gap_are_left_out(model):
+  counts = signal(0, 4500).astype(float)
+  counts[1000:1100] = np.nan
+  [found] = answering.answer(
+    model, {'a': opener(counts)}, answering.Settings(window=3, stride=3)
+  )
+  assert found.failure is None
+  assert found.gaps == [(3.0, 6.0)]
+  assert [x.start for x in found.stretches] == [0, 6, 9, 12]
+  assert found.summary.answered_seconds == pytest.approx(12)
+
+
+def record(small_data, model, *, in_fold):
+  """A record of the data that is in the test set of a fold."""
+  name = next(x for x, fold in model.test_fold.items() if fold == in_fold)
+  [index] = small_data.dataset.find([name])
+  start = small_data.dataset.offsets[index]
+  end = start + small_data.dataset.lengths[index]
+  return name, small_data.dataset.signal[start:end]
+
+
+@pytest.mark.parametrize('bandpass', [False, True])
+def test_a_training_record_is_answered_by_the_fold_that_tests_it(
+  model, small_data, bandpass
+):
+  settings = answering.Settings(bandpass=bandpass)
+  for fold in (0, 1):
+    name, counts = record(small_data, model, in_fold=fold)
+    [found] = answering.answer(model, {'a': opener(counts)}, settings)
+    if fold == 1:
+      assert found.failure is None
+      assert f'fold 1 alone: {name}' in found.warnings()[0]
+    else:
+      assert f'{name} of the training set' in found.failure
+      assert 'only fold 0' in found.failure
+      assert not found.stretches
+    allowed = dataclasses.replace(settings, allow_leak=True)
+    [found] = answering.answer(model, {'a': opener(counts)}, allowed)
+    assert found.failure is None
+    assert f'all folds answered for {name}' in found.warnings()[0]
+    counts = counts + np.int16(1)
+    [found] = answering.answer(model, {'a': opener(counts)}, settings)
+    assert found.failure is None
+    assert 'fold' not in str(found.warnings())
+
+
+def test_only_that_fold_answers(model, small_data):
+  """Two folds, the second of which says the opposite."""
+  _, counts = record(small_data, model, in_fold=1)
+  alone = model.logits([counts])
+
+  class Both(trained.TrainedFolds):
+    def logits(self, windows):
+      return np.concatenate([-alone, alone])
+
+  both = Both(**{**vars(model), 'folds': (0, 1)})
+  [found] = answering.answer(both, {'a': opener(counts)}, SETTINGS)
+  check_answers([found.stretches[0].answer], direct(model, [counts]))
+  leaking = answering.Settings(allow_leak=True)
+  [found] = answering.answer(both, {'a': opener(counts)}, leaking)
+  assert found.stretches[0].answer.agreement == 0.5
+
+
+def test_settings_reach_the_answer(model, monkeypatch):
+  openers = {'a': opener(signal(0, 900)), 'b': opener(signal(1, 3000))}
+  sure = answering.Settings(abstain=1.0, window=3, stride=3)
+  for found in answering.answer(model, openers, sure):
+    assert {x.answer.predicted for x in found.stretches} == {answers.UNDECIDED}
+  assert found.summary.answer.predicted == answers.UNDECIDED
+  given = []
+  combine = answers.combine
+  monkeypatch.setattr(
+    answers, 'combine', lambda x, **k: given.append(k) or combine(x, **k)
+  )
+  monkeypatch.setattr(answering.calibration, 'read', lambda folder: 1.7)
+  answering.answer(model, openers, answering.Settings(vote=True, abstain=0.2))
+  assert given[0] == {'temperature': 1.7, 'vote': True, 'abstain': 0.2}
+
+
+def test_warnings_count_the_windows(model):
+  counts = signal(0, 6000)
+  counts[:900] = 0
+  openers = {'a': opener(counts), 'b': opener(np.zeros(900, np.int16))}
+  long, short = answering.answer(
+    model, openers, answering.Settings(window=10, stride=10)
+  )
+  assert not [x for x in long.warnings() if 'shorter' in x]
+  [said] = [x for x in short.warnings() if 'amplitude' in x]
+  assert said.endswith('of training records')
+  long, _ = answering.answer(
+    model, openers, answering.Settings(window=3, stride=3)
+  )
+  [said] = [x for x in long.warnings() if 'amplitude below' in x]
+  assert said.endswith('(in 1 of 7 windows)')
+
+
+def test_memory_does_not_grow_with_the_recording(model, monkeypatch):
+  """Of a recording that would take 40 times what is allowed."""
+  monkeypatch.setattr(answering, '_CHUNK_SAMPLES', 20_000)
+  monkeypatch.setattr(
+    trained.TrainedFolds,
+    'logits',
+    lambda self, windows: np.zeros((1, len(windows), 4), np.float32),
+  )
+  seconds, rate = 3000, 1000
+  longest = 0
+
+  def read(start, stop):
+    nonlocal longest
+    longest = max(longest, stop - start)
+    return np.zeros(stop - start)
+
+  empty = recordings.from_array(np.zeros(9), sampling_rate=rate, units='mV')
+  recording = dataclasses.replace(empty, num_samples=seconds * rate, read=read)
+  settings = answering.Settings(window=10, stride=10)
+  answering.answer(model, {'a': opener(signal(0, 900))}, settings)
+  tracemalloc.start()
+  [found] = answering.answer(model, {'a': lambda: recording}, settings)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert len(found.stretches) == seconds // 10
+  assert longest < 11 * rate
+  assert peak < seconds * rate * 8 / 10

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ecg_jax import answers, calibration
+from ecg_jax.score import CLASSES
+
+logits = arrays.arrays(
+  np.float32,
+  st.tuples(st.integers(1, 6), st.just(4)),
+  elements=st.floats(-9, 9, width=32),
+)
+
+
+def of(*probabilities):
+  """Logits of folds with these probabilities."""
+  return np.log(np.array(probabilities, np.float32))
+
+
+def test_the_mean_of_the_folds_decides_or_their_vote():
+  folds = of(
+    [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.05, 0.9, 0.04, 0.01]
+  )
+  mean = answers.combine(folds, temperature=1.0)
+  np.testing.assert_allclose(
+    mean.probabilities, [0.85 / 3, 0.5, 0.44 / 3, 0.07], atol=1e-6
+  )
+  assert mean.predicted == 'A'
+  assert mean.agreement == pytest.approx(1 / 3)
+  vote = answers.combine(folds, temperature=1.0, vote=True)
+  assert vote.predicted == 'N'
+  assert vote.agreement == pytest.approx(2 / 3)
+  np.testing.assert_array_equal(vote.probabilities, mean.probabilities)
+
+
+def test_of_equal_votes_the_higher_mean_decides():
+  for first, second in ((0.5, 0.6), (0.6, 0.5)):
+    folds = of(
+      [first, (1 - first) / 2, (1 - first) / 2, 0.01],
+      [(1 - second) / 2, (1 - second) / 2, second, 0.01],
+    )
+    found = answers.combine(folds, temperature=1.0, vote=True)
+    assert found.predicted == ('N' if first > second else 'O')
+
+
+@given(logits, st.floats(0.2, 5), st.booleans(), st.floats(0, 1))
+def test_an_answer_is_as_sure_as_it_was_asked_to_be(folds, heat, vote, least):
+  found = answers.combine(folds, temperature=heat, vote=vote, abstain=least)
+  plain = answers.combine(folds, temperature=heat, vote=vote)
+  assert found.probabilities.sum() == pytest.approx(1)
+  confidence = plain.probabilities[CLASSES.index(plain.predicted)]
+  assert found.predicted == (
+    plain.predicted if confidence >= least else answers.UNDECIDED
+  )
+  each = calibration.softmax(folds, heat)
+  votes = each.argmax(axis=1) == CLASSES.index(plain.predicted)
+  assert plain.agreement == votes.mean()
+
+
+def stretch(start, end, predicted, rng=None):
+  share = np.full(4, 0.1)
+  share[CLASSES.index(predicted) if predicted in CLASSES else 0] = 0.7
+  if rng is not None:
+    share = rng.dirichlet(np.ones(4))
+  return answers.Stretch(start, end, answers.Answer(predicted, share, 1.0))
+
+
+@given(
+  st.lists(
+    st.tuples(st.integers(1, 40), st.sampled_from([*CLASSES, 'undecided'])),
+    min_size=1,
+    max_size=12,
+  ),
+  st.integers(10, 40),
+)
+def test_each_second_counts_once(steps, window):
+  """Against a count of whole seconds, one by one."""
+  starts = np.cumsum([step for step, _ in steps])
+  stretches = [
+    stretch(start, start + window, predicted)
+    for start, (_, predicted) in zip(starts, steps, strict=True)
+  ]
+  seconds = {}
+  fibrillating = set()
+  for start, end, answer in stretches:
+    for second in range(start, end):
+      seconds.setdefault(second, answer.predicted)
+      if answer.predicted == 'A':
+        fibrillating.add(second)
+  found = answers.summarize(stretches)
+  assert found.answered_seconds == len(seconds)
+  for name, share in found.shares.items():
+    expected = list(seconds.values()).count(name) / len(seconds)
+    assert share == pytest.approx(expected)
+  inside = [range(start, end) for start, end in found.episodes]
+  assert sorted(fibrillating) == [second for part in inside for second in part]
+  for one, two in zip(found.episodes, found.episodes[1:], strict=False):
+    assert one[1] < two[0]
+  if inside:
+    assert len(range(*found.longest_episode)) == max(map(len, inside))
+  else:
+    assert found.longest_episode is None
+
+
+def test_noise_has_no_say_unless_there_is_nothing_else():
+  noisy = [stretch(k, k + 1, '~') for k in range(5)]
+  found = answers.summarize([*noisy, stretch(5, 6, 'O')])
+  assert (found.answer.predicted, found.used) == ('O', 1)
+  assert found.answer.agreement == 1
+  assert found.shares['~'] == pytest.approx(5 / 6)
+  found = answers.summarize(noisy)
+  assert (found.answer.predicted, found.used) == ('~', 5)
+
+
+def test_a_summary_is_the_mean_and_can_be_undecided():
+  rng = np.random.default_rng(0)
+  stretches = [stretch(k, k + 1, 'N', rng) for k in range(9)]
+  mean = np.mean([x.answer.probabilities for x in stretches], axis=0)
+  found = answers.summarize(stretches)
+  np.testing.assert_allclose(found.answer.probabilities, mean)
+  assert found.answer.predicted == CLASSES[mean.argmax()]
+  found = answers.summarize(stretches, abstain=0.99)
+  assert found.answer.predicted == answers.UNDECIDED

@@ -1,0 +1,200 @@
+"""The command: from a user's files to a table, a CSV, a JSON and answers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ecg_jax import predict, prediction_report
+from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.score import CLASSES
+from tests.recordings_test import (
+  write_csv,
+  write_edf,
+  write_mat,
+  write_npy,
+  write_wfdb,
+)
+
+_, COUNTS, _ = generator.generate_record(0, 3)
+COUNTS = COUNTS[: len(COUNTS) // 300 * 300]
+PROBABILITIES = [f'probability_{name}' for name in CLASSES]
+
+
+@pytest.fixture
+def call(small_run, capsys):
+  """Runs the command; returns exit code, output and errors."""
+
+  def run(*arguments):
+    code = predict.main(['--run', str(small_run), *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+  return run
+
+
+def read_csv(path):
+  return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def write_all(folder):
+  """One recording in every format, each by another name."""
+  folder.mkdir()
+  paths = [
+    write_mat(folder, COUNTS),
+    write_wfdb(folder, COUNTS, 'wfdb'),
+    write_edf(folder, {'ECG': (COUNTS, 'uV')}),
+    write_csv(folder, COUNTS),
+    write_npy(folder, COUNTS / 1000),
+  ]
+  for path, name in zip(paths[2:], ('edf', 'csv', 'npy'), strict=True):
+    path.rename(folder / f'{name}{path.suffix}')
+  return ['A1', 'csv', 'edf', 'npy', 'wfdb']
+
+
+def test_every_format_gets_the_same_answer(call, tmp_path):
+  names = write_all(tmp_path / 'all')
+  out, answers = tmp_path / 'new' / 'o.csv', tmp_path / 'answers.txt'
+  options = ('--out', out, '--answers', answers, '--sampling_rate', 300)
+  code, printed, _ = call(tmp_path / 'all', *options, '--units', 'mV')
+  assert code == 0
+  rows = read_csv(out)
+  assert list(rows[0]) == prediction_report.COLUMNS
+  assert [row['recording'] for row in rows] == names
+  shown = [line.split()[0] for line in printed.splitlines()]
+  assert shown == ['recording', *names]
+  first = [float(rows[0][name]) for name in PROBABILITIES]
+  assert sum(first) == pytest.approx(1)
+  for row in rows:
+    found = [float(row[name]) for name in PROBABILITIES]
+    np.testing.assert_allclose(found, first, atol=1e-3)
+    assert row['predicted'] == CLASSES[np.argmax(first)]
+    assert row['status'].startswith('answered')
+    assert float(row['end_seconds']) == len(COUNTS) / 300
+  assert answers.read_text() == ''.join(
+    f'{name},{rows[0]["predicted"]}\n' for name in names
+  )
+
+
+def test_broken_files_leave_the_others_alone(call, tmp_path):
+  names = write_all(tmp_path / 'all')
+  for name in ('broken.edf', 'broken.csv', 'broken.hea'):
+    (tmp_path / 'all' / name).write_bytes(b'junk')
+  out, answers = tmp_path / 'o.json', tmp_path / 'answers.txt'
+  options = ('--out', out, '--answers', answers, '--sampling_rate', 300)
+  code, printed, errors = call(tmp_path / 'all', *options, '--units', 'mV')
+  assert code == 3
+  assert printed.count('no answer') == 3
+  lines = errors.splitlines()
+  for name in ('broken.edf', 'broken.csv', 'broken.hea'):
+    assert sum(name in line for line in lines) == 1
+  assert lines[-1] == '3 of 8 recordings have no answer.'
+  written = json.loads(out.read_text())
+  assert written['folds'] == [1]
+  assert written['temperature'] == 1.0
+  failed = [x for x in written['recordings'] if x['failure']]
+  assert len(failed) == 3
+  for recording in failed:
+    [row] = recording['rows']
+    assert row['status'] == f'failed: {recording["failure"]}'
+    assert row['predicted'] is None
+  assert len(answers.read_text().splitlines()) == len(names)
+
+
+@pytest.fixture(scope='module')
+def long(tmp_path_factory):
+  """Seventy seconds, of which two are missing."""
+  counts = np.resize(COUNTS, 21_000).astype(np.float32)
+  counts[7000:7600] = np.nan
+  return write_npy(tmp_path_factory.mktemp('long'), counts)
+
+
+def test_a_long_recording_is_answered_by_window_and_as_a_whole(
+  call, tmp_path, long
+):
+  stated = ('--sampling_rate', 300, '--units', 'counts')
+  code, printed, _ = call(long, *stated, '--out', tmp_path / 'o.csv')
+  assert code == 0
+  rows = read_csv(tmp_path / 'o.csv')
+  times = [(row['start_seconds'], row['end_seconds']) for row in rows]
+  assert times == [
+    ('0.0', '30.0'), ('30.0', '60.0'), ('40.0', '70.0'), ('0.0', '70.0')
+  ]  # fmt: skip
+  assert rows[0]['status'] == 'window with a gap'
+  assert not rows[0]['predicted']
+  assert rows[1]['status'] == 'window'
+  assert rows[3]['status'].startswith('mean of the 2 of 2 windows')
+  assert '1 windows with a gap left out' in rows[3]['status']
+  mean = [
+    (float(rows[1][name]) + float(rows[2][name])) / 2 for name in PROBABILITIES
+  ]
+  found = [float(rows[3][name]) for name in PROBABILITIES]
+  np.testing.assert_allclose(found, mean)
+  assert 'share of 0:00:40: ' in printed
+  assert 'of A' in printed
+  windows = ('--window', 10, '--stride', 5, '--bandpass', '--vote')
+  call(long, *stated, *windows, '--out', tmp_path / 'o.json')
+  [recording] = json.loads((tmp_path / 'o.json').read_text())['recordings']
+  starts = [row['start_seconds'] for row in recording['rows']]
+  assert starts == [*range(0, 65, 5), 0]
+  summary = recording['summary']
+  assert sum(summary['share_of_time'].values()) == pytest.approx(1)
+  assert summary['answered_seconds'] == 60  # 20 to 25 s is in a later window.
+
+
+def test_undecided_recordings_are_in_no_answers(call, tmp_path):
+  path = write_mat(tmp_path, COUNTS)
+  answers = tmp_path / 'answers.txt'
+  code, printed, _ = call(path, '--abstain', 1, '--answers', answers)
+  assert code == 0
+  assert 'undecided' in printed
+  assert answers.read_text() == ''
+
+
+def test_recordings_of_one_name_are_told_apart(call, tmp_path):
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'b').mkdir()
+  paths = [write_mat(tmp_path / name, COUNTS) for name in 'ab']
+  code, printed, _ = call(*paths)
+  assert code == 0
+  for path in paths:
+    assert str(path) in printed
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    ((), 'arguments are required'),
+    (('nothing.csv',), 'nothing.csv is not there'),
+    (('.',), 'holds no recordings'),
+    (('.', '--out', 'o.xlsx'), 'o.xlsx ends neither'),
+    (('.', '--window', '0'), '--window 0 is not from 1'),
+    (('.', '--stride', 'nan'), '--stride nan is not'),
+    (('.', '--abstain', '2'), '--abstain 2 is not from 0 to 1'),
+    (('.', '--units', 'furlongs'), 'furlongs'),
+    (('A1.hea', '--run', 'nowhere'), 'nowhere is no run folder'),
+    (('A1.hea', '--out', 'A1.hea/o.csv'), 'cannot be written'),
+  ],
+)
+def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
+  (tmp_path / 'empty').mkdir()
+  write_mat(tmp_path, COUNTS)
+  monkeypatch.chdir(tmp_path)
+  if arguments[:1] == ('.',):
+    monkeypatch.chdir(tmp_path / 'empty')
+  code, printed, errors = call(*arguments)
+  assert (code, printed) == (2, '')
+  assert words in errors
+  assert errors.count('\n') == 1
+
+
+def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
+  path = write_wfdb(
+    tmp_path, np.stack([COUNTS, COUNTS], 1), names=('MLII', 'V5')
+  )
+  code, _, errors = call(path, '--lead', 'V1')
+  assert code == 3
+  assert "no lead 'V1': it has 0 MLII, 1 V5" in errors
+  code, printed, _ = call(path, '--lead', 'V5')
+  assert code == 0
+  assert ' V5 ' in printed
