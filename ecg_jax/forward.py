@@ -56,11 +56,37 @@ def evaluate_logits(
     batch: Recordings in their own length (`lengths` are not read).
     kind: Which part of the model is in use (a key of `model.trained`).
   """
+  features, frames = evaluation_features(network, batch)
+  return logits_of_features(network, variables, features, frames, kind=kind)
+
+
+def evaluation_features(
+  network: Network, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """Log-spectrograms of recordings in their own length, as `features_of`."""
   signal = batch.signal.astype(jnp.float32)
   lengths = jnp.where(batch.mask, batch.signal_lengths, 0)
   mask = preprocessing.valid(lengths, signal.shape[1])
-  signal = jnp.where(mask, signal, 0.0)
-  features, frames = features_of(network, signal, lengths)
+  return features_of(network, jnp.where(mask, signal, 0.0), lengths)
+
+
+def logits_of_features(
+  network: Network,
+  variables: dict[str, Any],
+  features: jax.Array,
+  frames: jax.Array,
+  *,
+  kind: str,
+) -> jax.Array:
+  """Logits, float32 [B, 4], deterministic.
+
+  Args:
+    network: The static half.
+    variables: `params` and `batch_stats`.
+    features: Float32 [B, T, F], what the model is given.
+    frames: Int32 [B], valid ones.
+    kind: As of `evaluate_logits`.
+  """
   logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
   )

@@ -75,7 +75,7 @@ class TrainedFolds:
         f' {shortest} of one spectrum: give a longer one.'
       )
     found = np.zeros((len(self.folds), len(windows), 4), np.float32)
-    buckets = np.array([_bucket(length) for length in lengths], np.int64)
+    buckets = np.array([bucket(length) for length in lengths], np.int64)
     outputs = []
     for samples in np.unique(buckets):
       (members,) = np.nonzero(buckets == samples)
@@ -83,7 +83,9 @@ class TrainedFolds:
         self.config.evaluation_batch_size, 1 << (len(members) - 1).bit_length()
       )
       for part in np.array_split(members, -(-len(members) // rows)):
-        batch = _batch([windows[index] for index in part], rows, int(samples))
+        batch = make_batch(
+          [windows[index] for index in part], rows, int(samples)
+        )
         outputs.append(
           (
             part,
@@ -219,7 +221,7 @@ def _evaluate(
   return forward.evaluate_logits(network, variables, batch, kind='all')
 
 
-def _bucket(length: int) -> int:
+def bucket(length: int) -> int:
   """Samples that a window of this length is padded to."""
   for bucket in _BUCKETS:
     if length <= bucket:
@@ -227,7 +229,7 @@ def _bucket(length: int) -> int:
   return -(-length // LONGEST_SAMPLES) * LONGEST_SAMPLES
 
 
-def _batch(
+def make_batch(
   windows: Sequence[np.ndarray], rows: int, samples: int
 ) -> forward.Batch:
   """The windows as a batch on the device, padded to rows x samples."""

@@ -21,6 +21,7 @@ LAYERS = [
   {'prediction_report'},
   {'answering'},
   {'fine_tuning'},
+  {'evidence'},
   {'trained'},
   {'experiment'},
   {'checkpoint', 'input_pipeline', 'processes', 'writers'},
