@@ -34,6 +34,7 @@ LAYERS = [
   {'answers', 'recordings'},
   {'calibration', 'recording_files'},
   {'configuration', 'summary'},
+  {'ecg_plot'},
   {'score', 'errors', 'figures', 'huge_pages', 'interruption'},
   {'training_range'},
 ]
@@ -127,7 +128,7 @@ def test_what_answers_knows_nothing_of_training():
     *(name for name in TREES if name.startswith('ecg_jax.datasets')),
     *(f'ecg_jax.{part}' for part in ('artifacts', 'configuration', 'errors')),
     *(f'ecg_jax.{part}' for part in ('calibration', 'sampler', 'score')),
-    *(f'ecg_jax.{part}' for part in ('figures', 'summary')),
+    *(f'ecg_jax.{part}' for part in ('ecg_plot', 'figures', 'summary')),
     'tools.calibrate',
     'tools.summarize',
   ],

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
 
 # So that the package is found without an installation, from any folder.
@@ -21,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import (
   artifacts,
+  ecg_plot,
   errors,
   experiment,
   figures,
@@ -120,11 +120,9 @@ def plot_records(
     start, length = dataset.offsets[index], int(dataset.lengths[index])
     shown = min(length, SHOWN_SECONDS * SAMPLING_RATE)
     trace = dataset.signal[start : start + shown] / 1000
-    panel.plot(
-      np.arange(shown) / SAMPLING_RATE, trace, color='black', linewidth=0.6
-    )
+    ecg_plot.draw_trace(panel, trace, SAMPLING_RATE)
     # A few spikes must not flatten the rest.
-    low, high = np.percentile(trace, [0.2, 99.8])
+    low, high = ecg_plot.robust_range(trace)
     room = 0.25 * max(high - low, 0.1)
     panel.set_ylim(low - room, high + room)
     given = ', '.join(
