@@ -142,7 +142,7 @@ def draw(
     row_width = _SECOND * (times[1] - times[0])
     paper = place(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
     _draw_paper(paper, times, (low, high))
-    _draw_pulse(paper, start)
+    _draw_pulse(paper, start, high)
     draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
     _mark_cut(paper, row, sampling_rate, start, (low, high))
     strip = place(
@@ -198,10 +198,11 @@ def _draw_paper(
       axes.plot(x, y, color=color, linewidth=width, zorder=0.5)
 
 
-def _draw_pulse(axes: Axes, start: float) -> None:
-  """The pulse of 1 mV and 0.2 s that shows the scale."""
+def _draw_pulse(axes: Axes, start: float, highest: float) -> None:
+  """The pulse of 1 mV and 0.2 s that shows the scale, within the paper."""
   time = start - _PULSE_SECONDS + np.array([0.04, 0.1, 0.1, 0.3, 0.3, 0.36])
-  axes.plot(time, [0, 0, 1, 1, 0, 0], color='black', linewidth=0.8)
+  pulse = np.array([0, 0, 1, 1, 0, 0]) + min(0, highest - 1.2)
+  axes.plot(time, pulse, color='black', linewidth=0.8)
 
 
 def _mark_cut(

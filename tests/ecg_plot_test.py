@@ -1,0 +1,150 @@
+"""The picture of a recording: true scale, whole trace, any name and signal."""
+
+import io
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from ecg_jax import ecg_plot, figures
+
+
+def draw(signal, sampling_rate=300.0, **fields):
+  stretches = -(-len(signal) // round(0.2 * sampling_rate))
+  given = {
+    'name': 'A00001',
+    'lead': 'II',
+    'answer': 'A',
+    'probabilities': np.array([0.1, 0.7, 0.15, 0.05]),
+    'evidence': np.linspace(-1, 1, stretches),
+    'stretch_seconds': 0.2,
+  }
+  return ecg_plot.draw(signal, sampling_rate, **given | fields)
+
+
+def beats(seconds, sampling_rate=300.0, height=1.0):
+  time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+  return height * np.exp(-(((time % 0.8 - 0.4) / 0.02) ** 2))
+
+
+def papers(figure):
+  """The axes that hold a trace, in order."""
+  return [a for a in figure.axes if a.get_facecolor()[2] not in (0, 1)]
+
+
+def size_in_millimetres(figure, axes):
+  box = axes.get_position()
+  width, height = figure.get_size_inches() * 25.4
+  return box.width * width, box.height * height
+
+
+def drawn(axes):
+  """Time and mV of the trace on a row."""
+  [line] = [x for x in axes.lines if x.get_linewidth() == 0.6
+            and x.get_color() == 'black']  # fmt: skip
+  return line.get_data()
+
+
+@pytest.mark.parametrize('height', [0.1, 1.0, 3.0])
+@pytest.mark.parametrize(
+  ('seconds', 'sampling_rate'), [(3, 300.0), (30, 300.0), (12.5, 128.0)]
+)
+def test_scale_is_true_and_the_trace_whole(seconds, sampling_rate, height):
+  signal = beats(seconds, sampling_rate, height)
+  figure = draw(signal, sampling_rate)
+  rows = papers(figure)
+  assert len(rows) == int(np.ceil(seconds / ecg_plot.ROW_SECONDS))
+  for row in rows:
+    width, tall = size_in_millimetres(figure, row)
+    assert width == pytest.approx(25 * np.diff(row.get_xlim())[0])
+    assert tall == pytest.approx(10 * np.diff(row.get_ylim())[0])
+    for values, (low, high) in zip(
+      drawn(row), (row.get_xlim(), row.get_ylim()), strict=True
+    ):
+      assert low <= values.min() <= values.max() <= high
+  time, trace = map(np.concatenate, zip(*map(drawn, rows), strict=True))
+  np.testing.assert_allclose(time, np.arange(len(signal)) / sampling_rate)
+  np.testing.assert_allclose(trace, signal - np.median(signal))
+
+
+def test_evidence_stands_under_its_stretch_of_the_trace():
+  signal = beats(25)
+  evidence = np.zeros(125)
+  evidence[[3, 60, 124]] = 1.0, -1.0, 0.5
+  figure = draw(signal, evidence=evidence)
+  found = {}
+  for axes in figure.axes:
+    for bar in axes.patches:
+      if axes.get_ylim() == (-1, 1):
+        found[round(bar.get_x() / 0.2)] = bar.get_height()
+        left, right = axes.get_xlim()
+        assert left <= bar.get_x() < bar.get_x() + 0.2 <= right + 0.01
+  assert sorted(found) == list(range(125))
+  assert {index for index, height in found.items() if height} == {3, 60, 124}
+  assert found[60] == -found[3]
+
+
+def test_what_exceeds_the_paper_is_cut_and_marked():
+  signal = beats(20)
+  signal[3100:3110] = 8.0
+  signal[400:403] = -30.0
+  rows = papers(draw(signal))
+  low, high = rows[0].get_ylim()
+  assert high - low <= ecg_plot.MOST_MILLIVOLT
+  marks = [
+    np.concatenate([x.get_xdata() for x in row.lines if x.get_color() == 'red'])
+    for row in rows
+  ]
+  np.testing.assert_allclose(marks[0], np.arange(400, 403) / 300)
+  np.testing.assert_allclose(marks[1], np.arange(3100, 3110) / 300)
+
+
+@pytest.mark.parametrize(
+  'signal',
+  [
+    np.zeros(9000),
+    np.full(64, 32.767),
+    300 + beats(11),
+    np.where(np.arange(9000) % 2, 32.767, -32.768),
+    1e-4 * beats(10),
+  ],
+)
+def test_any_signal_makes_a_picture(signal):
+  figure = draw(signal.astype(np.float32), evidence=np.zeros(150))
+  pixels = matplotlib.image.imread(io.BytesIO(figures.encode(figure, dpi=40)))
+  assert pixels.shape[0] > 50
+  assert pixels.min() < 0.2 < pixels.max() == 1
+
+
+def test_of_a_long_recording_the_beginning_is_drawn_and_said_to_be():
+  figure = draw(beats(600, 50.0), 50.0, evidence=np.ones(3000))
+  assert len(papers(figure)) == 12
+  texts = [text.get_text() for text in figure.texts]
+  assert any('the first 120 s of 600 s' in text for text in texts)
+
+
+@pytest.mark.parametrize(
+  'name', ['心電図 ЭКГ', '$x_{$', 'a\nb\x00\udcff', 'x' * 500, '<&>"']
+)
+def test_any_name_makes_both_files(name):
+  figure = draw(beats(3), name=name, lead=name)
+  assert figures.encode(figure, dpi=40).startswith(b'\x89PNG')
+  svg = figures.encode(figure, kind='svg')
+  text = ''.join(ElementTree.fromstring(svg).itertext())
+  shown = ecg_plot._printable(name)
+  assert shown in text
+  assert len(shown) <= 60
+  assert shown == name or not name.isprintable() or len(name) > 60
+
+
+def test_answer_scale_and_probabilities_are_written():
+  for answer, said in (('A', 'A, atrial fibrillation'), ('undecided',) * 2):
+    figure = draw(beats(5), answer=answer)
+    svg = figures.encode(figure, kind='svg')
+    assert svg == figures.encode(draw(beats(5), answer=answer), kind='svg')
+    text = ''.join(ElementTree.fromstring(svg).itertext())
+    for part in (said, 'lead II', '300 Hz', '5.0 s', '25 mm/s, 10 mm/mV'):
+      assert part in text
+    for percent in ('10 %', '70 %', '15 %', '5 %'):
+      assert percent in text
