@@ -142,8 +142,9 @@ def test_another_table_of_folds_is_refused(
 
 
 def _change_a_byte(folder):
-  files = (folder / 'fold1' / 'checkpoints').rglob('d/*')
-  path = max(files, key=lambda path: path.stat().st_size)
+  steps = (folder / 'fold1' / 'checkpoints').iterdir()
+  latest = max(steps, key=lambda step: int(step.name))
+  path = max(latest.rglob('d/*'), key=lambda path: path.stat().st_size)
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
   path.write_bytes(content)
