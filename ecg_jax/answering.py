@@ -67,6 +67,11 @@ class Outcome:
     default_factory=collections.Counter
   )
   """How many windows are unlike the training records, by how."""
+  examples: dict[int, tuple[Window, answers.Answer]] = dataclasses.field(
+    default_factory=dict
+  )
+  """By position in the order N, A, O, ~: the window that gives it the highest
+  probability, and its answer."""
   summary: answers.Summary | None = None
   """Of a recording in windows."""
   failure: str | None = None
@@ -261,6 +266,9 @@ def _answer_windows(
       vote=settings.vote,
       abstain=settings.abstain,
     )
-    outcomes[window.number].stretches.append(
-      answers.Stretch(window.start, window.end, found)
-    )
+    outcome = outcomes[window.number]
+    outcome.stretches.append(answers.Stretch(window.start, window.end, found))
+    for place, probability in enumerate(found.probabilities):
+      kept = outcome.examples.get(place)
+      if kept is None or probability > kept[1].probabilities[place]:
+        outcome.examples[place] = window, found

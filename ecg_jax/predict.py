@@ -63,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
       help='let folds answer for records that they learnt from')  # fmt: skip
   add('--out', type=path, metavar='FILE', help='.csv or .json')
   add('--answers', type=path, metavar='FILE', help='record,label lines')
+  add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
   add('--debug', action='store_true', help='print the traceback of an error')
   given = parser.parse_args(arguments)
   for name, least, most in (
@@ -88,6 +89,8 @@ def _run(arguments: Sequence[str]) -> int:
   for name in ('out', 'answers'):
     if getattr(given, name) is not None:
       artifacts.check_writable(getattr(given, name).parent, f'--{name}')
+  if given.plot is not None:
+    artifacts.check_writable(given.plot, '--plot')
 
   # Imported once the command line is known to be good: they take seconds.
   from ecg_jax import answering, compilation_cache, prediction_report, trained
@@ -117,6 +120,10 @@ def _run(arguments: Sequence[str]) -> int:
     text = prediction_report.to_answers(outcomes)
     summary.write_atomically(given.answers, text.encode())
   print(prediction_report.format_table(outcomes))
+  if given.plot is not None:
+    from ecg_jax import prediction_pictures  # Matplotlib takes a second.
+
+    prediction_pictures.write(given.plot, folds, outcomes)
   failed = [x.failure for x in outcomes if x.failure is not None]
   for failure in failed:
     print(failure, file=sys.stderr)

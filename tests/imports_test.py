@@ -18,7 +18,7 @@ LAYERS = [
   {'jobs'},
   {'train'},
   {'evaluate'},
-  {'prediction_report'},
+  {'prediction_pictures', 'prediction_report'},
   {'answering'},
   {'fine_tuning'},
   {'evidence'},

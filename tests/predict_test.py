@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax import predict, prediction_report
+from ecg_jax import evidence, predict, prediction_report
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.score import CLASSES
 from tests.recordings_test import (
@@ -140,6 +140,44 @@ def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   summary = recording['summary']
   assert sum(summary['share_of_time'].values()) == pytest.approx(1)
   assert summary['answered_seconds'] == 60  # 20 to 25 s is in a later window.
+
+
+def test_pictures_show_the_window_that_is_the_most_certain(
+  call, tmp_path, long, monkeypatch
+):
+  asked = []
+
+  def gradients(folds, counts, answer):
+    asked.append((folds.folds, counts, answer))
+    return np.zeros(-(-len(counts) // 60), np.float32)
+
+  monkeypatch.setattr(evidence, 'integrated_gradients', gradients)
+  whole = write_mat(tmp_path, COUNTS)
+  broken = tmp_path / 'broken.edf'
+  broken.write_bytes(b'junk')
+  stated = ('--sampling_rate', 300, '--units', 'counts')
+  options = ('--out', tmp_path / 'o.csv', '--plot', tmp_path / 'new' / 'plots')
+  assert call(whole, long, broken, *stated, *options)[0] == 3
+  names = {path.name for path in (tmp_path / 'new' / 'plots').iterdir()}
+  stems = (whole.stem, long.stem)
+  assert names == {f'{x}.{kind}' for x in stems for kind in ('png', 'svg')}
+  (_, first, _), (folds, second, answer) = asked
+  np.testing.assert_array_equal(first, COUNTS)
+  assert folds == (1,)
+  rows = [row for row in read_csv(tmp_path / 'o.csv') if row['predicted']]
+  windows = [row for row in rows if row['status'] == 'window']
+  [mean] = [row for row in rows if row['status'].startswith('mean')]
+  likeliest = max(PROBABILITIES, key=lambda name: float(mean[name]))
+  row = max(windows, key=lambda row: float(row[likeliest]))
+  start, end = (
+    round(300 * float(row[f'{x}_seconds'])) for x in ('start', 'end')
+  )
+  np.testing.assert_array_equal(second, np.load(long)[start:end])
+  assert answer == max(
+    range(4), key=lambda place: float(row[PROBABILITIES[place]])
+  )
+  svg = (tmp_path / 'new' / 'plots' / f'{long.stem}.svg').read_text()
+  assert f'{start // 300} to {end // 300} s' in svg
 
 
 def test_undecided_recordings_are_in_no_answers(call, tmp_path):

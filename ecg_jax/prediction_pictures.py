@@ -1,0 +1,78 @@
+"""A picture of each answered recording, with what speaks for the answer."""
+
+import dataclasses
+import pathlib
+import sys
+import urllib.parse
+from collections.abc import Sequence
+
+import tqdm
+from matplotlib.figure import Figure
+
+from ecg_jax import (
+  answering,
+  ecg_plot,
+  evidence,
+  figures,
+  recordings,
+  summary,
+  trained,
+)
+
+
+def draw(folds: trained.TrainedFolds, outcome: answering.Outcome) -> Figure:
+  """Draws an answered recording.
+
+  Of one in windows it is the window that is the most certain of the class that
+  the recording has the highest probability of.
+
+  Args:
+    folds: The folds; those that answered are asked for what speaks for it.
+    outcome: What was found, with at least one answer.
+  """
+  whole = outcome.summary or outcome.stretches[0]
+  likeliest = int(whole.answer.probabilities.argmax())
+  window, answer = outcome.examples[likeliest]
+  name = outcome.name
+  if outcome.windowed:
+    name = f'{name}, {window.start:.0f} to {window.end:.0f} s'
+  answered = dataclasses.replace(
+    folds,
+    folds=window.folds,
+    variables=tuple(
+      variables
+      for fold, variables in zip(folds.folds, folds.variables, strict=True)
+      if fold in window.folds
+    ),
+  )
+  return ecg_plot.draw(
+    window.counts / 1000,
+    recordings.SAMPLING_RATE,
+    name=name,
+    lead=outcome.lead,
+    answer=answer.predicted,
+    probabilities=answer.probabilities,
+    evidence=evidence.integrated_gradients(
+      answered, window.counts, int(answer.probabilities.argmax())
+    ),
+    stretch_seconds=evidence.STRETCH_SAMPLES / recordings.SAMPLING_RATE,
+  )
+
+
+def write(
+  folder: pathlib.Path,
+  folds: trained.TrainedFolds,
+  outcomes: Sequence[answering.Outcome],
+) -> None:
+  """Draws all that have an answer, into NAME.png and NAME.svg of a folder."""
+  folder.mkdir(parents=True, exist_ok=True)
+  answered = [outcome for outcome in outcomes if outcome.stretches]
+  for outcome in tqdm.tqdm(
+    answered, unit=' pictures', disable=not sys.stderr.isatty()
+  ):
+    figure = draw(folds, outcome)
+    # A name may be a path.
+    path = folder / urllib.parse.quote(outcome.name, safe=' ')
+    for kind in ('png', 'svg'):
+      content = figures.encode(figure, kind=kind, dpi=ecg_plot.PNG_DPI)
+      summary.write_atomically(path.with_name(f'{path.name}.{kind}'), content)
