@@ -123,9 +123,10 @@ def _describe(whole: answers.Summary) -> list[str]:
     for start, end in whole.episodes[:_EPISODES_SHOWN]
   )
   more = len(whole.episodes) - _EPISODES_SHOWN
+  plural = 's' if len(whole.episodes) > 1 else ''
   return [
     *lines,
-    f'{len(whole.episodes)} episodes of A, the longest'
+    f'{len(whole.episodes)} episode{plural} of A, the longest'
     f' {_clock(longest[1] - longest[0])} from {_clock(longest[0])}: {shown}'
     + (f' and {more} more' if more > 0 else ''),
   ]
