@@ -116,7 +116,7 @@ def log_spectrogram(
   frames = max(1, num_frames(signal_BxN.shape[1], spectrogram))
   padding = max(0, size - signal_BxN.shape[1])
   signal_BxN = jnp.pad(signal_BxN, ((0, 0), (0, padding)))
-  starts = np.arange(frames) * hop
+  starts = jnp.arange(frames) * hop
   frame_BxTxW = signal_BxN[:, starts[:, None] + np.arange(size)]
   frame_BxTxW -= frame_BxTxW.mean(axis=-1, keepdims=True)
 

@@ -14,11 +14,11 @@ FILES = sorted(
 
 # Each may import what stands in the lines below its own, and within its line.
 LAYERS = [
-  {'main', 'predict'},
+  {'main', 'predict', 'export'},
   {'jobs'},
   {'train'},
   {'evaluate'},
-  {'prediction_pictures', 'prediction_report'},
+  {'prediction_pictures', 'prediction_report', 'python_model'},
   {'answering'},
   {'fine_tuning'},
   {'evidence'},

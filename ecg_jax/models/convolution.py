@@ -11,6 +11,7 @@ B: batch, T: frames, F: frequency bins, I: channels in, O: channels out.
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
@@ -37,6 +38,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   Returns:
     [B, ceil(T / stride), ceil(F / stride), O], or [B, ceil(T / stride), O].
   """
+  if jax.export.is_symbolic_dim(x.shape[1]):
+    # An export for any length, which the products' tiles must know.
+    return _plain(x, kernel, stride=stride)
   return lax.platform_dependent(
     x,
     kernel,

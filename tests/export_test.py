@@ -1,0 +1,194 @@
+"""Exported programs answer as the folds they come from, without ecg_jax."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import cnn, crnn_fast
+from ecg_jax import (
+  artifacts,
+  calibration,
+  experiment,
+  export,
+  trained,
+)
+from ecg_jax.errors import InputError
+
+TEMPERATURE = 1.7
+
+
+def small_cnn():
+  config = cnn.get_config()
+  config.model.width = config.model.growth = 4
+  config.model.blocks, config.model.layers_per_block = 3, 1
+  return config
+
+
+def small_residual_crnn():
+  config = crnn_fast.get_config()
+  config.model.widths, config.model.blocks_per_stage = (4, 6), 1
+  config.model.lstm_units = 4
+  return config
+
+
+def random_folds(config):
+  """Two folds of random weights and statistics."""
+  network = experiment.make_network(config)
+
+  def variables(seed):
+    rng = np.random.default_rng(seed)
+
+    def draw(x):
+      if x.ndim == 1:
+        return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)
+      fan_in = np.prod(x.shape[:-1])
+      return rng.normal(0, fan_in**-0.5, x.shape).astype(x.dtype)
+
+    return jax.tree.map(draw, trained.variable_shapes(network))
+
+  return trained.TrainedFolds(
+    run_folder=pathlib.Path('run'),
+    config=config,
+    folds=(0, 1),
+    network=network,
+    variables=(variables(0), variables(1)),
+    records={},
+    test_fold={},
+  )
+
+
+@pytest.fixture(scope='module', params=['cnn', 'crnn', 'residual_crnn'])
+def folds(request, small_config):
+  configs = {
+    'cnn': small_cnn,
+    'crnn': lambda: small_config,
+    'residual_crnn': small_residual_crnn,
+  }
+  return random_folds(configs[request.param]())
+
+
+def padded(windows, samples):
+  """Windows side by side; behind each stands what must not be read."""
+  signal = np.full((len(windows), samples), 12_345, np.int16)
+  for row, window in zip(signal, windows, strict=True):
+    row[: len(window)] = window
+  return signal, np.array([len(window) for window in windows], np.int32)
+
+
+def test_programs_answer_as_the_folds_do(folds):
+  """Whatever the batch and the length, odd ones too, one frame at least."""
+  rng = np.random.default_rng(0)
+  weights = export.stacked_weights(folds)
+  loaded = {
+    name: jax.export.deserialize(bytearray(program))
+    for name, program in export.programs(folds, TEMPERATURE).items()
+  }
+  assert loaded.keys() == {'predict_int16', 'predict_millivolt'}
+  for lengths, samples in (([64], 64), ([777, 64, 1300], 1301)):
+    windows = [rng.normal(0, 400, size).astype(np.int16) for size in lengths]
+    each = calibration.softmax(folds.logits(windows), TEMPERATURE)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    signal, length = padded(windows, samples)
+    found = loaded['predict_int16'].call(weights, signal, length)
+    assert (found.shape, found.dtype) == ((len(windows), 4), np.float32)
+    np.testing.assert_allclose(found, each.mean(axis=0), rtol=0, atol=1e-6)
+  millivolt = (signal / 1000).astype(np.float32)
+  again = loaded['predict_millivolt'].call(weights, millivolt, length)
+  np.testing.assert_array_equal(again, found)
+  for program in loaded.values():
+    assert program.platforms == ('cpu', 'cuda')
+
+
+@pytest.fixture(scope='module')
+def model_folder(small_run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('exported') / 'below' / 'model'
+  assert export.main(['--run', str(small_run), '--out', str(folder)]) == 0
+  return folder
+
+
+def test_the_card_tells_how_to_use_them_without_ecg_jax(
+  model_folder, small_run, tmp_path
+):
+  """Runs the code of the card, as it stands, where ecg_jax is not."""
+  card = (model_folder / 'MODEL_CARD.md').read_text()
+  [code] = re.findall(r'```python\n(.*?)```', card, re.DOTALL)
+  rng = np.random.default_rng(1)
+  signal = rng.normal(0, 300, (2, 900)).astype(np.int16)
+  length = np.array([900, 500], np.int32)
+  np.savez(tmp_path / 'in.npz', signal=signal, length=length)
+  script = '\n'.join(
+    [
+      'import numpy as np, sys',
+      f'given = np.load({str(tmp_path / "in.npz")!r})',
+      "signal, length = given['signal'], given['length']",
+      code.replace("'MODEL_FOLDER'", repr(str(model_folder))),
+      f'np.save({str(tmp_path / "out.npy")!r}, probabilities)',
+      "print({'ecg_jax', 'flax'} & set(sys.modules))",
+    ]
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', script],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout == 'set()\n'
+  windows = [signal[0], signal[1, :500]]
+  each = calibration.softmax(trained.load(small_run).logits(windows), 1.0)
+  np.testing.assert_allclose(
+    np.load(tmp_path / 'out.npy'), each.mean(axis=0), rtol=0, atol=1e-6
+  )
+
+
+def test_the_card_tells_of_the_run(model_folder, small_run):
+  card = (model_folder / 'MODEL_CARD.md').read_text()
+  scores = artifacts.read_scores(small_run / 'fold1' / 'scores.json')
+  test = scores['sets']['test']
+  for told in (
+    'not a medical device',
+    'was not calibrated',
+    'no basis for answers about real ones',
+    'fold(s) 1 of the run `small`',
+    f'| 1                       | {test["records"]:>7} |',
+    f' {test["score"]:.1f} |',
+  ):
+    assert told in card
+  assert '$' not in card
+
+
+def test_the_card_shows_the_calibration(small_run):
+  folds = trained.load(small_run)
+  calibration.write(small_run, {'temperature': 1.25, 'error': 0.034})
+  try:
+    card = export.model_card(folds, calibration.read(small_run))
+  finally:
+    (small_run / calibration.FILE).unlink()
+  assert 'the temperature 1.25, fitted to' in card
+  assert '"error": 0.034' in card
+
+
+def test_a_folder_that_is_there_is_left_alone(model_folder, small_run, capsys):
+  before = sorted(model_folder.iterdir())
+  arguments = ['--run', str(small_run), '--out', str(model_folder)]
+  assert export.main(arguments) == 2
+  assert f'{model_folder} is there already' in capsys.readouterr().err
+  assert sorted(model_folder.iterdir()) == before
+  assert sorted(model_folder.parent.iterdir()) == [model_folder]
+
+
+def test_a_full_disk_leaves_nothing(small_run, tmp_path, monkeypatch):
+  monkeypatch.setattr(export, 'programs', lambda *_: {'predict_int16': b'1'})
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(export.os, 'rename', fail)
+  with pytest.raises(InputError, match=r'model cannot be written.*No space'):
+    export.export(small_run, tmp_path / 'model')
+  assert not list(tmp_path.iterdir())

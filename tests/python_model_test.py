@@ -1,0 +1,78 @@
+"""Trained folds from Python answer as the command does."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ecg_jax
+from ecg_jax import answering, calibration
+from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.errors import InputError
+from ecg_jax.score import CLASSES
+
+_, COUNTS, _ = generator.generate_record(0, 3)
+
+
+@pytest.fixture(scope='module')
+def model(small_run):
+  return ecg_jax.load(str(small_run))
+
+
+def test_a_signal_is_answered_by_the_folds(model):
+  found = model.predict(COUNTS / 1000, sampling_rate=300, units='mV')
+  [expected] = calibration.softmax(model.folds.logits([COUNTS])[0], 1.0)
+  probabilities = list(found.probabilities.values())
+  np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
+  assert list(found.probabilities) == list(CLASSES)
+  assert found.predicted == CLASSES[expected.argmax()]
+  assert found.agreement == 1
+  [(start, end, answer)] = found.windows
+  assert (start, end) == (0, len(COUNTS) / 300)
+  assert answer.predicted == found.predicted
+  assert found.summary is None
+
+
+def test_units_rate_and_lead_do_not_change_it(model):
+  [first, *others] = [
+    model.predict(COUNTS, sampling_rate=300, units='counts'),
+    model.predict(COUNTS / 1e6, sampling_rate=300, units='V'),
+    model.predict(
+      np.stack([0 * COUNTS, COUNTS]), sampling_rate=300, units='uV', lead='1'
+    ),
+  ]
+  for other in others:
+    assert other.probabilities == pytest.approx(first.probabilities, abs=1e-6)
+
+
+def test_a_long_signal_has_a_summary(model):
+  found = model.predict(
+    np.resize(COUNTS, 20_000),
+    sampling_rate=300,
+    units='counts',
+    settings=answering.Settings(window=10, stride=10, abstain=1.0),
+  )
+  assert len(found.windows) == 7
+  assert found.predicted == 'undecided'
+  assert found.summary.answered_seconds == pytest.approx(20_000 / 300)
+
+
+@pytest.mark.parametrize(
+  ('signal', 'fields', 'message'),
+  [
+    (COUNTS[:50], {}, 'signal has 50 samples'),
+    (COUNTS, {'units': 'furlongs'}, "'furlongs' are none"),
+    (COUNTS, {'sampling_rate': 0}, 'sampling rate of 0 Hz'),
+    (COUNTS.reshape(1, 1, -1), {}, 'signal'),
+  ],
+)
+def test_what_cannot_be_used_is_refused(model, signal, fields, message):
+  given = {'sampling_rate': 300, 'units': 'counts', **fields}
+  with pytest.raises(InputError, match=message):
+    model.predict(signal, **given)
+
+
+def test_the_package_is_imported_without_jax():
+  code = 'import sys, ecg_jax; assert "jax" not in sys.modules; ecg_jax.load'
+  subprocess.run([sys.executable, '-c', code], check=True)
