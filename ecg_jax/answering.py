@@ -19,7 +19,7 @@ import tqdm
 from ecg_jax import answers, calibration, recordings, trained, training_range
 from ecg_jax.errors import InputError
 
-_CHUNK_SAMPLES = 2**21
+_CHUNK_SAMPLES = 2**22
 """Of the windows that are answered together, at least, if there are so many."""
 
 
