@@ -242,10 +242,7 @@ def _allowed_folds(
       f' did not learn from, and {folds.run_folder} has no such fold: train it,'
       ' or give --allow_leak.'
     )
-  outcome.notes.append(
-    f'answered by fold {fold} alone: {record} of the training set is in its'
-    ' test set'
-  )
+  outcome.notes.append(f'fold {fold} alone: {record} is in its test set')
   return (fold,)
 
 

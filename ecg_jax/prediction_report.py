@@ -40,8 +40,10 @@ def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
   parts.sort(key=lambda part: part[0])
   if outcome.summary is not None:
     status = (
-      f'mean of the {outcome.summary.used} of {len(outcome.stretches)} windows'
-      ' that are not noise'
+      f'mean of {len(outcome.stretches)} windows, all noise'
+      if outcome.summary.shares['~'] == 1.0
+      else f'mean of the {outcome.summary.used} of {len(outcome.stretches)}'
+      ' windows that are not noise'
     )
     if outcome.gaps:
       status += f'; {len(outcome.gaps)} windows with a gap left out'

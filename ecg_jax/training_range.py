@@ -30,7 +30,10 @@ def departures(counts: np.ndarray) -> list[str]:
   if seconds > SECONDS[1]:
     found.append(f'longer than the {SECONDS[1]:g} s of training records')
   low, high = np.percentile(counts, [0.5, 99.5]) / 1000
-  if not MILLIVOLT[0] <= high - low <= MILLIVOLT[1]:
+  limits = np.iinfo(np.int16)
+  if counts.min() == limits.min or counts.max() == limits.max:
+    found.append('cut off at 32.767 mV: check the units')
+  elif not MILLIVOLT[0] <= high - low <= MILLIVOLT[1]:
     side = 'below' if high - low < MILLIVOLT[0] else 'above'
     found.append(
       f'amplitude {side} the {MILLIVOLT[0]:g} to {MILLIVOLT[1]:g} mV of'

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax import evidence, predict, prediction_report
+from ecg_jax import answering, answers, evidence, predict, prediction_report
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.score import CLASSES
 from tests.recordings_test import (
@@ -236,3 +236,18 @@ def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
   code, printed, _ = call(path, '--lead', 'V5')
   assert code == 0
   assert ' V5 ' in printed
+
+
+def test_noise_alone_is_called_so():
+  noise = answers.Answer('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
+  stretches = [answers.Stretch(30 * k, 30 * k + 30, noise) for k in range(3)]
+  outcome = answering.Outcome(
+    'a',
+    seconds=90,
+    windowed=True,
+    stretches=stretches,
+    summary=answers.summarize(stretches),
+  )
+  last = prediction_report.rows(outcome)[-1]
+  assert last['predicted'] == '~'
+  assert last['status'] == 'mean of 3 windows, all noise'

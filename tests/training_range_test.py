@@ -27,6 +27,7 @@ def test_a_recording_like_those_of_the_training_is_like_them():
     (ecg(seconds=62), 'longer than the 61 s'),
     (ecg(millivolt=0.2), 'amplitude below the 0.37 to 7 mV'),
     (ecg(millivolt=12), 'amplitude above'),
+    (np.clip(40.0 * ecg(), None, 32767), 'cut off at 32.767 mV'),
     (ecg(noise=0.2), 'more power above 40 Hz'),
     (
       np.rint(1000 * np.sin(np.arange(9000) * np.pi / 75)),
