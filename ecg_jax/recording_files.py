@@ -399,14 +399,14 @@ def array_channels(name: Any, array: np.ndarray) -> Channels:
 def _read_text(path: pathlib.Path) -> Channels:
   with _text(path) as file:
     lines = file.read(_SNIFFED).splitlines(keepends=True)
-  split = _delimiter(lines)
-  start = next(
+  start, split = next(
     (
-      index
+      (index, sign)
       for index, line in enumerate(lines)
-      if line.strip() and _is_data(_fields(line, split))
+      for sign in ('\t', ';', ',', None)
+      if (sign or '') in line and _is_data(_fields(line, sign))
     ),
-    None,
+    (None, None),
   )
   if start is None:
     raise InputError(
@@ -432,13 +432,8 @@ def _text(path: pathlib.Path) -> io.TextIOWrapper:
   return path.open(encoding='utf-8-sig', errors='replace', newline=None)
 
 
-def _delimiter(lines: list[str]) -> str | None:
-  """Of the columns; None for blanks."""
-  text = ''.join(lines)
-  return next((sign for sign in '\t;,' if sign in text), None)
-
-
 def _fields(line: str, delimiter: str | None) -> list[str]:
+  """Of a line; None for columns that blanks divide."""
   return [field.strip().strip('"\'') for field in line.split(delimiter)]
 
 
@@ -452,9 +447,11 @@ def _is_number(field: str, decimal: str = '.') -> bool:
 
 
 def _is_data(fields: list[str]) -> bool:
-  """Whether a row holds numbers, behind a time of whatever form."""
-  values = fields[1:] or fields
-  return any(values) and all(_is_number(field, ',') for field in values)
+  """Whether a row holds numbers, or a time of day and numbers."""
+  if not any(fields):
+    return False
+  timed = len(fields) > 1 and ':' in fields[0]
+  return all(_is_number(field, ',') for field in fields[timed:])
 
 
 def _read_column(

@@ -85,7 +85,8 @@ class Recording:
     Raises:
       InputError: The file is damaged there.
     """
-    return self.read(start, stop).astype(np.float32)
+    with np.errstate(over='ignore'):  # Infinite is missing, too.
+      return self.read(start, stop).astype(np.float32)
 
 
 def open_recording(

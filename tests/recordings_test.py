@@ -349,6 +349,8 @@ def test_samples_out_of_range_are_held_at_its_ends():
     ('a;b\n1,5;2,5\n3,5;4,5\n', 'b', [2.5, 4.5]),
     ('0.0 7\n0.1 8\n', '1', [7, 8]),
     ('0\t7\n1\t8\n\n', '1', [7, 8]),
+    ('# by me, 2020\nLead 1\n1\n2\n', None, [1, 2]),
+    ('Age,35\n\n0:00.0  7\n0:00.1  8\n', '1', [7, 8]),
     ("'Elapsed time','MLII'\n'mm:ss','mV'\n'0:00',-0.5\n", None, [-0.5]),
     ('Name,Ann\nSample Rate,512 hertz\n\n\n-3.5\n4e2\nnan\n', None,
      [-3.5, 400, np.nan]),
