@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 
+import hypothesis
 import jax
 import ml_collections
 import numpy as np
@@ -29,6 +30,9 @@ from ecg_jax.datasets.synthetic_ecg import generator
 jax.config.update('jax_num_cpu_devices', 4)
 # Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)
+# Other tests run beside, so the time that one takes says nothing.
+hypothesis.settings.register_profile('ecg_jax', deadline=None)
+hypothesis.settings.load_profile('ecg_jax')
 
 
 FULL = bool(os.environ.get('ECG_JAX_FULL_TESTS'))

@@ -76,7 +76,7 @@ def kills_at(owner, name, applies=lambda *args: True):
   setattr(owner, name, replacement)
 
 if point == 'save':
-  kills_at(checkpoint, '_describe')
+  kills_at(checkpoint, 'describe')
 elif point == 'writing':
   # Orbax writes in threads of its own.
   save = checkpoint.ocp.CheckpointManager.save
