@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   # are downloaded.
   config.data.manual_dir = config_dict.placeholder(str)
   config.data.data_dir = '~/tensorflow_datasets'  # prepared datasets
+  # Where the samples are: all on each 'device', or on the disk of the 'host',
+  # from which those of the next steps are read.
+  config.data.placement = 'device'
   # Table of folds (JSON of ecg_jax.datasets.folds); None: the published folds.
   config.data.folds_file = config_dict.placeholder(str)
   # Thins each set of a fold to about so many records; None: all.

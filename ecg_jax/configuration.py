@@ -28,6 +28,7 @@ EXECUTION_FIELDS = (
   'folds',
   'data.manual_dir',
   'data.data_dir',
+  'data.placement',
   'data.folds_file',  # the table itself is compared by its digest
   'tensorboard',
   'checkpoint_minutes',
@@ -39,6 +40,7 @@ EXECUTION_FIELDS = (
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
   'data.name': ('physionet2017', 'synthetic_ecg'),
+  'data.placement': ('device', 'host'),
   'label_version': ('v1', 'v2', 'v3'),
   'dtype': ('float32', 'bfloat16'),
   'on_nan': ('stop', 'restore'),

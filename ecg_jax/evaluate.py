@@ -96,7 +96,7 @@ def evaluate_chunk(
 
 def dispatch(
   variables: dict[str, Any],
-  data: input_pipeline.DeviceData,
+  data: input_pipeline.Data,
   chunks: Sequence[sampler.Chunk],
   class_weights: jax.Array,
   *,
@@ -105,19 +105,24 @@ def dispatch(
   mesh: Mesh,
 ) -> list[tuple[metrics_lib.Metrics, jax.Array]]:
   """Starts the evaluation of all chunks; `collect` waits for it."""
-  return [
-    evaluate_chunk(
-      variables,
-      data,
-      *input_pipeline.put_chunk(chunk, mesh),
-      class_weights,
-      network=network,
-      kind=kind,
-      window=chunk.samples,
-      mesh=mesh.abstract_mesh,
+  outputs: list[tuple[metrics_lib.Metrics, jax.Array]] = []
+  inputs = input_pipeline.feed(data, chunks, mesh, lambda samples: samples)
+  for given, chunk in zip(inputs, chunks, strict=True):
+    outputs.append(
+      evaluate_chunk(
+        variables,
+        *given,
+        class_weights,
+        network=network,
+        kind=kind,
+        window=chunk.samples,
+        mesh=mesh.abstract_mesh,
+      )
     )
-    for chunk in chunks
-  ]
+    if isinstance(data, input_pipeline.HostData):
+      # What is on the device is not to grow with the set.
+      jax.block_until_ready(outputs[:-1])
+  return outputs
 
 
 def collect(

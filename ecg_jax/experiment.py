@@ -73,12 +73,14 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
   found = []
   for config, table in zip(configs, tables, strict=True):
     data = config.data
-    source = (data.name, data.manual_dir, data.data_dir)
+    source = (data.name, data.manual_dir, data.data_dir, data.placement)
     if source not in datasets:
       builder = prepare.prepare(
         data.name, manual_dir=data.manual_dir, data_dir=data.data_dir
       )
-      datasets[source] = input_pipeline.load(builder)
+      datasets[source] = input_pipeline.load(
+        builder, in_memory=data.placement == 'device'
+      )
     dataset = datasets[source]
     if table is None:
       table = folds_lib.make_folds(dataset.labels('v2'))

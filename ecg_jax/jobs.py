@@ -209,7 +209,7 @@ class _GroupData(NamedTuple):
 
   dataset: input_pipeline.Dataset
   label_version: str
-  arrays: input_pipeline.DeviceData
+  arrays: input_pipeline.Data
 
   @classmethod
   def put(cls, job: train.Job, mesh: Mesh) -> '_GroupData':

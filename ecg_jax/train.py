@@ -7,7 +7,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,11 +46,13 @@ class ChunkResult(NamedTuple):
   """int32, the first step whose loss or gradient is not finite, or -1."""
 
 
-# State, bucket, chunk, its number of steps, learning rate -> new state, result.
+# State, bucket, data, chunk, its number of steps, learning rate -> new state,
+# result.
 Program = Callable[
   [
     train_state.TrainState,
     int,
+    input_pipeline.DeviceData,
     input_pipeline.ChunkArrays,
     jax.Array,
     jax.Array,
@@ -311,14 +313,13 @@ def train_chunk(
 def phase_program(
   job: Job,
   phase: optimizer.Phase,
-  data: input_pipeline.DeviceData,
   key: jax.Array,
   class_weights: jax.Array,
   mesh: Mesh,
 ) -> Program:
   """`train_chunk` of a phase, with all that its chunks have in common."""
 
-  def program(state, samples, chunk, num_steps, learning_rate):
+  def program(state, samples, data, chunk, num_steps, learning_rate):
     return train_chunk(
       state,
       data,
@@ -337,20 +338,26 @@ def static_arguments(
   job: Job, phase: optimizer.Phase, samples: int, mesh: Mesh
 ) -> dict[str, Any]:
   """What `train_chunk` is compiled for: phase, bucket, devices."""
-  longest = int(_used_lengths(job).max())
   return {
     'network': job.network,
     'regularisation': job.regularisation,
     'kind': phase.kind,
     'samples': samples,
-    'window': sampler.window_samples(samples, longest, job.resampling),
+    'window': window_samples(job, samples),
     'mesh': mesh.abstract_mesh,
   }
+
+
+def window_samples(job: Job, samples: int) -> int:
+  """Samples that are cut out of the dataset for a bucket's recordings."""
+  longest = int(_used_lengths(job).max())
+  return sampler.window_samples(samples, longest, job.resampling)
 
 
 def train_chunks(
   program: Program,
   state: train_state.TrainState,
+  inputs: Iterable[input_pipeline.Inputs],
   chunks: Sequence[sampler.Chunk],
   learning_rates: Sequence[float],
   mesh: Mesh,
@@ -363,6 +370,7 @@ def train_chunks(
   Args:
     program: From `phase_program`.
     state: The state before; its memory is taken over.
+    inputs: Of each chunk, from `input_pipeline.feed`.
     chunks: What to train on.
     learning_rates: The one of each chunk.
     mesh: The devices.
@@ -378,10 +386,9 @@ def train_chunks(
     chunk, result = pending.pop(0)
     count(chunk, sharding.fetch(result))
 
-  for chunk, rate in zip(chunks, learning_rates, strict=True):
-    inputs = input_pipeline.put_chunk(chunk, mesh)
+  for given, chunk, rate in zip(inputs, chunks, learning_rates, strict=True):
     learning_rate = sharding.replicate(np.float32(rate), mesh)
-    state, result = program(state, chunk.samples, *inputs, learning_rate)
+    state, result = program(state, chunk.samples, *given, learning_rate)
     pending.append((chunk, result))
     if stop():
       break
@@ -457,7 +464,7 @@ def initial_variables(job: Job) -> dict[str, Any]:
 def train_fold(
   job: Job,
   mesh: Mesh,
-  data: input_pipeline.DeviceData,
+  data: input_pipeline.Data,
   *,
   position: int,
   stop: Callable[[], bool] = lambda: False,
@@ -470,7 +477,7 @@ def train_fold(
   Args:
     job: What to train.
     mesh: The devices to train on.
-    data: The dataset on these devices.
+    data: The dataset, from `input_pipeline.put_dataset`.
     position: Line of the progress bar.
     stop: Asked at each edge of a chunk whether to save and end before the end.
 
@@ -500,7 +507,7 @@ def train_fold(
 def _train_from_latest(
   job: Job,
   mesh: Mesh,
-  data: input_pipeline.DeviceData,
+  data: input_pipeline.Data,
   position: int,
   restores: int,
   stop: Callable[[], bool],
@@ -517,7 +524,7 @@ def _train_from_latest(
   Args:
     job: What to train.
     mesh: The devices to train on.
-    data: The dataset on these devices.
+    data: The dataset, from `input_pipeline.put_dataset`.
     position: Line of the progress bar.
     restores: Restores so far, if the checkpoint knows of fewer.
     stop: Asked at each edge of a chunk whether to save and end.
@@ -555,17 +562,21 @@ def _train_from_latest(
       if not progress.begun:
         state = _begin(job, progress, best, state.step, mesh)
         progress.begun = True
-      program = phase_program(job, phase, data, step_key, class_weights, mesh)
+      program = phase_program(job, phase, step_key, class_weights, mesh)
 
       while not _over(job, progress):
         chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
         rates = chunk_rates(phase, progress.epoch + 1, len(chunks))
         begun = time.monotonic() - progress.seconds
         while progress.chunk < len(chunks):
+          coming = chunks[progress.chunk :]
           state = train_chunks(
             program,
             state,
-            chunks[progress.chunk :],
+            input_pipeline.feed(
+              data, coming, mesh, functools.partial(window_samples, job)
+            ),
+            coming,
             rates[progress.chunk :],
             mesh,
             count=lambda chunk, result: _count(
@@ -801,7 +812,7 @@ def _copy(tree: Any) -> Any:
 def _write_results(
   job: Job,
   mesh: Mesh,
-  data: input_pipeline.DeviceData,
+  data: input_pipeline.Data,
   class_weights: jax.Array,
   best: Mapping[str, Any],
   progress: Progress,

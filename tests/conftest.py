@@ -98,6 +98,24 @@ def small_data() -> experiment.Data:
 
 
 @pytest.fixture(scope='session')
+def stored_dataset(small_data) -> input_pipeline.Dataset:
+  """The small dataset with its samples in two files, as it were."""
+  dataset = small_data.dataset
+  ends = dataset.offsets + dataset.lengths
+  examples = [
+    {'signal': dataset.signal[start:end]}
+    for start, end in zip(dataset.offsets, ends, strict=True)
+  ]
+  signal = input_pipeline.StoredSignal(
+    (examples[::2], examples[1::2]),
+    [(record % 2, record // 2) for record in range(len(examples))],
+    dataset.offsets,
+    dataset.lengths,
+  )
+  return dataclasses.replace(dataset, signal=signal)
+
+
+@pytest.fixture(scope='session')
 def small_job(small_config, small_data):
   """Makes a job of fold 0 in a folder; fields of it can be replaced."""
 

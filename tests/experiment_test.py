@@ -24,7 +24,9 @@ def load(config, monkeypatch):
 
   def call(dataset):
     monkeypatch.setattr(prepare, 'prepare', lambda name, **folders: None)
-    monkeypatch.setattr(input_pipeline, 'load', lambda builder: dataset)
+    monkeypatch.setattr(
+      input_pipeline, 'load', lambda builder, in_memory: dataset
+    )
     return experiment.load_data([config])[0]
 
   return call

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_jax import input_pipeline, sampler, sharding
+from ecg_jax.datasets import prepare
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES
 
@@ -142,3 +144,64 @@ def test_batch_holds_the_part_of_a_recording_that_the_chunk_names(
     np.testing.assert_array_equal(
       batch.signal[row, :length], dataset.signal[start : start + length]
     )
+
+
+def test_recordings_on_the_disk_are_fed_as_those_on_the_device(
+  small_data, stored_dataset, mesh
+):
+  """Whole ones, parts of long ones, and padding; chunks of all buckets."""
+  dataset = small_data.dataset
+  chunks = sampler.training_chunks(
+    key=(0, 0, 0, 1),
+    records=np.arange(len(dataset.records)),
+    lengths=dataset.lengths,
+    repeats=None,
+    max_samples=700,
+    resampling=None,
+    shortest=64,
+    bounds=(500, 700),
+    batch_size=7,
+    chunk_steps=2,
+  )
+  take = jax.jit(input_pipeline.take_batch, static_argnums=3)
+  fed = [
+    input_pipeline.feed(
+      input_pipeline.put_dataset(one, 'v2', mesh), chunks, mesh, lambda x: x + 3
+    )
+    for one in (dataset, stored_dataset)
+  ]
+  assert len({chunk.samples for chunk in chunks}) == 2
+  for chunk, here, there in zip(chunks, *fed, strict=True):
+    assert there[0].signal.size == chunk.mask.size * (chunk.samples + 3)
+    for step in range(chunk.num_steps):
+      a, b = (
+        take(data, arrays, step, chunk.samples + 3)
+        for data, arrays, _ in (here, there)
+      )
+      valid = np.arange(chunk.samples + 3) < a.signal_lengths[:, None]
+      np.testing.assert_array_equal(
+        np.where(valid, a.signal, 0), np.where(valid, b.signal, 0)
+      )
+      for name in ('signal_lengths', 'lengths', 'mask'):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+      np.testing.assert_array_equal(a.labels[a.mask], b.labels[a.mask])
+    assert int(here[2]) == int(there[2])
+
+
+def test_dataset_on_the_disk_is_that_in_memory(monkeypatch, tmp_path):
+  builder_class = synthetic_ecg_dataset_builder.Builder
+  monkeypatch.setattr(builder_class, 'NUM_RECORDS', 40)
+  monkeypatch.setattr(input_pipeline, '_READ_TOGETHER', 7)
+  builder = prepare.prepare(
+    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
+  )
+  here, there = (
+    input_pipeline.load(builder, in_memory=x) for x in (True, False)
+  )
+  assert here.records == there.records
+  assert isinstance(there.signal, input_pipeline.StoredSignal)
+  assert len(here.signal) == len(there.signal)
+  assert here.record_digests() == there.record_digests()
+  np.testing.assert_array_equal(here.offsets, there.offsets)
+  for version in input_pipeline.LABEL_VERSIONS:
+    assert here.labels(version) == there.labels(version)

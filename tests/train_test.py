@@ -142,6 +142,22 @@ def _bits(tree):
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+def test_recordings_read_from_the_disk_give_the_same_bits(
+  small_job, stored_dataset, train_job, read_result, tmp_path
+):
+  fields = {
+    'phases': (optimizer.Phase('auxiliary', 3, 1e-2),),
+    'training_buckets': 1,
+  }
+  device = small_job(tmp_path / 'device', **fields)
+  host = dataclasses.replace(
+    device, folder=tmp_path / 'host', dataset=stored_dataset
+  )
+  for job in (device, host):
+    assert train_job(job)
+  assert read_result(host) == read_result(device)
+
+
 # Resuming.
 
 

@@ -12,6 +12,7 @@ in an epoch, so a rate is that of a whole epoch.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -194,9 +195,7 @@ def memory_bytes(compiled: jax.stages.Compiled) -> float:
 class Training:
   """The programs of a phase that trains everything, and their state."""
 
-  def __init__(
-    self, job: train.Job, data: input_pipeline.DeviceData, mesh: Mesh
-  ):
+  def __init__(self, job: train.Job, data: input_pipeline.Data, mesh: Mesh):
     phase = optimizer.Phase('all', 1, 1e-3)
     variables = jax.jit(lambda: train.initial_variables(job))()
     state = train_state.begin_phase(
@@ -210,32 +209,40 @@ class Training:
       (jax.random.key(job.seed), job.class_weights, rate, state), mesh
     )
     self.job, self.phase, self.mesh = job, phase, mesh
-    self.shared = data, key, weights
+    self.data, self.shared = data, (key, weights)
     self.program = train.phase_program(job, phase, *self.shared, mesh)
 
   def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
     """The program of the chunk's bucket, not compiled."""
-    data, key, class_weights = self.shared
     return train.train_chunk.lower(
       self.state,
-      data,
-      *input_pipeline.put_chunk(chunk, self.mesh),
-      key,
-      class_weights,
+      *next(self._feed([chunk])),
+      *self.shared,
       self.rate,
       **train.static_arguments(self.job, self.phase, chunk.samples, self.mesh),
     )
 
   def run(self, chunk: sampler.Chunk) -> float:
     """Seconds of the bare program, its chunk already on the device."""
-    arrays, num_steps = jax.block_until_ready(
-      input_pipeline.put_chunk(chunk, self.mesh)
-    )
+    data, arrays, num_steps = next(self._feed([chunk]))
+    jax.block_until_ready((arrays, num_steps))
     begun = time.perf_counter()
     self.state, _ = jax.block_until_ready(
-      self.program(self.state, chunk.samples, arrays, num_steps, self.rate)
+      self.program(
+        self.state, chunk.samples, data, arrays, num_steps, self.rate
+      )
     )
     return time.perf_counter() - begun
+
+  def _feed(
+    self, chunks: Sequence[sampler.Chunk]
+  ) -> Iterator[input_pipeline.Inputs]:
+    return input_pipeline.feed(
+      self.data,
+      chunks,
+      self.mesh,
+      functools.partial(train.window_samples, self.job),
+    )
 
   def loop(self, chunks: Sequence[sampler.Chunk]) -> float:
     """Seconds of the loop that trains a fold."""
@@ -243,6 +250,7 @@ class Training:
     self.state = train.train_chunks(
       self.program,
       self.state,
+      self._feed(chunks),
       chunks,
       [self.phase.learning_rate] * len(chunks),
       self.mesh,
@@ -472,8 +480,7 @@ def benchmark(
   def lower_evaluation(chunk):
     return evaluate.evaluate_chunk.lower(
       variables,
-      arrays,
-      *input_pipeline.put_chunk(chunk, mesh),
+      *next(input_pipeline.feed(arrays, [chunk], mesh, lambda x: x)),
       class_weights,
       network=job.network,
       kind='all',
