@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import signal
 import socket
 import time
@@ -105,14 +106,20 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
     assert process.returncode == 3
     assert err.splitlines()[-1].startswith('fold 0 failed in one of its')
   started[-1].communicate()
+  # Another start of it goes on in one process.
+  single = Processes(tmp_path / 'single', shared, 1, devices_per_job=count)
+  single.environment['JAX_NUM_CPU_DEVICES'] = str(count)
+  shutil.copytree(command.workdir, single.workdir)
+  single.finish()
   outs = command.finish_all()
   assert 'epoch 6 of 6' in outs[0]
   assert not any('epoch' in out for out in outs[1:])
   rows, files = command.read()
   expected_rows, _ = alone[count]
-  for a, b in zip(rows, expected_rows, strict=True):
-    losses = [float(row['train_loss']) for row in (a, b)]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+  for found in (rows, single.read()[0]):
+    for a, b in zip(found, expected_rows, strict=True):
+      losses = [float(row['train_loss']) for row in (a, b)]
+      np.testing.assert_allclose(*losses, rtol=1e-4)
   if FULL:  # An undisturbed run gives the same bits.
     undisturbed = Processes(tmp_path / 'other', shared, count, count)
     undisturbed.finish_all()

@@ -584,26 +584,32 @@ def _cut(chunk, counts):
   return [part for part in parts if part.num_steps]
 
 
-@pytest.mark.parametrize(('kind', 'batch_size'), [('all', 5), ('auxiliary', 8)])
-def test_one_device_gives_what_four_give(small_job, tmp_path, kind, batch_size):
-  # Only 8 rows can be dealt out evenly; 5 are padded.
+@pytest.mark.parametrize(
+  ('kind', 'batch_size', 'devices'), [('all', 5, 4), ('auxiliary', 8, 2)]
+)
+def test_one_device_gives_what_several_give(
+  small_job, tmp_path, kind, batch_size, devices
+):
+  # 8 rows can be dealt out evenly; 5 are padded.
   job = small_job(tmp_path, batch_size=batch_size, training_buckets=1)
-  one, four = (
+  one, several = (
     _mean_losses(job, sharding.make_mesh(jax.devices()[:count]), kind)
-    for count in (1, 4)
+    for count in (1, devices)
   )
   # The first moments after one step are a tenth of the gradients.
-  for a, b in zip(*map(jax.tree.leaves, (one[0][0], four[0][0])), strict=True):
+  for a, b in zip(
+    *map(jax.tree.leaves, (one[0][0], several[0][0])), strict=True
+  ):
     assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
   for a, b, gradient in zip(
-    *map(jax.tree.leaves, (one[0][1], four[0][1])),
+    *map(jax.tree.leaves, (one[0][1], several[0][1])),
     jax.tree.leaves({**one[0][1], **one[0][0]}),
     strict=True,
   ):
     # Where a gradient is mere rounding, Adam takes its sign all the same.
     clear = np.abs(gradient) > 1e-6
     np.testing.assert_allclose(a[clear], b[clear], rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(one[1], four[1], rtol=1e-4)
+  np.testing.assert_allclose(one[1], several[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize('remat', [False, True])
