@@ -101,11 +101,14 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
     assert all(process.poll() is None for process in started)
     time.sleep(0.05)
   started[-1].send_signal(signal.SIGKILL)
-  for process in started[:-1]:
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 3
-    assert err.splitlines()[-1].startswith('fold 0 failed in one of its')
-  started[-1].communicate()
+  first, *others = started
+  _, err = first.communicate(timeout=100)
+  assert first.returncode == 3
+  assert err.splitlines()[-1].startswith('fold 0 failed in one of its')
+  for process in others:
+    process.communicate(timeout=100)
+    # By itself, by JAX where the first was gone before, or killed above.
+    assert process.returncode in (3, -signal.SIGABRT, -signal.SIGKILL)
   # Another start of it goes on in one process.
   single = Processes(tmp_path / 'single', shared, 1, devices_per_job=count)
   single.environment['JAX_NUM_CPU_DEVICES'] = str(count)
