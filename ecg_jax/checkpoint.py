@@ -86,6 +86,8 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(_KEPT),
         create=False,
+        # Else its threads signal by keys that all processes share.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         read_only=read_only,
         # Each process reads and writes by itself, arrays that it has whole.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
