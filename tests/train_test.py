@@ -511,12 +511,13 @@ def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
   monkeypatch.setattr(train, 'train_chunk', recorded_chunk)
   job = small_job(tmp_path)
   mesh = sharding.make_mesh(jax.devices()[:1])
+  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
   weights = []
   for name, fields in enumerate([{}, {}, {'seed': 1}, {'fold': 1}]):
     one = dataclasses.replace(job, folder=tmp_path / str(name), **fields)
     weights.append(_bits(train.initial_variables(one)))
     with pytest.raises(StopIteration):
-      train.train_fold(one, mesh, None, position=0)
+      train.train_fold(one, mesh, data, position=0)
   for found in (keys, weights):
     assert found[0] == found[1]
     assert found[0] not in found[2:]
