@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ecg_jax import sharding
@@ -23,6 +23,7 @@ class Device(NamedTuple):
   st.integers(1, 40),
   st.none() | st.integers(1, 30),
 )
+@example(5, 2, 3, None)  # Three devices a job: only two are of whole processes.
 def test_groups_take_a_part_of_a_process_or_several_whole_ones(
   processes, of_process, num_jobs, devices_per_job
 ):
