@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -227,23 +227,39 @@ def _allowed_folds(
     InputError: None of them, since all learnt from it.
   """
   digest = hashlib.sha256(counts.astype('<i2').tobytes()).hexdigest()
-  record = folds.records.get(digest)
-  fold = folds.test_fold.get(record) if record is not None else None
-  if fold is None or settings.allow_leak:
-    if fold is not None:
-      outcome.notes.append(
-        f'all folds answered for {record} of the training set, which all but'
-        f' fold {fold} learnt from'
-      )
+  learnt = {
+    fold: records[digest]
+    for fold, records in zip(folds.folds, folds.learnt, strict=True)
+    if digest in records
+  }
+  if not learnt:
     return folds.folds
-  if fold not in folds.folds:
-    raise InputError(
-      f'{outcome.name} is {record} of the training set, which only fold {fold}'
-      f' did not learn from, and {folds.run_folder} has no such fold: train it,'
-      ' or give --allow_leak.'
+  record = next(iter(learnt.values()))
+  unseen = tuple(fold for fold in folds.folds if fold not in learnt)
+  if settings.allow_leak:
+    outcome.notes.append(
+      f'all folds answered, of which {_listed(learnt)} learnt from it as'
+      f' {record} of the training set'
     )
-  outcome.notes.append(f'fold {fold} alone: {record} is in its test set')
-  return (fold,)
+    return folds.folds
+  if not unseen:
+    raise InputError(
+      f'{outcome.name} is {record} of the training set, and each finished fold'
+      f' of {folds.run_folder} ({_listed(learnt)}) learnt from it, or from a'
+      ' record with the same samples: train the fold that has it in its test'
+      ' set, or give --allow_leak.'
+    )
+  outcome.notes.append(
+    f'{_listed(unseen)} alone answered, the others learnt from it as {record}'
+    ' of the training set'
+  )
+  return unseen
+
+
+def _listed(folds: Iterable[int]) -> str:
+  """In words."""
+  numbers = [str(fold) for fold in folds]
+  return f'fold{"s" * (len(numbers) > 1)} {", ".join(numbers)}'
 
 
 def _answer_windows(

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from ecg_jax import (
-  artifacts,
   checkpoint,
   configuration,
   experiment,
@@ -82,38 +81,14 @@ def _check_unseen(
     name: {digests[dataset.records[index]]: index for index in indices}
     for name, indices in sets.items()
   }
-  seen = learnt_from(run_folder, fold)
+  seen = trained.learnt_from(run_folder, fold)
   also = here['train'].keys() | here['validation'].keys()
   leaked = (here['test'].keys() & seen.keys()) - also
   if leaked:
     first = min(leaked, key=lambda digest: here['test'][digest])
     raise InputError(
       f'init_from is {str(run_folder)!r}, whose fold {fold} has learnt from'
-      f' {len(leaked)} records of the test set of fold {fold}, like'
-      f' {dataset.records[here["test"][first]]} ({seen[first]} there): use the'
-      ' same table of folds, or a run of other records.'
+      f' records of the test set of fold {fold} here ({len(leaked)}, like'
+      f' {dataset.records[here["test"][first]]}, which is {seen[first]} there):'
+      ' use the same table of folds, or a run of other records.'
     )
-
-
-def learnt_from(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
-  """SHA-256 -> name of the records that shaped a fold's weights.
-
-  They are those of its training and validation sets, and of the runs before it
-  that it started from.
-
-  Raises:
-    InputError: One of these runs is not there, or damaged.
-  """
-  config = experiment.read_run_config(
-    run_folder, manual_dir=None, data_dir=None
-  )
-  digests = artifacts.read_run(run_folder)['digests']['records']
-  sets = experiment.read_run_sets(run_folder, config, fold)
-  found = {
-    digests[record]: record
-    for name in ('train', 'validation')
-    for record in sets[name]
-  }
-  if config.init_from is not None:
-    found |= learnt_from(pathlib.Path(config.init_from).expanduser(), fold)
-  return found

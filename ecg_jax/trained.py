@@ -44,13 +44,8 @@ class TrainedFolds:
   """The static half of the forward pass, the same for all."""
   variables: tuple[dict[str, Any], ...]
   """`params` and `batch_stats` of each of `folds`, on the device."""
-  records: Mapping[str, str]
-  """SHA-256 of a record's little-endian int16 samples -> its name, of all
-  records that the run, or one that it started from, divided into sets."""
-  test_fold: Mapping[str, int]
-  """Record -> the fold whose test set holds it, finished or not. Every other
-  fold was trained or validated with it; a record that is not here is in no set
-  of any fold."""
+  learnt: tuple[Mapping[str, str], ...]
+  """What shaped each of `folds`, as `learnt_from` finds it."""
   longest_samples: int = LONGEST_SAMPLES
   """Of the longest record that was trained on, at 300 Hz."""
 
@@ -109,7 +104,6 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
     run_folder, manual_dir=None, data_dir=None
   )
   folds = finished_folds(run_folder, config)
-  records, test_fold = _known_records(run_folder, config)
   network = experiment.make_network(config)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   return TrainedFolds(
@@ -120,39 +114,37 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
     variables=tuple(
       restore(run_folder, config, fold, network, mesh) for fold in folds
     ),
-    records=records,
-    test_fold=test_fold,
+    learnt=tuple(learnt_from(run_folder, fold) for fold in folds),
   )
 
 
-def _known_records(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
-) -> tuple[dict[str, str], dict[str, int]]:
-  """`records` and `test_fold` of a run, with those of the runs it started from.
+def learnt_from(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
+  """The records that shaped a fold's weights, known by their samples.
 
-  The names of the latter begin with the folder of their run.
+  They are those of its training and validation sets, and of the runs before it
+  that it started from. A record that the challenge holds twice, in a train and
+  in a test set, is one of them.
+
+  Returns:
+    SHA-256 of a record's little-endian int16 samples -> its name.
+
+  Raises:
+    InputError: One of these runs is not there, or damaged.
   """
+  config = experiment.read_run_config(
+    run_folder, manual_dir=None, data_dir=None
+  )
   digests = artifacts.read_run(run_folder)['digests']['records']
-  records = {sha: record for record, sha in digests.items()}
-  table = experiment.read_run_table(run_folder, config)
-  test_fold = {
-    record: int(fold)
-    for fold, sets in table['folds'].items()
-    for record in sets['test']
+  sets = experiment.read_run_sets(run_folder, config, fold)
+  found = {
+    digests[record]: record
+    for name in ('train', 'validation')
+    for record in sets[name]
   }
   if config.init_from is not None:
     earlier = pathlib.Path(config.init_from).expanduser()
-    known, tested = _known_records(
-      earlier,
-      experiment.read_run_config(earlier, manual_dir=None, data_dir=None),
-    )
-    for sha, record in known.items():
-      if records.get(sha) not in test_fold:
-        records[sha] = f'{earlier}/{record}'
-    test_fold |= {
-      f'{earlier}/{record}': fold for record, fold in tested.items()
-    }
-  return records, test_fold
+    found = learnt_from(earlier, fold) | found
+  return found
 
 
 def finished_folds(

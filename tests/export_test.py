@@ -57,8 +57,7 @@ def random_folds(config):
     folds=(0, 1),
     network=network,
     variables=(variables(0), variables(1)),
-    records={},
-    test_fold={},
+    learnt=({}, {}),
   )
 
 
