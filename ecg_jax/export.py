@@ -123,14 +123,19 @@ def programs(
   1/1000 mV, or float32 mV) with N at least the spectrogram's window, and
   lengths, int32 [B], and gives probabilities, float32 [B, 4].
   """
-  predict = make_predict(folds, temperature)
+  of_whole = make_predict(folds, temperature)
+  spectrogram = folds.network.spectrogram
+
+  def predict(weights, signal, lengths):
+    signal = _pad(signal, spectrogram, halvings(folds.config.model))
+    return of_whole(weights, signal, lengths)
 
   def predict_millivolt(weights, signal, lengths):
     limits = jnp.iinfo(jnp.int16)
     counts = jnp.clip(jnp.round(signal * 1000.0), limits.min, limits.max)
     return predict(weights, counts.astype(jnp.int16), lengths)
 
-  shortest = folds.network.spectrogram.window_samples
+  shortest = spectrogram.window_samples
   batch, samples = jax.export.symbolic_shape(
     'batch, samples', constraints=[f'samples >= {shortest}']
   )
@@ -158,7 +163,6 @@ def make_predict(folds: trained.TrainedFolds, temperature: float) -> Predict:
   paths = list(_by_path(folds.variables[0]))
 
   def predict(weights, signal, lengths):
-    signal = _pad(signal, network.spectrogram, halvings(folds.config.model))
     batch = forward.Batch(
       signal=signal,
       signal_lengths=lengths,

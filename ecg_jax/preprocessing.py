@@ -68,7 +68,7 @@ def normalise(
     return signal_BxN
   mask = valid(lengths, signal_BxN.shape[1])
   count = jnp.maximum(lengths, 1)[:, None]
-  mean = jnp.sum(signal_BxN, axis=1, where=mask, keepdims=True) / count
+  mean = jnp.sum(signal_BxN, axis=1, keepdims=True) / count
   centred = jnp.where(mask, signal_BxN - mean, 0.0)
   variance = jnp.sum(centred**2, axis=1, keepdims=True) / count
   # A constant recording stays zero.

@@ -40,12 +40,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """
   if jax.export.is_symbolic_dim(x.shape[1]):
     # An export for any length, which the products' tiles must know.
-    return _plain(x, kernel, stride=stride)
+    return plain(x, kernel, stride=stride)
   return lax.platform_dependent(
     x,
     kernel,
     cpu=functools.partial(_cpu_forward, stride=stride),
-    default=functools.partial(_plain, stride=stride),
+    default=functools.partial(plain, stride=stride),
   )
 
 
@@ -61,7 +61,7 @@ def _backward(stride, residuals, gradient):
     gradient,
     cpu=functools.partial(_cpu_gradients, stride=stride),
     default=lambda x, kernel, gradient: jax.vjp(
-      functools.partial(_plain, stride=stride), x, kernel
+      functools.partial(plain, stride=stride), x, kernel
     )[1](gradient),
   )
 
@@ -69,7 +69,8 @@ def _backward(stride, residuals, gradient):
 convolve.defvjp(_forward, _backward)
 
 
-def _plain(x, kernel, *, stride):
+def plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """The same as `convolve`, by XLA's own convolution on every platform."""
   half, dimensions = kernel.shape[0] // 2, kernel.ndim - 2
   return lax.conv_general_dilated(
     x,
@@ -84,7 +85,7 @@ def _cpu_forward(x, kernel, *, stride):
   if kernel.ndim == 3:
     return _frames_by_product(x, kernel, stride=stride)
   if _is_first(kernel, stride):
-    return _plain(x, kernel, stride=1)
+    return plain(x, kernel, stride=1)
   return winograd.convolve(*_without_stride(x, kernel, stride=stride))
 
 
@@ -96,7 +97,7 @@ def _cpu_gradients(x, kernel, gradient, *, stride):
     return pull(gradient)
   if _is_first(kernel, stride):
     # The spectrogram's gradient is not asked for, so it is not computed.
-    by_x = jax.linear_transpose(lambda x: _plain(x, kernel, stride=1), x)
+    by_x = jax.linear_transpose(lambda x: plain(x, kernel, stride=1), x)
     return *by_x(gradient), _kernel_gradient_of_one_channel(x, kernel, gradient)
   (x, kernel), pull = jax.vjp(
     functools.partial(_without_stride, stride=stride), x, kernel

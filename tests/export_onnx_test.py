@@ -1,0 +1,74 @@
+"""An ONNX file answers as the folds it comes from."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ecg_jax import calibration, trained
+from tools import export_onnx
+
+# .ci/run installs it.
+NEEDS_ONNX = pytest.mark.skipif(
+  importlib.util.find_spec('jax2onnx') is None,
+  reason='needs pip install --no-deps -r tools/onnx_requirements.txt',
+)
+
+
+@NEEDS_ONNX
+def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
+  """In a process of its own: jax2onnx changes what it imports."""
+  calibration.write(small_run, {'temperature': 1.7})
+  out = tmp_path / 'model.onnx'
+  try:
+    done = subprocess.run(
+      [
+        sys.executable,
+        export_onnx.__file__,
+        *('--run', str(small_run), '--out', str(out)),
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  finally:
+    (small_run / calibration.FILE).unlink()
+  assert not done.stderr
+  assert f'{out} (' in done.stdout
+
+  import onnxruntime
+
+  session = onnxruntime.InferenceSession(out.read_bytes())
+  props = session.get_modelmeta().custom_metadata_map
+  assert (props['folds'], props['temperature']) == ('1', '1.7')
+  rng = np.random.default_rng(0)
+  window = rng.normal(0, 300, 777).astype(np.int16)
+  signal = np.full((1, trained.LONGEST_SAMPLES), 12_345, np.int16)
+  signal[0, :777] = window
+  [found] = session.run(
+    None, {'signal': signal, 'length': np.array([777], np.int32)}
+  )
+  logits = trained.load(small_run).logits([window])
+  expected = calibration.softmax(logits[0], 1.7)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_answers_that_differ_are_not_written(
+  small_run, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: 1)
+  monkeypatch.setattr(export_onnx, 'convert', lambda *_: b'')
+  monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.002)
+  arguments = ['--run', str(small_run), '--out', str(tmp_path / 'x.onnx')]
+  assert export_onnx.main(arguments) == 2
+  assert 'up to 2.0e-03 off the folds' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(small_run, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: None)
+  arguments = ['--run', str(small_run), '--out', str(tmp_path / 'x.onnx')]
+  assert export_onnx.main(arguments) == 2
+  assert 'jax2onnx is not installed: run pip' in capsys.readouterr().err

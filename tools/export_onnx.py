@@ -1,0 +1,172 @@
+"""Writes a run's finished folds as one ONNX file.
+
+    pip install --no-deps -r tools/onnx_requirements.txt
+    python tools/export_onnx.py --run RUN_FOLDER --out MODEL.onnx
+
+It answers one recording of up to 61 s at a time: `signal`, int16 [1, 18286],
+counts of 1/1000 mV at 300 Hz, anything behind the recording's end; `length`,
+int32 [1], its samples; `probabilities`, float32 [1, 4], order N, A, O, ~. The
+shape is fixed since jax2onnx cannot convert this network with one that is not;
+`python -m ecg_jax.export` writes programs of any shape. The file is written
+only if ONNX Runtime answers with it as the folds do.
+"""
+
+import importlib.util
+import logging
+import pathlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+# So that the package is found without an installation, from any folder.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ecg_jax import artifacts, calibration, errors, summary
+from ecg_jax.errors import InputError
+
+TOLERANCE = 1e-4
+"""Of a probability, between ONNX Runtime and the folds."""
+
+
+def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
+  """Writes the file, whole or not at all.
+
+  Args:
+    run_folder: The run.
+    out: The file, replaced if it is there.
+
+  Returns:
+    The largest difference of a probability from the folds' own.
+
+  Raises:
+    InputError: A package is missing, the run cannot be loaded, the file not be
+      written, or its answers differ by more than TOLERANCE.
+  """
+  for package in ('jax2onnx', 'onnxruntime'):
+    if importlib.util.find_spec(package) is None:
+      raise InputError(
+        f'{package} is not installed: run pip install --no-deps -r'
+        ' tools/onnx_requirements.txt.'
+      )
+  artifacts.check_writable(out.parent, '--out')
+  from ecg_jax import trained  # Imports JAX.
+
+  folds = trained.load(run_folder)
+  temperature = calibration.read(run_folder)
+  content = convert(folds, temperature)
+  difference = compare(content, folds, temperature)
+  if difference > TOLERANCE:
+    raise InputError(
+      f'ONNX Runtime answers up to {difference:.1e} off the folds of'
+      f' {run_folder}, more than {TOLERANCE:g}: use ecg_jax.export.'
+    )
+  summary.write_atomically(out, content)
+  return difference
+
+
+def convert(folds: Any, temperature: float) -> bytes:
+  """The `trained.TrainedFolds` as the bytes of an ONNX file."""
+  # They tell of each optional package and of each shape that is left out.
+  for name in ('jax2onnx', 'onnx_ir'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+  import jax
+  import jax2onnx
+  import onnx
+
+  from ecg_jax import export as program
+  from ecg_jax.models import convolution
+
+  weights = program.stacked_weights(folds)
+  predict = program.make_predict(folds, temperature)
+  # ONNX knows the convolution, and not a choice by platform.
+  with (
+    mock.patch.object(convolution, 'convolve', convolution.plain),
+    warnings.catch_warnings(action='ignore'),
+  ):
+    model = jax2onnx.to_onnx(
+      lambda signal, length: predict(
+        jax.tree.map(jax.numpy.asarray, weights), signal, length
+      ),
+      inputs=[
+        jax.ShapeDtypeStruct((1, folds.longest_samples), np.int16),
+        jax.ShapeDtypeStruct((1,), np.int32),
+      ],
+      model_name='ecg_jax',
+      input_names=['signal', 'length'],
+      output_names=['probabilities'],
+    )
+  onnx.helper.set_model_props(
+    model,
+    {
+      'classes': 'N,A,O,~',
+      'sampling_rate_hz': '300',
+      'unit': '1/1000 mV',
+      'folds': ','.join(map(str, folds.folds)),
+      'temperature': repr(temperature),
+      'notice': 'not a medical device',
+    },
+  )
+  return bytes(model.SerializeToString())
+
+
+def compare(content: bytes, folds: Any, temperature: float) -> float:
+  """Largest difference of a probability from the folds', on random signals.
+
+  They are of the shortest, a usual and the longest length, and of amplitudes
+  that the classes' answers differ on.
+  """
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3  # It warns of what it optimises away.
+  session = onnxruntime.InferenceSession(content, options)
+  rng = np.random.default_rng(0)
+  shortest = folds.network.spectrogram.window_samples
+  differences = []
+  for length in (shortest, 9_000, folds.longest_samples):
+    for deviation in (3, 30, 300):
+      window = rng.normal(0, deviation, length).astype(np.int16)
+      signal = np.full((1, folds.longest_samples), 12_345, np.int16)
+      signal[0, :length] = window
+      [found] = session.run(
+        ['probabilities'],
+        {'signal': signal, 'length': np.array([length], np.int32)},
+      )
+      each = calibration.softmax(folds.logits([window]), temperature)
+      differences.append(np.abs(found - each.mean(axis=0)).max())
+  return float(max(differences))
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  return errors.run_command(
+    lambda: _run(arguments), debug='--debug' in arguments
+  )
+
+
+def _run(arguments: Sequence[str]) -> int:
+  parser = errors.ArgumentParser(
+    prog='export_onnx',
+    description='Writes the finished folds of a run as one ONNX file.',
+  )
+  parser.add_argument('--run', required=True, type=pathlib.Path)
+  parser.add_argument('--out', required=True, type=pathlib.Path)
+  parser.add_argument(
+    '--debug', action='store_true', help='print the traceback of an error'
+  )
+  given = parser.parse_args(arguments)
+  difference = export(given.run, given.out)
+  print(
+    f'{given.out} ({given.out.stat().st_size:,} bytes); probabilities differ'
+    f' by {difference:.1e} at most.'
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
