@@ -1,8 +1,6 @@
 import collections
 import email.message
-import hashlib
 import io
-import pathlib
 import shutil
 import struct
 import urllib.error
@@ -13,28 +11,13 @@ import pytest
 
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
-
-DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
-
-
-def content_digest(files):
-  lines = ''.join(
-    f'{name[:6]} {hashlib.sha256(files[name]).hexdigest()}\n'
-    for name in sorted(files)
-    if name.endswith('.mat')
-  )
-  return hashlib.sha256(lines.encode()).hexdigest()
+from tests.prepare_test import DUMMY, use_dummy_as_official
 
 
 @pytest.fixture
 def files(monkeypatch):
   """The dummy files, taken for the official ones."""
-  files = source.read_folder(DUMMY)
-  monkeypatch.setattr(source, 'CONTENT_DIGEST', content_digest(files))
-  for version, name in source.LABEL_FILES.items():
-    digest = hashlib.sha256(files[name]).hexdigest()
-    monkeypatch.setitem(source.LABEL_DIGESTS, version, digest)
-  return files
+  return use_dummy_as_official(monkeypatch)
 
 
 @pytest.fixture(scope='module')
@@ -145,7 +128,7 @@ ROW = struct.pack('<3h', 1, 2, 3)
     (alter('A00002.hea', b'A00002', b'A00003'), 'A00002.hea reads'),
     (replace('A00002.hea', b'\xff'), 'A00002.hea reads'),
     (lambda f: f.update({'A00002.mat': f['A00003.mat']}), 'A00002.hea reads'),
-    (lambda f: f.update({'A00001.mat': f['A00013.mat']}), 'content digest'),
+    (lambda f: f.update({'A00001.mat': f['A00013.mat']}), r'1 .*\(A00001\)'),
     (replace('A00004.mat', b''), 'A00004.mat .0 bytes. is damaged'),
     (replace('A00004.mat', ROW), 'A00004.mat .6 bytes. is damaged'),
   ],
@@ -156,11 +139,24 @@ def test_other_files_are_refused(files, change, message):
     source.verify(files)
 
 
-def test_one_altered_sample_is_refused(files):
-  content = bytearray(files['A00009.mat'])
+def alter_a_sample(files, record):
+  content = bytearray(files[f'{record}.mat'])
   content[40] ^= 1
-  files['A00009.mat'] = bytes(content)
-  with pytest.raises(InputError, match='content digest'):
+  files[f'{record}.mat'] = bytes(content)
+
+
+def test_records_with_an_altered_sample_are_named(files):
+  for number in range(1, 7):
+    alter_a_sample(files, f'A0000{number}')
+  message = r'^6 of the .* \(A00001, A00002, A00003, A00004, A00005, \.\.\.\)'
+  with pytest.raises(InputError, match=message):
+    source.verify(files)
+
+
+def test_an_altered_official_record_is_named(real_data):
+  files = source.read_folder(real_data)
+  alter_a_sample(files, 'A05432')
+  with pytest.raises(InputError, match=r'^1 of the .* \(A05432\), the'):
     source.verify(files)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -23,28 +24,25 @@ from ecg_jax.errors import InputError
 DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
 
 
-def use_dummy_as_official(set_content_digest, set_label_digest):
+def use_dummy_as_official(monkeypatch):
+  """Has the dummy files taken for the official ones; returns them."""
   files = source.read_folder(DUMMY)
-  lines = ''.join(
-    f'{name[:6]} {hashlib.sha256(files[name]).hexdigest()}\n'
-    for name in sorted(files)
-    if name.endswith('.mat')
-  )
-  set_content_digest(hashlib.sha256(lines.encode()).hexdigest())
+  records = sorted(name for name in files if name.endswith('.mat'))
+  digests = {name: hashlib.sha256(files[name]).hexdigest() for name in files}
+  lines = ''.join(f'{name[:6]} {digests[name]}\n' for name in records)
+  content_digest = hashlib.sha256(lines.encode()).hexdigest()
+  monkeypatch.setattr(source, 'CONTENT_DIGEST', content_digest)
+  crcs = [zlib.crc32(files[name]) for name in records]
+  monkeypatch.setattr(source, 'official_crcs', lambda: crcs)
   for version, name in source.LABEL_FILES.items():
-    set_label_digest(version, hashlib.sha256(files[name]).hexdigest())
+    monkeypatch.setitem(source.LABEL_DIGESTS, version, digests[name])
+  return files
 
 
 @pytest.fixture
 def records(monkeypatch):
   """The dummy records, taken for the official ones."""
-  use_dummy_as_official(
-    lambda digest: monkeypatch.setattr(source, 'CONTENT_DIGEST', digest),
-    lambda version, digest: monkeypatch.setitem(
-      source.LABEL_DIGESTS, version, digest
-    ),
-  )
-  return source.verify(source.read_folder(DUMMY))
+  return source.verify(use_dummy_as_official(monkeypatch))
 
 
 @pytest.fixture
@@ -217,15 +215,13 @@ def test_prepared_dataset_that_lost_a_file_is_refused(records, tmp_path):
 
 TWO_AT_ONCE = """
 import pathlib, sys, time
+import pytest
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.prepare import prepare
 from tests.prepare_test import DUMMY, use_dummy_as_official
 
 folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-use_dummy_as_official(
-  lambda digest: setattr(source, 'CONTENT_DIGEST', digest),
-  source.LABEL_DIGESTS.__setitem__,
-)
+use_dummy_as_official(pytest.MonkeyPatch())
 verify = source.verify
 def slow(files):
   print('builds', file=sys.__stdout__, flush=True)
