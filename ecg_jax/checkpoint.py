@@ -18,6 +18,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,19 @@ _ORBAX = str(pathlib.Path(ocp.__file__).parent)
 logging.get_absl_logger().addFilter(
   lambda record: not record.pathname.startswith(_ORBAX)
 )
+_other_unraisable = sys.unraisablehook
+
+
+def _tell_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
+  """Tells of all but TensorStore's writes that outlive a save that failed.
+
+  Their threads report to the event loop of the save, which is closed by then.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    _other_unraisable(unraisable)
+
+
+sys.unraisablehook = _tell_unraisable
 
 _MAKE_ROOM = (
   'free some space or make it writable, and start again with the same command;'

@@ -341,6 +341,32 @@ def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, caplog):
   _assert_holds(folder, 1.0)
 
 
+RAISED_WHERE_NOBODY_CATCHES = """
+from ecg_jax import checkpoint
+
+class Late:
+  def __init__(self, message):
+    self.message = message
+  def __del__(self):
+    raise RuntimeError(self.message)
+
+Late('Event loop is closed')
+Late('something else')
+"""
+
+
+def test_only_writes_that_outlive_their_save_are_not_told_of():
+  """In a process of its own: pytest catches such errors."""
+  done = subprocess.run(
+    [sys.executable, '-c', RAISED_WHERE_NOBODY_CATCHES],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stderr.count('Traceback') == 1
+  assert 'RuntimeError: something else' in done.stderr
+
+
 def test_save_without_room_is_not_begun(tmp_path, monkeypatch):
   folder = tmp_path / FOLDER
   _save(folder, 1.0)
