@@ -102,25 +102,27 @@ def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def check_writable(folder: pathlib.Path, option: str = '--workdir') -> None:
-  """Tries to write to a folder that need not be there, and leaves nothing.
+  """Tries to write to a folder, or to the one that it is to be made in.
+
+  It makes none, not even for a moment: another process may be making it.
 
   Args:
-    folder: The folder.
+    folder: The folder, which need not be there.
     option: What it was given by.
 
   Raises:
     InputError: It cannot be written to.
   """
-  made = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    for there in (folder, *folder.parents):
+      try:
+        there.lstat()
+      except FileNotFoundError:
+        continue
+      tempfile.TemporaryFile(dir=there).close()
+      return
   except OSError as error:
     raise _not_writable(folder, error, option) from error
-  finally:
-    with contextlib.suppress(OSError):
-      for path in made:
-        path.rmdir()
 
 
 def _not_writable(

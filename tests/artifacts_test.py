@@ -114,12 +114,21 @@ def test_what_killed_processes_left_half_written_goes_with_the_lock(tmp_path):
   assert found == {'.lock', *others}
 
 
-def test_folders_that_cannot_be_written_to(tmp_path):
+def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
   file = tmp_path / 'file'
   file.write_text('in the way')
   dangling = tmp_path / 'link'
   dangling.symlink_to(tmp_path / 'nowhere')
-  for folder in (file, file / 'run', dangling, pathlib.Path('/proc/none')):
+  too_long = tmp_path / ('a' * 300)
+  none = pathlib.Path('/proc/none')
+  for folder in (
+    file,
+    file / 'run',
+    dangling,
+    dangling / 'run',
+    too_long,
+    none,
+  ):
     with pytest.raises(InputError, match=r'cannot be written to .*--workdir'):
       artifacts.check_writable(folder)
   for folder in (file, file / 'run'):
@@ -128,6 +137,8 @@ def test_folders_that_cannot_be_written_to(tmp_path):
       artifacts.locked(folder, wait=False),
     ):
       pass
+  # A folder made for a moment would be lost to a process that makes it too.
+  monkeypatch.setattr(pathlib.Path, 'mkdir', None)
   artifacts.check_writable(tmp_path / 'a' / 'b')
   assert files_of(tmp_path) == ['file', 'link']
 
