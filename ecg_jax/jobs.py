@@ -7,7 +7,7 @@ import json
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -148,7 +148,7 @@ def run(
     if jax.process_index() in teams[index % len(teams)]
     and not (job.folder / 'scores.json').exists()
   )
-  if waiting:
+  if waiting and jax.process_index() == 0:
     print(
       'The first batch of each length waits for its program to be compiled.'
     )
@@ -158,17 +158,17 @@ def run(
     held: _GroupData | None = None
     mesh = meshes[group]
     leads = sharding.leads(mesh)
-    group_stops = processes.agreed(
-      stop, f'stop/{group}', sharding.members(mesh)
-    )
+    members = sharding.members(mesh)
+    # A group's number is that among the process's own.
+    first = mesh.devices.flat[0].id
+    group_stops = processes.agreed(stop, f'stop/{first}', members)
     while not group_stops():
       try:
         job = waiting.popleft()
       except IndexError:
         return
       try:
-        lock = artifacts.locked(job.folder, wait=False)
-        with lock if leads else contextlib.nullcontext():
+        with _lock(job, mesh):
           if held is None or not held.serves(job):
             held = None  # Room for the other one.
             held = _GroupData.put(job, mesh)
@@ -177,15 +177,18 @@ def run(
           )
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
-        told = isinstance(error, train.TrainingError)
-        reason = str(error) if told else errors.explain(error)[0]
-        if leads:
+        together = isinstance(error, train.TrainingError | _RefusedError)
+        reason = errors.explain(error)[0]
+        if isinstance(error, train.TrainingError):
+          reason = str(error)
+        if leads or not together:
           print(f'{job.name} failed: {reason}', file=sys.stderr)
-        if not told and len(sharding.members(mesh)) > 1:
+        if not together and len(members) > 1:
           # They wait for each other; without one of them the others end too.
           raise errors.PartialFailure(
-            f'{job.name} failed in one of its processes: start all of them'
-            ' again with the same command to go on from the last checkpoint.'
+            f'{job.name} failed in process {jax.process_index()}: start all'
+            ' processes again with the same command to go on from the last'
+            ' checkpoint.'
           ) from error
 
   threads = min(len(meshes), len(waiting))
@@ -202,6 +205,28 @@ def run(
     if stopped and not stop():
       raise errors.Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
+
+
+class _RefusedError(InputError):
+  """What all processes of a job were told by the first."""
+
+
+@contextlib.contextmanager
+def _lock(job: train.Job, mesh: Mesh) -> Iterator[None]:
+  """Holds the lock of a job's folder, for all of its processes."""
+  with contextlib.ExitStack() as stack:
+    refusal = ''
+    if sharding.leads(mesh):
+      try:
+        stack.enter_context(artifacts.locked(job.folder, wait=False))
+      except InputError as error:
+        refusal = str(error)
+    refusal = processes.exchange(
+      f'{job.name} begins', refusal, sharding.members(mesh)
+    )[0]
+    if refusal:
+      raise _RefusedError(refusal)
+    yield
 
 
 class _GroupData(NamedTuple):

@@ -48,7 +48,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   with interruption.handled() as loop:
-    return _train(values, argv, loop)
+    try:
+      return _train(values, argv, loop)
+    except (Exception, KeyboardInterrupt) as error:
+      jax = sys.modules.get('jax')
+      if jax and jax.distributed.is_initialized():
+        from ecg_jax import processes
+
+        processes.leave(errors.explain(error)[0])
+      raise
 
 
 def _train(
@@ -85,7 +93,7 @@ def _train(
     train,
   )
 
-  if values.distributed or given[0]:
+  if values.distributed or given[0] is not None:
     processes.begin(*given)
   leads = jax.process_index() == 0
   for run, config in runs.items():
@@ -94,13 +102,18 @@ def _train(
   compilation_cache.enable()
   work: list[train.Job] = []
   found = experiment.load_data(list(runs.values()))
-  for (run, config), data in zip(runs.items(), found, strict=True):
+  digests = [data.digests() for data in found]
+  processes.check_alike(
+    'begin',
+    [[run, configuration.to_json(config)] for run, config in runs.items()],
+    digests,
+  )
+  for (run, config), data, known in zip(
+    runs.items(), found, digests, strict=True
+  ):
     folder = workdir / run
-    processes.check_alike(
-      f'{run} begins', configuration.to_json(config), data.digests()
-    )
     if leads:
-      artifacts.begin_run(folder, config, data.digests())
+      artifacts.begin_run(folder, config, known)
       artifacts.write_labels(
         folder / 'labels.csv',
         {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
@@ -116,12 +129,15 @@ def _train(
       f' {", ".join(map(str, config.folds))}, in {folder}',
       flush=True,
     )
+  processes.check_shared(workdir)
   with loop() as stop:
     failed = jobs.run(work, stop)
   if leads:
     summaries = summary.summarize_folders([workdir])
     print(summary.format_table(list(summaries[workdir].values())))
     summary.write_summaries(summaries)
+  everyone = range(jax.process_count())
+  processes.exchange('done', '', everyone)  # Who fails before says so.
   if len(failed) == len(work):
     raise next(iter(failed.values()))
   if failed:

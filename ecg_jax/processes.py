@@ -1,10 +1,18 @@
 """Several processes of one command, on JAX's own distributed runtime.
 
-They speak through its coordinator, not through their devices, so a question
-does not wait for the work on these.
+They speak through its coordinator, which process 0 runs, not through their
+devices, so a question does not wait for the work on these. A process that ends
+before the others says so (`leave`); whoever waits then ends as well.
 """
 
+import contextlib
 import itertools
+import os
+import pathlib
+import socket
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +20,16 @@ import jax
 import orbax.checkpoint as ocp
 
 from ecg_jax import artifacts
-from ecg_jax.errors import InputError
+from ecg_jax.errors import InputError, PartialFailure
 
-_A_MONTH = 30 * 24 * 3600 * 1000
-"""Milliseconds: a process that died is what ends a wait, not its length."""
+_LONGEST_START = 300.0
+"""Seconds from the start of the first process to that of the last."""
+
+_LONGEST_END = 20.0
+"""Seconds that process 0 waits for the others when it fails."""
+
+_ANSWERS_KEPT = 100
+"""Of a flag; no member is as far behind, since each works on every chunk."""
 
 
 def begin(
@@ -34,6 +48,10 @@ def begin(
   Raises:
     InputError: They do not find together.
   """
+  if coordinator_address is not None:
+    _check_address(coordinator_address, opens=process_id == 0)
+  # It would take SIGTERM, and save by its own rules.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator_address,
@@ -52,6 +70,48 @@ def begin(
     ) from error
 
 
+def _check_address(address: str, *, opens: bool) -> None:
+  """Refuses an address that JAX would end the process for, without a word.
+
+  Args:
+    address: HOST:PORT.
+    opens: Whether this process is the one to open it; else it waits until the
+      other has.
+
+  Raises:
+    InputError: It is none, is taken, or nobody is there.
+  """
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise InputError(
+      f'--coordinator_address is {address!r}: give the HOST:PORT of process 0,'
+      ' like host0:1234.'
+    )
+  if opens:
+    with socket.socket() as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        probe.bind(('', int(port)))
+      except OSError as error:
+        raise InputError(
+          f'Port {port} of --coordinator_address cannot be opened'
+          f' ({error.strerror}): give another one to all processes.'
+        ) from error
+    return
+  end = time.monotonic() + _LONGEST_START
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), 5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise InputError(
+          f'Nobody answers at --coordinator_address {address} ({error}): start'
+          ' process 0 there.'
+        ) from error
+      time.sleep(0.2)
+
+
 def exchange(topic: str, text: str, members: Sequence[int]) -> list[str]:
   """Gives a text to the other members, and waits for theirs.
 
@@ -62,15 +122,56 @@ def exchange(topic: str, text: str, members: Sequence[int]) -> list[str]:
 
   Returns:
     What each member says, in their order.
+
+  Raises:
+    PartialFailure: One of them has ended.
   """
   if len(members) == 1:
     return [text]
-  client = ocp.multihost.get_jax_distributed_client()
-  client.key_value_set(f'ecg_jax/{topic}/{jax.process_index()}', text)
-  return [
-    client.blocking_key_value_get(f'ecg_jax/{topic}/{member}', _A_MONTH)
-    for member in members
-  ]
+  _client().key_value_set(_key(topic, jax.process_index()), text)
+  return [_wait_for(_key(topic, member)) for member in members]
+
+
+def _client() -> Any:
+  return ocp.multihost.get_jax_distributed_client()
+
+
+def _key(*parts: Any) -> str:
+  return '/'.join(map(str, ('ecg_jax', *parts)))
+
+
+def _wait_for(key: str) -> str:
+  """The value of a key of another process, or the news that it has ended."""
+  while True:
+    try:
+      return _client().blocking_key_value_get(key, 1000)
+    except jax.errors.JaxRuntimeError as error:
+      if 'DEADLINE_EXCEEDED' not in str(error):
+        raise PartialFailure(
+          'Process 0 has ended: start all processes again with the same command'
+          ' to go on.'
+        ) from error
+    for where, sentence in _client().key_value_dir_get(_key('left')):
+      number = where.rpartition('/')[2]
+      raise PartialFailure(f'Process {number} has ended: {sentence}')
+
+
+def leave(sentence: str) -> None:
+  """Tells the others that this process ends before them, and why.
+
+  Process 0, through which they would hear it, waits some seconds for them.
+  """
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # It has ended.
+    mine = _key('left', jax.process_index())
+    _client().key_value_set(mine, sentence, allow_overwrite=True)
+    end = time.monotonic() + _LONGEST_END
+    while jax.process_index() == 0 and time.monotonic() < end:
+      left = _client().key_value_dir_get(_key('left'))
+      if len(left) == jax.process_count():
+        break
+      time.sleep(0.1)
+  # JAX's own end would wait for them, of which one may be gone.
+  sys.stdout.flush()
 
 
 def check_alike(topic: str, *values: Any) -> None:
@@ -91,10 +192,41 @@ def check_alike(topic: str, *values: Any) -> None:
     )
 
 
+def check_shared(folder: pathlib.Path) -> None:
+  """Refuses a folder that is another one for some of the processes.
+
+  Args:
+    folder: Is there, for process 0.
+
+  Raises:
+    InputError: It is.
+  """
+  everyone = range(jax.process_count())
+  if len(everyone) == 1:
+    return
+  with contextlib.ExitStack() as stack:
+    name = ''
+    if jax.process_index() == 0:
+      file = stack.enter_context(
+        tempfile.NamedTemporaryFile(dir=folder, prefix='.', suffix='.tmp')
+      )
+      name = os.path.basename(file.name)
+    name = exchange('file', name, everyone)[0]
+    seen = exchange('seen', str((folder / name).exists()), everyone)
+  if 'False' in seen:
+    raise InputError(
+      f'{folder} is not the same folder for process {seen.index("False")} as'
+      ' for process 0: give all processes one --workdir on a disk that they'
+      ' share.'
+    )
+
+
 def agreed(
   flag: Callable[[], bool], topic: str, members: Sequence[int]
 ) -> Callable[[], bool]:
-  """A flag that all members see alike: set as soon as one's is.
+  """A flag that all members see alike, since the first of them says it.
+
+  It is set when the first member's is, and for good once another's was.
 
   Args:
     flag: This process's own.
@@ -104,14 +236,19 @@ def agreed(
   if len(members) == 1:
     return flag
   asked = itertools.count()
+  leads = jax.process_index() == members[0]
 
   def ask() -> bool:
     number = next(asked)
-    said = exchange(f'{topic}/{number}', str(int(flag())), members)
-    if number > 0:  # Who asks again has read the answers before.
-      ocp.multihost.get_jax_distributed_client().key_value_delete(
-        f'ecg_jax/{topic}/{number - 1}/{jax.process_index()}'
-      )
-    return '1' in said
+    if not leads:
+      if flag():
+        mine = _key(topic, 'set', jax.process_index())
+        _client().key_value_set(mine, '1', allow_overwrite=True)
+      return _wait_for(_key(topic, number)) == '1'
+    answer = flag() or bool(_client().key_value_dir_get(_key(topic, 'set')))
+    _client().key_value_set(_key(topic, number), str(int(answer)))
+    if number >= _ANSWERS_KEPT:
+      _client().key_value_delete(_key(topic, number - _ANSWERS_KEPT))
+    return answer
 
   return ask

@@ -32,6 +32,7 @@ from ecg_jax import (
   writers,
 )
 from ecg_jax import metrics as metrics_lib
+from ecg_jax.errors import InputError
 
 MOST_RESTORES = 3
 """Of a fold with on_nan 'restore', before it fails."""
@@ -534,16 +535,29 @@ def _train_from_latest(
   """
   bounds = training_bounds(job)
   validation_chunks = set_chunks(job, 'validation')
+  members, leads = sharding.members(mesh), sharding.leads(mesh)
+  # By now the first has ended the save that it was at, if it goes back.
+  processes.exchange(f'{job.name} opens {restores}', '', members)
 
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
         job.folder / 'checkpoints',
         job.settings,
-        read_only=not sharding.leads(mesh),
+        read_only=not leads,
       )
     )
     progress, state, best = _restore(job, checkpoints, mesh)
+    found = processes.exchange(
+      f'{job.name} restored {restores}',
+      artifacts.digest(dataclasses.asdict(progress)),
+      members,
+    )
+    if len(set(found)) > 1:
+      raise InputError(
+        f'The processes found different checkpoints in {job.folder}: give them'
+        ' one --workdir on a disk that they share, and start all again.'
+      )
     progress.restores = max(progress.restores, restores)
     key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
     step_key, class_weights = sharding.replicate(
@@ -552,9 +566,11 @@ def _train_from_latest(
     log = stack.enter_context(_open_log(job, progress, state, mesh, position))
     last_save = time.monotonic()
     save_due = processes.agreed(
-      lambda: time.monotonic() - last_save > 60 * job.checkpoint_minutes,
-      f'save/{job.folder}/{progress.restores}',
-      sharding.members(mesh),
+      lambda: (
+        leads and time.monotonic() - last_save > 60 * job.checkpoint_minutes
+      ),
+      f'{job.name} saves {restores}',
+      members,
     )
 
     while progress.phase < len(job.phases):

@@ -104,7 +104,7 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
   first, *others = started
   _, err = first.communicate(timeout=100)
   assert first.returncode == 3
-  assert err.splitlines()[-1].startswith('fold 0 failed in one of its')
+  assert err.splitlines()[-1].startswith('fold 0 failed in process 0: start')
   for process in others:
     process.communicate(timeout=100)
     # By itself, by JAX where the first was gone before, or killed above.

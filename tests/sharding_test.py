@@ -17,28 +17,25 @@ class Device(NamedTuple):
   process_index: int
 
 
-@given(
-  st.integers(1, 5),
-  st.integers(1, 6),
-  st.integers(1, 40),
-  st.none() | st.integers(1, 30),
-)
-@example(5, 2, 3, None)  # Three devices a job: only two are of whole processes.
-def test_groups_take_a_part_of_a_process_or_several_whole_ones(
-  processes, of_process, num_jobs, devices_per_job
-):
-  devices = [
+def make_devices(processes, of_process):
+  return [
     Device(number, number // of_process)
     for number in range(processes * of_process)
   ]
-  size = devices_per_job or max(1, len(devices) // num_jobs)
-  ragged = size > of_process and size % of_process
-  if devices_per_job and (size > len(devices) or ragged):
+
+
+@given(
+  st.integers(1, 5), st.integers(1, 6), st.integers(1, 40), st.integers(1, 30)
+)
+def test_groups_take_a_part_of_a_process_or_several_whole_ones(
+  processes, of_process, num_jobs, size
+):
+  devices = make_devices(processes, of_process)
+  if size > len(devices) or (size > of_process and size % of_process):
     with pytest.raises(InputError, match=f'devices_per_job is {size}: '):
-      sharding.device_groups(devices, num_jobs, devices_per_job)
+      sharding.device_groups(devices, num_jobs, size)
     return
-  size -= size % of_process if ragged else 0
-  groups = sharding.device_groups(devices, num_jobs, devices_per_job)
+  groups = sharding.device_groups(devices, num_jobs, size)
   used = [device for group in groups for device in group]
   assert len(set(used)) == len(used)
   assert {len(group) for group in groups} == {size}
@@ -53,23 +50,33 @@ def test_groups_take_a_part_of_a_process_or_several_whole_ones(
   if size <= of_process:
     assert max(shares) - min(shares) <= 1
     assert len(groups) == min(num_jobs, processes * (of_process // size))
+  else:
+    assert len(groups) == min(num_jobs, len(devices) // size)
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.none() | st.integers(1, 40))
-def test_groups_are_equal_disjoint_and_no_more_than_jobs(
-  devices, num_jobs, devices_per_job
+@given(st.integers(1, 5), st.integers(1, 8), st.integers(1, 50))
+@example(2, 8, 5)  # Three devices a job would leave room for four of them.
+@example(5, 2, 3)  # Three devices a job: only two are of whole processes.
+def test_by_default_no_job_waits_for_a_larger_share(
+  processes, of_process, num_jobs
 ):
-  size = devices_per_job or max(1, devices // num_jobs)
-  names = [Device(number, 0) for number in range(devices)]
-  if size > devices:
-    with pytest.raises(InputError, match=f'is {size}: there are {devices} '):
-      sharding.device_groups(names, num_jobs, devices_per_job)
-    return
-  groups = sharding.device_groups(names, num_jobs, devices_per_job)
-  used = [device for group in groups for device in group]
-  assert len(set(used)) == len(used)
-  assert {len(group) for group in groups} == {size}
-  assert len(groups) == min(devices // size, num_jobs)
+  devices = make_devices(processes, of_process)
+  groups = sharding.device_groups(devices, num_jobs, None)
+  assert len(groups) == min(num_jobs, len(devices))
+  [size] = {len(group) for group in groups}
+  for larger in range(size + 1, len(devices) + 1):
+    try:
+      rivals = sharding.device_groups(devices, num_jobs, larger)
+    except InputError:
+      continue
+    assert len(rivals) < num_jobs
+
+
+def test_processes_with_different_numbers_of_devices_are_refused():
+  devices = [Device(0, 0), Device(1, 0), Device(2, 1)]
+  message = 'Process 0 has 2 devices and process 1 has 1: give'
+  with pytest.raises(InputError, match=message):
+    sharding.device_groups(devices, 5, None)
 
 
 def test_rows_are_padded_with_zeros_and_divided():
