@@ -178,7 +178,15 @@ def parse_all(
         f'{path} makes a config without the field {error}: start from'
         ' configs/common.py.'
       ) from error
+    _make_absolute(config)
   return configs
+
+
+def _make_absolute(config: ml_collections.ConfigDict) -> None:
+  """Makes paths absolute that a run is read with later, from any folder."""
+  for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
+    if owner[name] is not None:
+      owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
 
 
 def _parse_flags(

@@ -91,6 +91,7 @@ def _train(
     processes,
     summary,
     train,
+    trained,
   )
 
   if values.distributed or given[0] is not None:
@@ -108,27 +109,27 @@ def _train(
     [[run, configuration.to_json(config)] for run, config in runs.items()],
     digests,
   )
-  for (run, config), data, known in zip(
-    runs.items(), found, digests, strict=True
-  ):
-    folder = workdir / run
-    if leads:
+  for (run, config), data in zip(runs.items(), found, strict=True):
+    for fold in config.folds:
+      work.append(jobs.make_job(config, data, fold, workdir / run, run))
+  if leads:
+    for (run, config), data, known in zip(
+      runs.items(), found, digests, strict=True
+    ):
+      folder = workdir / run
       artifacts.begin_run(folder, config, known)
       artifacts.write_labels(
         folder / 'labels.csv',
         {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
       )
-    for fold in config.folds:
-      work.append(jobs.make_job(config, data, fold, folder, run))
-    params = jax.eval_shape(lambda: train.initial_variables(work[-1]))['params']
-    if not leads:
-      continue
-    print(
-      f'{config.model.name} with {models.count_parameters(params):,} trainable'
-      f' parameters on {config.data.name}, folds'
-      f' {", ".join(map(str, config.folds))}, in {folder}',
-      flush=True,
-    )
+      shapes = trained.variable_shapes(experiment.make_network(config))
+      print(
+        f'{config.model.name} with'
+        f' {models.count_parameters(shapes["params"]):,} trainable'
+        f' parameters on {config.data.name}, folds'
+        f' {", ".join(map(str, config.folds))}, in {folder}',
+        flush=True,
+      )
   processes.check_shared(workdir)
   with loop() as stop:
     failed = jobs.run(work, stop)

@@ -97,12 +97,19 @@ def test_every_field_that_is_named_exists_and_every_number_is_checked():
   }
 
 
+def test_paths_that_a_run_is_read_with_later_are_absolute():
+  config = parse('--config.init_from=runs/a', '--config.data.folds_file=b')
+  here = pathlib.Path.cwd()
+  assert config.init_from == str(here / 'runs' / 'a')
+  assert config.data.folds_file == str(here / 'b')
+
+
 def test_every_field_can_be_set_in_both_forms():
   plain = fields_of(parse())
   for field, value in plain.items():
     if value is None:
-      text = field.endswith(('_dir', '_file'))
-      value = 'a b' if text else '70' if field.endswith('samples') else '7'
+      text = field.endswith(('_dir', '_file', '_from'))
+      value = '/a b' if text else '70' if field.endswith('samples') else '7'
       value = '0.5' if field == 'class_weight_power' else value
     for form in (
       [f'--config.{field}', str(value)],

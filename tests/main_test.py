@@ -205,6 +205,17 @@ def empty(folder):
     path.unlink()
 
 
+def test_a_wrong_init_from_leaves_the_folder_free(tmp_path):
+  code, _, err = run(
+    '--config=configs/quickstart.py',
+    f'--workdir={tmp_path / "run"}',
+    f'--config.init_from={tmp_path / "none"}',
+  )
+  assert code == 2
+  assert f'{tmp_path / "none"} is no run folder' in err
+  assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

@@ -2,11 +2,14 @@
 
 import csv
 import io
+import json
+import re
 import shutil
 import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,7 +42,8 @@ class Processes(Command):
     self.set('phases.learning_rates', '(1e-2,)')
     self.set('devices_per_job', devices_per_job)
 
-  def start_all(self):
+  def start_all(self, *own):
+    """Starts all processes, each with arguments of its own, if given."""
     port = free_port()
     given = list(self.arguments)
     started = []
@@ -49,6 +53,7 @@ class Processes(Command):
         f'--coordinator_address=localhost:{port}',
         f'--num_processes={self.count}',
         f'--process_id={process_id}',
+        *(own[process_id] if own else ()),
       ]
       started.append(self.start())
     self.arguments = given
@@ -129,6 +134,39 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
     assert undisturbed.read() == (rows, files)
 
 
+def test_one_job_over_all_processes_saves_on_sigterm(shared, tmp_path):
+  command = Processes(tmp_path, shared, 2, devices_per_job=2)
+  command.set('phases.epochs', '(400,)')
+  command.set('patience_epochs', 400)
+  command.set('checkpoint_minutes', 99)
+  started = command.start_all()
+  while not command.in_training():
+    assert all(process.poll() is None for process in started)
+    time.sleep(0.05)
+  checkpoints = command.workdir / 'fold0' / 'checkpoints'
+  for process in started:
+    process.send_signal(signal.SIGTERM)
+  told = [process.communicate(timeout=100) for process in started]
+  assert [process.returncode for process in started] == [143, 143], told
+  for _, err in told:
+    assert err.splitlines()[-1].startswith('Interrupted (SIGTERM)')
+  epochs = len((checkpoints.parent / 'metrics.csv').read_text().splitlines())
+  latest = max(int(path.name) for path in checkpoints.glob('[0-9]*'))
+  progress = (checkpoints / str(latest) / 'progress' / 'metadata').read_text()
+  assert json.loads(progress)['epoch'] >= epochs - 1
+
+
+def test_who_ends_tells_the_others(shared, tmp_path):
+  command = Processes(tmp_path, shared, 2, devices_per_job=1)
+  started = command.start_all((), ('--workdir=/proc/none',))
+  told = [process.communicate(timeout=100) for process in started]
+  assert [process.returncode for process in started] == [3, 2], told
+  sentences = [err.splitlines()[-1] for _, err in told]
+  assert sentences[1].startswith('/proc/none cannot be written to')
+  assert sentences[0] == f'Process 1 has ended: {sentences[1]}'
+  assert not any('Traceback' in err for _, err in told)
+
+
 @pytest.mark.parametrize('count', COUNTS)
 def test_jobs_are_divided_over_processes(count, shared, tmp_path):
   command = Processes(tmp_path, shared, count, 1, folds='(0, 1, 2)')
@@ -145,6 +183,53 @@ def test_data_that_differ_are_refused(monkeypatch):
   monkeypatch.setattr(processes, 'exchange', lambda *_: ['a', 'b'])
   with pytest.raises(InputError, match='different configs or data'):
     processes.check_alike('begin', {})
+
+
+@pytest.mark.parametrize('process', [0, 1])
+def test_a_folder_that_is_not_shared_is_refused(tmp_path, monkeypatch, process):
+  """The other process has a folder of its own."""
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: process)
+  saw = {0: ['True', 'False'], 1: ['True', 'False']}[process]
+
+  def exchange(topic, text, members):
+    assert members == range(2)
+    if topic == 'file':
+      assert (tmp_path / text).exists()
+      return ['.x.tmp', ''] if process else [text, '']
+    assert text == saw[process]
+    return saw
+
+  monkeypatch.setattr(processes, 'exchange', exchange)
+  with pytest.raises(InputError, match='not the same folder for process 1 as'):
+    processes.check_shared(tmp_path)
+  monkeypatch.setattr(processes, 'exchange', lambda *_: ['.', '.'])
+  processes.check_shared(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'address', ['', 'host', 'host:', 'host:x', ':1234', ':::', 'a:0', 'a:65536']
+)
+def test_addresses_that_are_none_are_refused(address):
+  with pytest.raises(InputError, match=re.escape(f'address is {address!r}: ')):
+    processes.begin(address, 1, 0)
+
+
+def test_a_port_in_use_is_refused():
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(InputError, match=f'Port {port} of .* cannot be opened'):
+      processes.begin(f'localhost:{port}', 2, 0)
+
+
+def test_an_address_where_nobody_answers_is_refused(monkeypatch):
+  monkeypatch.setattr(processes, '_LONGEST_START', 0.3)
+  port = free_port()
+  with pytest.raises(InputError, match=f'Nobody answers at .*:{port} '):
+    processes.begin(f'localhost:{port}', 2, 1)
 
 
 def test_alone_nobody_is_asked():
