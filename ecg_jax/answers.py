@@ -20,12 +20,19 @@ _AF, _NOISE = CLASSES.index('A'), CLASSES.index('~')
 class Answer(NamedTuple):
   """What the folds say together."""
 
-  predicted: str
-  """A class or UNDECIDED."""
+  chosen: str
+  """A class, sure or not."""
   probabilities: np.ndarray
   """float64 [4], order N, A, O, ~: the mean over folds."""
   agreement: float
   """Share of the folds that give the class that was chosen the most."""
+  sure: bool = True
+  """Whether its probability is as high as was asked for."""
+
+  @property
+  def predicted(self) -> str:
+    """What is told: the class, or UNDECIDED."""
+    return self.chosen if self.sure else UNDECIDED
 
 
 class Stretch(NamedTuple):
@@ -40,8 +47,9 @@ class Summary(NamedTuple):
   """What the windows of a long recording say of it."""
 
   answer: Answer
-  """The class of the mean probability over `used` windows: those that are not
-  noise, or all where all are. No model was trained on this."""
+  """The class of the mean probability over `used` windows: those whose class,
+  sure or not, is not noise, or all where all are. No model was trained on
+  this."""
   used: int
   shares: dict[str, float]
   """Class or UNDECIDED -> share of the time that was answered."""
@@ -70,7 +78,7 @@ def combine(
     temperature: Of the run's calibration; 1 for none.
     vote: Whether the class is that of most folds, of equals the one of the
       higher mean probability, instead of the highest mean probability.
-    abstain: The class must have at least this mean probability.
+    abstain: Sure is a class of at least this mean probability.
   """
   each = calibration.softmax(logits, temperature)
   votes = np.bincount(each.argmax(axis=-1), minlength=len(CLASSES))
@@ -78,9 +86,10 @@ def combine(
   # A mean is at most 1, so a vote outweighs it.
   chosen = int(np.argmax(2 * votes + mean if vote else mean))
   return Answer(
-    CLASSES[chosen] if mean[chosen] >= abstain else UNDECIDED,
+    CLASSES[chosen],
     mean,
     float(votes[chosen] / len(each)),
+    bool(mean[chosen] >= abstain),
   )
 
 
@@ -107,17 +116,13 @@ def summarize(stretches: Sequence[Stretch], *, abstain: float = 0.0) -> Summary:
   used = [
     stretch.answer
     for stretch in stretches
-    if stretch.answer.predicted != CLASSES[_NOISE]
+    if stretch.answer.chosen != CLASSES[_NOISE]
   ] or [stretch.answer for stretch in stretches]
   mean = np.mean([answer.probabilities for answer in used], axis=0)
   chosen = CLASSES[int(mean.argmax())]
-  agreeing = [answer.predicted == chosen for answer in used]
+  agreeing = [answer.chosen == chosen for answer in used]
   return Summary(
-    Answer(
-      chosen if mean.max() >= abstain else UNDECIDED,
-      mean,
-      float(np.mean(agreeing)),
-    ),
+    Answer(chosen, mean, float(np.mean(agreeing)), bool(mean.max() >= abstain)),
     len(used),
     {name: time / seconds for name, time in shares.items()},
     seconds,

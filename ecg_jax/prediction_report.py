@@ -41,7 +41,7 @@ def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
   if outcome.summary is not None:
     status = (
       f'mean of {len(outcome.stretches)} windows, all noise'
-      if outcome.summary.shares['~'] == 1.0
+      if all(x.answer.chosen == '~' for x in outcome.stretches)
       else f'mean of the {outcome.summary.used} of {len(outcome.stretches)}'
       ' windows that are not noise'
     )

@@ -60,11 +60,13 @@ def test_an_answer_is_as_sure_as_it_was_asked_to_be(folds, heat, vote, least):
 
 
 def stretch(start, end, predicted, rng=None):
+  sure = predicted in CLASSES
+  chosen = predicted if sure else 'N'
   share = np.full(4, 0.1)
-  share[CLASSES.index(predicted) if predicted in CLASSES else 0] = 0.7
+  share[CLASSES.index(chosen)] = 0.7
   if rng is not None:
     share = rng.dirichlet(np.ones(4))
-  return answers.Stretch(start, end, answers.Answer(predicted, share, 1.0))
+  return answers.Stretch(start, end, answers.Answer(chosen, share, 1.0, sure))
 
 
 @given(
@@ -123,3 +125,34 @@ def test_a_summary_is_the_mean_and_can_be_undecided():
   assert found.answer.predicted == CLASSES[mean.argmax()]
   found = answers.summarize(stretches, abstain=0.99)
   assert found.answer.predicted == answers.UNDECIDED
+
+
+@given(
+  arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 8), st.integers(1, 3), st.just(4)),
+    elements=st.floats(-3, 3, width=32),
+  ),
+  st.booleans(),
+  st.floats(0, 1),
+)
+def test_abstention_changes_nothing_but_what_is_told(windows, vote, least):
+  def summarize(abstain):
+    found = [
+      answers.combine(folds, temperature=1.0, vote=vote, abstain=abstain)
+      for folds in windows
+    ]
+    stretches = [answers.Stretch(k, k + 1, x) for k, x in enumerate(found)]
+    return answers.summarize(stretches, abstain=abstain)
+
+  plain, found = summarize(0.0), summarize(least)
+  np.testing.assert_array_equal(
+    found.answer.probabilities, plain.answer.probabilities
+  )
+  assert found.used == plain.used
+  assert found.answer.agreement == plain.answer.agreement
+  assert found.answer.predicted == (
+    plain.answer.predicted
+    if plain.answer.probabilities.max() >= least
+    else answers.UNDECIDED
+  )
