@@ -3,6 +3,8 @@
 Folds' logits of a window -> an answer; a recording's answers -> its summary.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,8 +57,8 @@ class Summary(NamedTuple):
   """Class or UNDECIDED -> share of the time that was answered."""
   answered_seconds: float
   episodes: list[tuple[float, float]]
-  """Start and end, in seconds, of atrial fibrillation: windows of class A
-  without a gap between them."""
+  """Start and end, in seconds, of atrial fibrillation: parts of class A without
+  a gap between them."""
 
   @property
   def longest_episode(self) -> tuple[float, float] | None:
@@ -93,21 +95,37 @@ def combine(
   )
 
 
+def partition(stretches: Sequence[Stretch]) -> list[tuple[float, float, str]]:
+  """Divides the time that windows cover: each instant to the nearest middle.
+
+  Args:
+    stretches: Windows of one length, ordered by start.
+
+  Returns:
+    Start and end, in seconds, and class or UNDECIDED, of each, in order.
+  """
+  middles = [(start + end) / 2 for start, end, _ in stretches]
+  edges = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
+  return [
+    (max(start, low), min(end, high), answer.predicted)
+    for (start, end, answer), low, high in zip(
+      stretches, [-math.inf, *edges], [*edges, math.inf], strict=True
+    )
+  ]
+
+
 def summarize(stretches: Sequence[Stretch], *, abstain: float = 0.0) -> Summary:
   """Sums up the answers of a long recording.
 
   Args:
-    stretches: At least one, ordered by start. A stretch counts for the time
-      that none before it covered.
+    stretches: At least one, of one length, ordered by start.
     abstain: As for `combine`.
   """
   shares = dict.fromkeys((*CLASSES, UNDECIDED), 0.0)
   episodes: list[tuple[float, float]] = []
-  covered = -np.inf
-  for start, end, answer in stretches:
-    shares[answer.predicted] += max(0.0, end - max(start, covered))
-    covered = max(covered, end)
-    if answer.predicted == CLASSES[_AF]:
+  for start, end, predicted in partition(stretches):
+    shares[predicted] += end - start
+    if predicted == CLASSES[_AF]:
       if episodes and start <= episodes[-1][1] + 1e-6:
         episodes[-1] = (episodes[-1][0], end)
       else:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,33 +79,39 @@ def stretch(start, end, predicted, rng=None):
   ),
   st.integers(10, 40),
 )
-def test_each_second_counts_once(steps, window):
-  """Against a count of whole seconds, one by one."""
+def test_each_instant_counts_for_the_nearest_middle(steps, window):
+  """Against a count of half seconds, one by one, there and back."""
   starts = np.cumsum([step for step, _ in steps])
   stretches = [
     stretch(start, start + window, predicted)
     for start, (_, predicted) in zip(starts, steps, strict=True)
   ]
-  seconds = {}
-  fibrillating = set()
-  for start, end, answer in stretches:
-    for second in range(start, end):
-      seconds.setdefault(second, answer.predicted)
-      if answer.predicted == 'A':
-        fibrillating.add(second)
+  halves = {}  # Of a second -> class; edges are multiples of one.
+  for half in range(2 * stretches[-1].end):
+    middle = (half + 0.5) / 2
+    near = min(stretches, key=lambda x: abs(x.start + window / 2 - middle))
+    if near.start < middle < near.end:
+      halves[half] = near.answer.predicted
   found = answers.summarize(stretches)
-  assert found.answered_seconds == len(seconds)
+  assert 2 * found.answered_seconds == len(halves)
   for name, share in found.shares.items():
-    expected = list(seconds.values()).count(name) / len(seconds)
+    expected = list(halves.values()).count(name) / len(halves)
     assert share == pytest.approx(expected)
-  inside = [range(start, end) for start, end in found.episodes]
-  assert sorted(fibrillating) == [second for part in inside for second in part]
-  for one, two in zip(found.episodes, found.episodes[1:], strict=False):
+  inside = [range(int(2 * a), int(2 * b)) for a, b in found.episodes]
+  assert [half for half, x in halves.items() if x == 'A'] == [
+    half for part in inside for half in part
+  ]
+  for one, two in itertools.pairwise(found.episodes):
     assert one[1] < two[0]
-  if inside:
-    assert len(range(*found.longest_episode)) == max(map(len, inside))
-  else:
-    assert found.longest_episode is None
+  longest = found.longest_episode or (0, 0)
+  assert 2 * (longest[1] - longest[0]) == max(map(len, inside), default=0)
+  back = answers.summarize(
+    [answers.Stretch(-end, -start, x) for start, end, x in stretches[::-1]]
+  )
+  assert back.shares == pytest.approx(found.shares)
+  assert back.episodes == [
+    (-end, -start) for start, end in found.episodes[::-1]
+  ]
 
 
 def test_noise_has_no_say_unless_there_is_nothing_else():
