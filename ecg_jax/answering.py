@@ -104,7 +104,8 @@ def answer(
     settings: How to answer.
 
   Returns:
-    What was found of each. What a recording failed at is in its outcome.
+    What was found of each. One that failed, at once or midway, says at what,
+    and has no answers.
 
   Raises:
     InputError: The calibration of the run is damaged.
@@ -136,8 +137,17 @@ def answer(
       _answer_windows(folds, outcomes, chunk, settings, temperature)
       bar.update(chunk[-1].number - bar.n)
     bar.update(len(outcomes) - bar.n)
-  for outcome in outcomes:
-    if outcome.windowed and outcome.stretches:
+  for number, outcome in enumerate(outcomes):
+    if outcome.failure is not None:
+      # The windows before it failed are no answer for the recording.
+      outcomes[number] = Outcome(
+        outcome.name,
+        outcome.lead,
+        outcome.seconds,
+        notes=outcome.notes,
+        failure=outcome.failure,
+      )
+    elif outcome.windowed:
       outcome.summary = answers.summarize(
         outcome.stretches, abstain=settings.abstain
       )

@@ -28,8 +28,8 @@ _EPISODES_SHOWN = 10
 def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
   """What a recording adds to the output, by COLUMNS.
 
-  A row for each window of a long recording, one for the whole of it, and one
-  for what it failed at. Columns without a value are None.
+  A row for each window of a long recording and one for the whole of it, or one
+  alone for what it failed at. Columns without a value are None.
   """
   parts: list[tuple[float, float, answers.Answer | None, str]] = []
   kind = 'window' if outcome.windowed else 'answered'

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecg_jax import answering, answers, recordings, trained
+from ecg_jax import answering, answers, prediction_report, recordings, trained
 from ecg_jax.errors import InputError
 
 SETTINGS = answering.Settings()
@@ -117,7 +117,11 @@ def test_what_cannot_be_read_leaves_the_others_alone(model):
   assert '63 samples at 300 Hz (0.21 s), less than the 64' in failures['c']
   assert 'no samples at 0.00 s' in failures['e']
   assert 'gap in each of its 4 windows' in failures['f']
-  assert len(found[3].stretches) == 2  # What could be read is kept.
+  for outcome in found[1:6]:  # Of d two windows could be read.
+    assert outcome.summary is None
+    assert [outcome.stretches, outcome.gaps, outcome.warnings()] == [[], [], []]
+    [row] = prediction_report.rows(outcome)
+    assert row['status'] == f'failed: {outcome.failure}'
   check_answers(
     [found[0].stretches[0].answer, found[6].stretches[0].answer],
     direct(model, [signal(0, 900), signal(3, 900)]),
