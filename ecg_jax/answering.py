@@ -108,9 +108,9 @@ def answer(
     and has no answers.
 
   Raises:
-    InputError: The calibration of the run is damaged.
+    InputError: The calibration of the run is damaged or of other folds.
   """
-  temperature = calibration.read(folds.run_folder)
+  temperature = calibration.read(folds.run_folder, folds.folds)
   outcomes = [Outcome(name) for name in openers]
   windows = itertools.chain.from_iterable(
     _read(folds, number, outcome, openers[outcome.name], settings)

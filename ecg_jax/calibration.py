@@ -8,7 +8,7 @@ class is likeliest. n: records.
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,24 +176,35 @@ def withhold(
   )
 
 
-def read(run_folder: pathlib.Path) -> float:
+def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:
   """The temperature of a run; 1.0 where it was never calibrated.
 
+  Args:
+    run_folder: The run's.
+    folds: Its finished ones.
+
   Raises:
-    InputError: Its calibration.json is damaged.
+    InputError: Its calibration.json is damaged, or of other folds.
   """
   path = run_folder / FILE
   if not path.exists():
     return 1.0
   try:
-    temperature = json.loads(summary.read_text(path))['temperature']
-    if not 0 < temperature < math.inf:
+    found = json.loads(summary.read_text(path))
+    temperature, fitted = found['temperature'], found['folds']
+    # JSON's true is a number to Python.
+    if isinstance(temperature, bool) or not 1 / _MOST <= temperature <= _MOST:
       raise ValueError(f'temperature is {temperature}')
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
       f'{path} is damaged ({type(error).__name__}: {error}): delete it or run'
       ' tools/calibrate.py again.'
     ) from error
+  if fitted != list(folds):
+    raise InputError(
+      f'{path} was fitted to the folds {fitted}, while the finished ones are'
+      f' {list(folds)}: run tools/calibrate.py again.'
+    )
   return float(temperature)
 
 
@@ -202,7 +213,8 @@ def write(run_folder: pathlib.Path, calibration: Mapping[str, Any]) -> None:
 
   Args:
     run_folder: The run's.
-    calibration: `temperature` and what else is to be known of it; no NaN.
+    calibration: `temperature`, `folds` that it was fitted to, in ascending
+      order, and what else is to be known of it; no NaN.
 
   Raises:
     InputError: The folder cannot be written to.

@@ -74,7 +74,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
     )
   artifacts.check_writable(out.parent, '--out')
   folds = trained.load(run_folder)
-  temperature = calibration.read(run_folder)
+  temperature = calibration.read(run_folder, folds.folds)
   files = {
     'MODEL_CARD.md': model_card(folds, temperature).encode(),
     'weights.npz': _npz(stacked_weights(folds)),

@@ -158,7 +158,7 @@ def to_json(
   content = {
     'run_folder': str(folds.run_folder),
     'folds': folds.folds,
-    'temperature': calibration.read(folds.run_folder),
+    'temperature': calibration.read(folds.run_folder, folds.folds),
     'settings': dataclasses.asdict(settings),
     'recordings': [
       {

@@ -209,7 +209,7 @@ def test_settings_reach_the_answer(model, monkeypatch):
   monkeypatch.setattr(
     answers, 'combine', lambda x, **k: given.append(k) or combine(x, **k)
   )
-  monkeypatch.setattr(answering.calibration, 'read', lambda folder: 1.7)
+  monkeypatch.setattr(answering.calibration, 'read', lambda *_: 1.7)
   answering.answer(model, openers, answering.Settings(vote=True, abstain=0.2))
   assert given[0] == {'temperature': 1.7, 'vote': True, 'abstain': 0.2}
 

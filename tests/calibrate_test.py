@@ -70,7 +70,8 @@ def test_command_mends_planted_overconfidence(make_run, capsys):
   folder = make_run(planted=2.0)
   assert command.main([str(folder)]) == 0
   found = json.loads((folder / calibration.FILE).read_text())
-  assert calibration.read(folder) == pytest.approx(2.0, rel=0.1)
+  assert found['folds'] == [0, 1]
+  assert calibration.read(folder, (0, 1)) == pytest.approx(2.0, rel=0.1)
   before, after = found['test']['before'], found['test']['after']
   assert before['expected_calibration_error'] > 0.1
   assert after['expected_calibration_error'] < 0.04
@@ -90,7 +91,7 @@ def test_command_mends_planted_overconfidence(make_run, capsys):
 
 def test_temperature_comes_from_validation_labels_alone(make_run):
   folder = make_run(folds=1)
-  [validation] = command.read(folder, 'validation')
+  [validation] = command.read(folder, 'validation').values()
   kept = command.fit([validation])
   shuffled_labels(folder / 'fold0' / 'predictions.csv')
   [test] = [summary.read_predictions(folder / 'fold0' / 'predictions.csv', 0)]
@@ -107,8 +108,8 @@ def test_temperature_comes_from_validation_labels_alone(make_run):
 
 def test_no_label_of_a_test_record_calibrates_it(make_run):
   folder = make_run(folds=2)
-  validation = command.read(folder, 'validation')
-  test = command.read(folder, 'test')
+  validation = list(command.read(folder, 'validation').values())
+  test = list(command.read(folder, 'test').values())
   kept = command.rescale_test(test, validation)
   # Fold 0 validates on the test records of fold 1: these are left out there.
   assert set(validation[0].records) == set(test[1].records)

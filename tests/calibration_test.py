@@ -119,9 +119,9 @@ def test_what_is_withheld_is_not_scored():
 
 
 def test_temperature_is_read_as_it_was_written(tmp_path):
-  assert calibration.read(tmp_path) == 1.0
-  calibration.write(tmp_path, {'temperature': 1.3125, 'records': 7})
-  assert calibration.read(tmp_path) == 1.3125
+  assert calibration.read(tmp_path, (0, 2)) == 1.0
+  calibration.write(tmp_path, {'temperature': 1.3125, 'folds': [0, 2]})
+  assert calibration.read(tmp_path, (0, 2)) == 1.3125
   assert [path.name for path in tmp_path.iterdir()] == ['calibration.json']
   calibration.write(tmp_path, {'temperature': 2.0})
   assert json.loads((tmp_path / calibration.FILE).read_text()) == {
@@ -135,17 +135,37 @@ def test_temperature_is_read_as_it_was_written(tmp_path):
     '',
     '[]',
     '{}',
-    '{"temperature": "warm"}',
-    '{"temperature": null}',
-    '{"temperature": 0}',
-    '{"temperature": -1}',
-    '{"temperature": NaN}',
-    '{"temperature": Infinity}',
+    '{"temperature": 1.0}',
+    '{"folds": [1]}',
+    *(
+      f'{{"temperature": {value}, "folds": [1]}}'
+      for value in (
+        '"warm"',
+        'null',
+        '[1]',
+        'true',
+        '0',
+        '-1',
+        '0.09',
+        '10.1',
+        'NaN',
+        'Infinity',
+      )
+    ),
     '\x00',
   ],
 )
 def test_damaged_file_gets_one_sentence(tmp_path, content):
   (tmp_path / calibration.FILE).write_text(content)
   with pytest.raises(InputError, match=r'calibration\.json is damaged') as info:
-    calibration.read(tmp_path)
+    calibration.read(tmp_path, (1,))
   assert str(info.value).endswith('calibrate.py again.')
+
+
+@pytest.mark.parametrize('folds', [(0,), (0, 1, 2), (1, 2), ()])
+def test_temperature_of_other_folds_is_refused(tmp_path, folds):
+  calibration.write(tmp_path, {'temperature': 1.5, 'folds': [0, 1]})
+  assert calibration.read(tmp_path, (0, 1)) == 1.5
+  with pytest.raises(InputError, match=r'fitted to the folds \[0, 1\]') as info:
+    calibration.read(tmp_path, folds)
+  assert str(info.value).endswith('run tools/calibrate.py again.')

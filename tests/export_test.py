@@ -163,9 +163,10 @@ def test_the_card_tells_of_the_run(model_folder, small_run):
 
 def test_the_card_shows_the_calibration(small_run):
   folds = trained.load(small_run)
-  calibration.write(small_run, {'temperature': 1.25, 'error': 0.034})
+  found = {'temperature': 1.25, 'folds': [1], 'error': 0.034}
+  calibration.write(small_run, found)
   try:
-    card = export.model_card(folds, calibration.read(small_run))
+    card = export.model_card(folds, calibration.read(small_run, folds.folds))
   finally:
     (small_run / calibration.FILE).unlink()
   assert 'the temperature 1.25, fitted to' in card

@@ -35,8 +35,10 @@ MEASURES = {
 }
 
 
-def read(run_folder: pathlib.Path, set_name: str) -> list[summary.Predictions]:
-  """The predictions of each finished fold.
+def read(
+  run_folder: pathlib.Path, set_name: str
+) -> dict[int, summary.Predictions]:
+  """The predictions of each finished fold, in ascending order.
 
   Raises:
     InputError: The run has no finished fold or is damaged.
@@ -48,10 +50,10 @@ def read(run_folder: pathlib.Path, set_name: str) -> list[summary.Predictions]:
       ' one first.'
     )
   name = summary.PREDICTION_FILES[set_name]
-  return [
-    summary.read_predictions(run_folder / f'fold{fold}' / name, int(fold))
-    for fold in found['folds']
-  ]
+  return {
+    fold: summary.read_predictions(run_folder / f'fold{fold}' / name, fold)
+    for fold in map(int, found['folds'])
+  }
 
 
 def fit(
@@ -227,7 +229,9 @@ def _run(arguments: Sequence[str]) -> int:
     '--debug', action='store_true', help='print the traceback of an error'
   )
   folder = parser.parse_args(arguments).run_folder
-  validation, test = read(folder, 'validation'), read(folder, 'test')
+  by_fold = read(folder, 'validation')
+  validation = list(by_fold.values())
+  test = list(read(folder, 'test').values())
   temperature = fit(validation)
   labels = np.concatenate([fold.labels for fold in test])
   before = np.concatenate([fold.probabilities for fold in test])
@@ -288,6 +292,7 @@ def _run(arguments: Sequence[str]) -> int:
     folder,
     {
       'temperature': temperature,
+      'folds': list(by_fold),
       'validation_records': fitted_to,
       'test': {'records': len(labels), **measured},
       'withheld': [one._asdict() for one in kept],

@@ -56,7 +56,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
   from ecg_jax import trained  # Imports JAX.
 
   folds = trained.load(run_folder)
-  temperature = calibration.read(run_folder)
+  temperature = calibration.read(run_folder, folds.folds)
   content = convert(folds, temperature)
   difference = compare(content, folds, temperature)
   if difference > TOLERANCE:
