@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
+import numbers
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -35,6 +36,22 @@ class Settings:
   vote: bool = False
   abstain: float = 0.0
   allow_leak: bool = False
+
+  def __post_init__(self) -> None:
+    """Raises InputError where a number is none or out of range."""
+    for name, least, most in (
+      ('window', 1, 3600),
+      ('stride', 1, 86400),
+      ('abstain', 0, 1),
+    ):
+      value = getattr(self, name)
+      if not (
+        isinstance(value, numbers.Real) and least <= float(value) <= most
+      ):
+        raise InputError(
+          f'{name} is {value!r}, not from {least} to {most}: give a number in'
+          ' that range.'
+        )
 
 
 class Window(NamedTuple):

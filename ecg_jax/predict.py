@@ -66,16 +66,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
   add('--debug', action='store_true', help='print the traceback of an error')
   given = parser.parse_args(arguments)
-  for name, least, most in (
-    ('window', 1.0, 3600.0),
-    ('stride', 1.0, 86400.0),
-    ('abstain', 0.0, 1.0),
-  ):
-    if not least <= getattr(given, name) <= most:
-      raise InputError(
-        f'--{name} {getattr(given, name):g} is not from {least:g} to {most:g}:'
-        ' see --help.'
-      )
   if given.out is not None and given.out.suffix not in ('.csv', '.json'):
     raise InputError(f'--out {given.out} ends neither in .csv nor in .json.')
   return given
@@ -92,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
   if given.plot is not None:
     artifacts.check_writable(given.plot, '--plot')
 
-  # Imported once the command line is known to be good: they take seconds.
+  # Imported once paths are known to be good: they take seconds.
   from ecg_jax import answering, compilation_cache, prediction_report, trained
 
   compilation_cache.enable()

@@ -41,14 +41,14 @@ class Model:
     *,
     sampling_rate: float,
     units: str,
-    lead: str | None = None,
+    lead: int | str | None = None,
     settings: answering.Settings = answering.Settings(),  # noqa: B008
   ) -> Prediction:
     """Classifies a recording of any length, as `ecg_jax.predict` does.
 
     Args:
       signal: Real numbers [samples], or [leads, samples], either way round;
-        NaN where one is missing.
+        NaN or masked where one is missing.
       sampling_rate: Hz.
       units: 'V', 'mV', 'uV', 'nV', or 'counts' of 1/1000 mV.
       lead: Number of the lead, where there are several.

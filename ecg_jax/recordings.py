@@ -9,6 +9,7 @@ import dataclasses
 import fractions
 import functools
 import math
+import numbers
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -134,13 +135,14 @@ def from_array(
   *,
   sampling_rate: float,
   units: str,
-  lead: str | None = None,
+  lead: int | str | None = None,
   name: str = 'signal',
 ) -> Recording:
   """A recording of samples that are in memory.
 
   Args:
-    signal: Real numbers [samples], or [leads, samples], either way round.
+    signal: Real numbers [samples], or [leads, samples], either way round; NaN
+      or masked where one is missing.
     sampling_rate: Hz.
     units: A key of MILLIVOLT.
     lead: Number of the lead, where there are several.
@@ -149,11 +151,24 @@ def from_array(
   Raises:
     InputError: They cannot be used.
   """
+  if not isinstance(sampling_rate, numbers.Real):
+    raise InputError(
+      f'sampling_rate is {sampling_rate!r}, not a number: give it in Hz.'
+    )
+  try:
+    array = np.asarray(signal)
+  except (TypeError, ValueError) as error:
+    raise InputError(
+      f'{name} cannot be made an array: give samples, or leads of as many'
+      ' samples each.'
+    ) from error
+  if np.ma.is_masked(signal) and array.dtype.kind in 'iuf':
+    array = np.where(np.ma.getmaskarray(signal), np.nan, array)
   return _open_lead(
-    recording_files.array_channels(name, np.asarray(signal)),
+    recording_files.array_channels(name, array),
     path=name,
     name=name,
-    lead=lead,
+    lead=None if lead is None else str(lead),
     sampling_rate=sampling_rate,
     units=units,
     notes=(),
@@ -260,7 +275,7 @@ def choose_lead(
 
 def _unit(text: str | None) -> str | None:
   """The key of MILLIVOLT that a unit is, or None."""
-  plain = (text or '').strip().replace('µ', 'u').replace('μ', 'u').lower()
+  plain = str(text).strip().replace('µ', 'u').replace('μ', 'u').lower()
   return next((unit for unit in MILLIVOLT if unit.lower() == plain), None)
 
 

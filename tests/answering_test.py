@@ -214,6 +214,29 @@ def test_settings_reach_the_answer(model, monkeypatch):
   assert given[0] == {'temperature': 1.7, 'vote': True, 'abstain': 0.2}
 
 
+@pytest.mark.parametrize(
+  'field',
+  [
+    {'window': 0},
+    {'window': -5.0},
+    {'window': float('nan')},
+    {'window': 3601},
+    {'window': '30'},
+    {'stride': 0},
+    {'stride': -3},
+    {'stride': None},
+    {'abstain': -0.1},
+    {'abstain': 1.1},
+    {'abstain': np.nan},
+  ],
+)
+def test_settings_out_of_range_are_refused(field):
+  [(name, value)] = field.items()
+  with pytest.raises(InputError, match=f'{name} is .*, not from') as info:
+    answering.Settings(**field)
+  assert repr(value) in str(info.value)
+
+
 def test_warnings_count_the_windows(model):
   counts = signal(0, 6000)
   counts[:900] = 0

@@ -41,6 +41,12 @@ def test_units_rate_and_lead_do_not_change_it(model):
     model.predict(
       np.stack([0 * COUNTS, COUNTS]), sampling_rate=300, units='uV', lead='1'
     ),
+    model.predict(
+      [[0] * len(COUNTS), list(COUNTS)],
+      sampling_rate=np.int64(300),
+      units='counts',
+      lead=1,
+    ),
   ]
   for other in others:
     assert other.probabilities == pytest.approx(first.probabilities, abs=1e-6)
@@ -64,13 +70,34 @@ def test_a_long_signal_has_a_summary(model):
     (COUNTS[:50], {}, 'signal has 50 samples'),
     (COUNTS, {'units': 'furlongs'}, "'furlongs' are none"),
     (COUNTS, {'sampling_rate': 0}, 'sampling rate of 0 Hz'),
+    (COUNTS, {'sampling_rate': '300'}, "sampling_rate is '300', not a number"),
+    (COUNTS, {'sampling_rate': None}, 'sampling_rate is None, not a number'),
+    (COUNTS, {'units': 3}, 'and 3 are none'),
+    (COUNTS, {'units': None}, 'does not say the units'),
+    (COUNTS, {'lead': 1}, "no lead '1'"),
+    (COUNTS, {'lead': -1}, "no lead '-1'"),
+    (COUNTS, {'lead': 0.5}, "no lead '0.5'"),
     (COUNTS.reshape(1, 1, -1), {}, 'signal'),
+    ([[1, 2], [3]], {}, 'signal cannot be made an array'),
+    (None, {}, 'signal holds object'),
+    (np.ma.masked_less(np.arange(9000), 100), {}, 'no samples at 0.00 s'),
   ],
 )
 def test_what_cannot_be_used_is_refused(model, signal, fields, message):
   given = {'sampling_rate': 300, 'units': 'counts', **fields}
   with pytest.raises(InputError, match=message):
     model.predict(signal, **given)
+
+
+def test_a_masked_sample_is_a_missing_one(model):
+  mask = np.arange(len(COUNTS)) % 100 == 50
+  missing = np.where(mask, np.nan, COUNTS)
+  spiked = np.ma.masked_array(np.where(mask, 9999, COUNTS), mask)
+  one, two = (
+    model.predict(signal, sampling_rate=300, units='counts')
+    for signal in (missing, spiked)
+  )
+  assert one.probabilities == two.probabilities
 
 
 def test_the_package_is_imported_without_jax():
