@@ -25,6 +25,10 @@ LONGEST_SECONDS = 120
 LEAST_MILLIVOLT, MOST_MILLIVOLT = 1.5, 5.0
 """Height of a row; what goes beyond it is cut off, and marked."""
 
+LEAST_EVIDENCE = 1e-4
+"""Of the strongest stretch; below, as on a flat line, it is rounding alone and
+is not drawn. That of a real record is around 0.1."""
+
 PNG_DPI = 127
 """Five pixels a millimetre, so that the lines of the paper are even."""
 
@@ -134,6 +138,8 @@ def draw(
   # A few strong stretches must not hide the rest.
   scale = max(float(np.quantile(np.abs(evidence), 0.98)), 1e-9)
   heights = np.clip(evidence / scale, -1, 1)
+  if np.abs(evidence).max() < LEAST_EVIDENCE:
+    heights = np.zeros_like(heights)
   top: float = _HEADER
   for first in starts:
     row = shown[first : first + row_samples]

@@ -68,6 +68,21 @@ def test_scale_is_true_and_the_trace_whole(seconds, sampling_rate, height):
   np.testing.assert_allclose(trace, signal - np.median(signal))
 
 
+@pytest.mark.parametrize(
+  ('strongest', 'height'), [(1.5e-8, 0), (0.9e-4, 0), (1.1e-4, 1), (0.15, 1)]
+)
+def test_rounding_is_not_drawn_as_evidence(strongest, height):
+  evidence = strongest * np.linspace(-1, 1, 50)
+  bars = [
+    bar.get_height()
+    for axes in draw(beats(10), evidence=evidence).axes
+    for bar in axes.patches
+    if axes.get_ylim() == (-1, 1)
+  ]
+  assert len(bars) == 50
+  assert np.abs(bars).max() == height
+
+
 def test_evidence_stands_under_its_stretch_of_the_trace():
   signal = beats(25)
   evidence = np.zeros(125)
