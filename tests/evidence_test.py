@@ -29,8 +29,7 @@ def make_model(network, *variables):
     folds=tuple(range(len(variables))),
     network=network,
     variables=variables,
-    records={},
-    test_fold={},
+    learnt=({},) * len(variables),
   )
 
 
