@@ -7,12 +7,16 @@ import argparse
 import collections
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from ecg_jax import artifacts, errors, recording_files, recordings, summary
 from ecg_jax.errors import InputError
+
+_SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
+"""No output has such an ending."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,16 +75,50 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   return given
 
 
+def _check_outputs(
+  given: argparse.Namespace, inputs: Sequence[pathlib.Path]
+) -> None:
+  """Refuses outputs that cannot be written, or would replace what is kept.
+
+  Raises:
+    InputError: Says which, and why.
+  """
+  kept = {os.path.realpath(path) for path in inputs if not path.is_dir()}
+  run = pathlib.Path(os.path.realpath(given.run.expanduser()))
+  taken: set[str] = set()
+  for name in ('out', 'answers', 'plot'):
+    output = getattr(given, name)
+    if output is None:
+      continue
+    place = os.path.realpath(output)
+    if place in kept or output.suffix.lower() in _SIGNAL_SUFFIXES:
+      raise InputError(
+        f'--{name} {output} would replace a recording: name another file.'
+      )
+    if pathlib.Path(place).is_relative_to(run):
+      raise InputError(
+        f'--{name} {output} is in the run folder {given.run}: name a place'
+        ' outside of it.'
+      )
+    if place in taken:
+      raise InputError(
+        f'--{name} {output} is named for another output too: name another.'
+      )
+    taken.add(place)
+    if name == 'plot':
+      artifacts.check_writable(output, f'--{name}')
+      continue
+    if output.is_dir():
+      raise InputError(f'--{name} {output} is a folder: name a file.')
+    artifacts.check_writable(output.parent, f'--{name}')
+
+
 def _run(arguments: Sequence[str]) -> int:
   given = _parse(arguments)
   paths = recording_files.find(
     given.paths, with_arrays=given.sampling_rate is not None
   )
-  for name in ('out', 'answers'):
-    if getattr(given, name) is not None:
-      artifacts.check_writable(getattr(given, name).parent, f'--{name}')
-  if given.plot is not None:
-    artifacts.check_writable(given.plot, '--plot')
+  _check_outputs(given, [*given.paths, *paths])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax import answering, compilation_cache, prediction_report, trained

@@ -210,11 +210,23 @@ def test_recordings_of_one_name_are_told_apart(call, tmp_path):
     (('.', '--units', 'furlongs'), 'furlongs'),
     (('A1.hea', '--run', 'nowhere'), 'nowhere is no run folder'),
     (('A1.hea', '--out', 'A1.hea/o.csv'), 'cannot be written'),
+    (('a.csv', '--out', 'a.csv'), '--out a.csv would replace a recording'),
+    (('a.csv', '--answers', '../x/a.csv'), 'would replace a recording'),
+    (('A1.hea', '--answers', 'A1.mat'), 'A1.mat would replace a recording'),
+    (('A1.hea', '--out', 'o.csv', '--answers', './o.csv'), 'another output'),
+    (('A1.hea', '--out', 'o.csv', '--plot', 'o.csv'), 'another output'),
+    (('A1.hea', '--out', 'empty.csv'), 'empty.csv is a folder'),
+    (('A1.hea', '--answers', 'empty'), 'empty is a folder'),
+    (('A1.hea', '--plot', 'A1'), 'A1 cannot be written'),
   ],
 )
 def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
-  (tmp_path / 'empty').mkdir()
+  tmp_path = tmp_path / 'x'
+  for name in ('', 'empty', 'empty.csv'):
+    (tmp_path / name).mkdir()
   write_mat(tmp_path, COUNTS)
+  write_csv(tmp_path, COUNTS)
+  (tmp_path / 'A1').touch()
   monkeypatch.chdir(tmp_path)
   if arguments[:1] == ('.',):
     monkeypatch.chdir(tmp_path / 'empty')
@@ -222,6 +234,20 @@ def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
   assert (code, printed) == (2, '')
   assert words in errors
   assert errors.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['config.json', 'fold1/new.csv', '.'])
+@pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
+def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
+  path = write_mat(tmp_path, COUNTS)
+  (tmp_path / 'link').symlink_to(small_run)
+  kept = (small_run / 'config.json').read_bytes()
+  if option == '--out' and name == '.':
+    name = 'new.json'
+  code, _, errors = call(path, option, tmp_path / 'link' / name)
+  assert (code, errors.count('\n')) == (2, 1)
+  assert 'is in the run folder' in errors
+  assert (small_run / 'config.json').read_bytes() == kept
 
 
 def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
