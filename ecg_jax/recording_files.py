@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -414,14 +415,17 @@ def _read_text(path: pathlib.Path) -> Channels:
       ' numbers, with one header line at most.'
     )
   fields = _fields(lines[start], split)
-  named = (_fields(line, split) for line in lines[:start])
+  above = (_fields(line, split) for line in reversed(lines[:start]))
   names = next(
-    (row for row in named if len(row) == len(fields)), [''] * len(fields)
+    (row for row in above if len(row) == len(fields) and not _has_unit(row)),
+    [''] * len(fields),
   )
-  decimal = ',' if split != ',' and ',' in lines[start] else '.'
+  # The first rows may be whole numbers.
+  signed = next((x for x in lines[start:] if ',' in x or '.' in x), '')
+  decimal = ',' if split != ',' and ',' in signed else '.'
 
   def open_channel(channel: int) -> Samples:
-    values = _read_column(path, start, split, decimal, channel)
+    values = _read_column(path, start, split, decimal, channel, len(fields))
     return Samples(len(values), lambda start, stop: values[start:stop])
 
   count = len(fields)
@@ -446,6 +450,11 @@ def _is_number(field: str, decimal: str = '.') -> bool:
   return True
 
 
+def _has_unit(row: list[str]) -> bool:
+  """Whether a row above the numbers tells their units, not their names."""
+  return any(re.fullmatch(r'\W?[munµμ]v\W?', x, re.IGNORECASE) for x in row)
+
+
 def _is_data(fields: list[str]) -> bool:
   """Whether a row holds numbers, or a time of day and numbers."""
   if not any(fields):
@@ -460,8 +469,12 @@ def _read_column(
   delimiter: str | None,
   decimal: str,
   column: int,
+  count: int,
 ) -> np.ndarray:
-  """One column, float32, of a text whose numbers begin at line `start`."""
+  """One of `count` columns, float32, of a text with numbers from `start` on.
+
+  An empty line is a missing sample, if numbers follow.
+  """
   import pandas
 
   try:
@@ -469,15 +482,15 @@ def _read_column(
       for _ in range(start):
         next(file)
       parts = [
-        part.iloc[:, 0].to_numpy(np.float32)
+        part[column].to_numpy(np.float32)
         for part in pandas.read_csv(
           file,
           sep=delimiter or r'\s+',
-          header=None,
-          usecols=[column],
-          dtype=np.float64,
+          header=None,  # And no `usecols`, which lets longer rows pass.
+          dtype={column: np.float64},
           decimal=decimal,
           skipinitialspace=True,
+          skip_blank_lines=False,
           chunksize=2**20,
         )
       ]
@@ -485,17 +498,29 @@ def _read_column(
     with _text(path) as file:
       for number, line in enumerate(file, 1):
         fields = _fields(line, delimiter)
-        if (
-          number > start
-          and line.strip()
-          and (len(fields) <= column or not _is_number(fields[column], decimal))
-        ):
+        if number <= start or not line.strip():
+          continue
+        if len(fields) > count:
+          raise InputError(
+            f'Line {number} of {path} has {len(fields)} columns, not {count}'
+            f' ({line.strip()[:40]!r}): correct or remove it.'
+          ) from error
+        if len(fields) <= column or not _is_number(fields[column], decimal):
           raise InputError(
             f'Line {number} of {path} has {line.strip()[:40]!r} where a number'
             ' belongs: correct or remove it.'
           ) from error
     raise
-  return np.concatenate(parts)
+  values = np.concatenate(parts)
+  return values[: len(values) - _empty_lines_at_end(path)]
+
+
+def _empty_lines_at_end(path: pathlib.Path) -> int:
+  with path.open('rb') as file:
+    file.seek(max(0, path.stat().st_size - _SNIFFED))
+    tail = file.read().decode('utf-8', 'replace')
+  # The first ends the last line that is not empty.
+  return max(0, len(tail[len(tail.rstrip()) :].splitlines()) - 1)
 
 
 _READERS = {

@@ -354,6 +354,16 @@ def test_samples_out_of_range_are_held_at_its_ends():
     ("'Elapsed time','MLII'\n'mm:ss','mV'\n'0:00',-0.5\n", None, [-0.5]),
     ('Name,Ann\nSample Rate,512 hertz\n\n\n-3.5\n4e2\nnan\n', None,
      [-3.5, 400, np.nan]),
+    ('1\n\n3\n  \n5\n\n \n', None, [1, np.nan, 3, np.nan, 5]),
+    ('1\r\n\r\n3\r\n\r\n', None, [1, np.nan, 3]),
+    ('t,ecg\n0,1\n\n1,2\n\n', None, [1, np.nan, 2]),
+    ('0 1\n\n1 2\n', '1', [1, np.nan, 2]),
+    ('1\n' + '\n' * 9, None, [1]),
+    ('ECG export,v1\nx,y\n\n1,2\n3,4\n', 'y', [2, 4]),
+    ('Patient,V2\ntime,II\n1,2\n3,4\n', 'II', [2, 4]),
+    ('time,II\ns,[mV]\n1,2\n3,4\n', 'II', [2, 4]),
+    ('t;ecg\n0;0\n0,5;-0,25\n1;1\n', None, [0, -0.25, 1]),
+    ('t;ecg\n0;0\n0.5;-0.25\n', None, [0, -0.25]),
   ],
 )  # fmt: skip
 def test_texts(tmp_path, text, lead, expected):
@@ -365,6 +375,13 @@ def test_texts(tmp_path, text, lead, expected):
   np.testing.assert_allclose(
     recording.millivolt(0, recording.num_samples), expected
   )
+
+
+def test_a_row_too_long_is_named(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('t,ecg\n1,2\n\n3,4,5\n')
+  with pytest.raises(InputError, match=r'Line 4 of .* has 3 columns, not 2'):
+    counts_of(path, **STATED)
 
 
 @pytest.mark.parametrize('shape', [(3, 9000), (9000, 3)])
@@ -456,6 +473,8 @@ def broken_files(folder):
   add('a .dat without header', 'a.dat', COUNTS.tobytes())
   add('a word in the middle', 'a.csv', '1\n2\nthree\n4\n')
   add('a word in its column', 'a.csv', 't,ecg\n1,2\n1,x\n')
+  add('a row too long', 'a.csv', 't,ecg\n1,2\n3,4,5\n')
+  add('a row too long, late', 'a.csv', '1\n' * 2_000_000 + '3 4\n')
   add('a text', 'a.txt', 'It was a dark and stormy night.\n' * 50)
   add('columns without a name', 'a.csv', '1,2\n3,4\n')
   add('an endless line', 'a.csv', 'x' * 300_000)
