@@ -9,6 +9,7 @@ What the libraries raise of a file that is damaged becomes an InputError.
 import contextlib
 import functools
 import io
+import os
 import pathlib
 import re
 import warnings
@@ -91,29 +92,42 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
       named themselves always do.
 
   Returns:
-    Files, each once, in the order given, those of a folder by name.
+    Files, each once even if named in several ways, in the order given, those
+    of a folder by name.
 
   Raises:
     InputError: Nothing is at a path, or no recording is in a folder.
   """
-  found: dict[pathlib.Path, None] = {}
+  found: dict[str, pathlib.Path] = {}
   for path in paths:
-    if path.is_dir() and path.suffix.lower() not in _READERS:
-      inside = _find_inside(path, with_arrays)
-      if not inside:
-        raise InputError(
-          f'The folder {path} holds no recordings (.hea, .edf, .mat; with'
-          ' --sampling_rate and --units .csv, .txt and .npy too): name one'
-          ' that does.'
-        )
-      found |= dict.fromkeys(inside)
-    elif path.exists():
-      found[_header_beside(path)] = None
-    elif path.with_name(f'{path.name}.hea').exists():  # As WFDB names records.
-      found[path.with_name(f'{path.name}.hea')] = None
-    else:
-      raise InputError(f'{path} is not there: name a file or a folder.')
-  return list(found)
+    try:
+      files = _find_at(path, with_arrays)
+    except OSError as error:
+      raise InputError(
+        f'{str(path)[:200]} cannot be looked for ({error.strerror}): name a'
+        ' file or a folder.'
+      ) from error
+    for file in files:
+      found.setdefault(os.path.realpath(file), file)
+  return list(found.values())
+
+
+def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
+  if path.is_dir() and path.suffix.lower() not in _READERS:
+    inside = _find_inside(path, with_arrays)
+    if not inside:
+      raise InputError(
+        f'The folder {path} holds no recordings (.hea, .edf, .mat; with'
+        ' --sampling_rate and --units .csv, .txt and .npy too): name one'
+        ' that does.'
+      )
+    return inside
+  if path.exists():
+    return [_header_beside(path)]
+  header = path.with_name(f'{path.name}.hea')
+  if header.exists():  # As WFDB names records.
+    return [header]
+  raise InputError(f'{path} is not there: name a file or a folder.')
 
 
 def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:

@@ -197,6 +197,10 @@ def test_what_is_found(tmp_path):
   ]
   named = [tmp_path / 'A1.mat', tmp_path / 'A1', csv, header]
   assert recording_files.find(named, with_arrays=False) == [header, csv]
+  link = tmp_path / 'link.csv'
+  link.symlink_to(csv)
+  spellings = [csv, link, tmp_path / '..' / tmp_path.name / csv.name]
+  assert recording_files.find(spellings, with_arrays=True) == [csv]
 
 
 @pytest.mark.parametrize(
@@ -596,6 +600,8 @@ def test_missing_files_and_empty_folders_are_explained(tmp_path):
   for path in (tmp_path, tmp_path / 'nothing.csv'):
     with pytest.raises(InputError, match=str(path)):
       recording_files.find([path], with_arrays=True)
+  with pytest.raises(InputError, match=r'x cannot be looked for \(File name'):
+    recording_files.find([pathlib.Path('x' * 5000)], with_arrays=True)
 
 
 @pytest.fixture(scope='module')
