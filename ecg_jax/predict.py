@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from ecg_jax import artifacts, errors, recording_files, recordings, summary
 from ecg_jax.errors import InputError
@@ -138,23 +139,25 @@ def _run(arguments: Sequence[str]) -> int:
     for name, path in zip(_names(paths), paths, strict=True)
   }
   outcomes = answering.answer(folds, openers, settings)
-  if given.out is not None:
-    if given.out.suffix == '.csv':
-      text = prediction_report.to_csv(outcomes)
-    else:
-      text = prediction_report.to_json(outcomes, folds, settings)
-    summary.write_atomically(given.out, text.encode())
-  if given.answers is not None:
-    text = prediction_report.to_answers(outcomes)
-    summary.write_atomically(given.answers, text.encode())
-  print(prediction_report.format_table(outcomes))
-  if given.plot is not None:
-    from ecg_jax import prediction_pictures  # Matplotlib takes a second.
-
-    prediction_pictures.write(given.plot, folds, outcomes)
   failed = [x.failure for x in outcomes if x.failure is not None]
-  for failure in failed:
-    print(failure, file=sys.stderr)
+  try:  # What was found is told whatever fails here.
+    if given.out is not None:
+      if given.out.suffix == '.csv':
+        text = prediction_report.to_csv(outcomes)
+      else:
+        text = prediction_report.to_json(outcomes, folds, settings)
+      summary.write_atomically(given.out, _encode(text))
+    if given.answers is not None:
+      text = prediction_report.to_answers(outcomes)
+      summary.write_atomically(given.answers, _encode(text))
+    if given.plot is not None:
+      from ecg_jax import prediction_pictures  # Matplotlib takes a second.
+
+      prediction_pictures.write(given.plot, folds, outcomes)
+  finally:
+    _tell(prediction_report.format_table(outcomes), sys.stdout)
+    for failure in failed:
+      _tell(failure, sys.stderr)
   if failed:
     raise errors.PartialFailure(
       f'{len(failed)} of {len(outcomes)} recordings have no answer.'
@@ -165,7 +168,21 @@ def _run(arguments: Sequence[str]) -> int:
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
   """File names without their endings, or paths where these are not enough."""
   counts = collections.Counter(path.stem for path in paths)
-  return [path.stem if counts[path.stem] == 1 else str(path) for path in paths]
+  return [
+    _encode(path.stem if counts[path.stem] == 1 else str(path)).decode()
+    for path in paths
+  ]
+
+
+def _encode(text: str) -> bytes:
+  """UTF-8; of what was no UTF-8 in a file's name, its codes."""
+  return text.encode(errors='backslashreplace')
+
+
+def _tell(text: str, stream: TextIO) -> None:
+  """Prints; of characters that the stream does not have, their codes."""
+  encoding = stream.encoding or 'utf-8'
+  print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """A picture of each answered recording, with what speaks for the answer."""
 
 import dataclasses
+import hashlib
 import pathlib
 import sys
 import urllib.parse
@@ -18,6 +19,9 @@ from ecg_jax import (
   summary,
   trained,
 )
+
+_LONGEST_NAME = 100
+"""Characters; a file system takes 255 bytes, of a temporary name too."""
 
 
 def draw(folds: trained.TrainedFolds, outcome: answering.Outcome) -> Figure:
@@ -64,15 +68,29 @@ def write(
   folds: trained.TrainedFolds,
   outcomes: Sequence[answering.Outcome],
 ) -> None:
-  """Draws all that have an answer, into NAME.png and NAME.svg of a folder."""
+  """Draws all that have an answer, into NAME.png and NAME.svg of a folder.
+
+  A name that is too long for a file is cut.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   answered = [outcome for outcome in outcomes if outcome.stretches]
   for outcome in tqdm.tqdm(
     answered, unit=' pictures', disable=not sys.stderr.isatty()
   ):
     figure = draw(folds, outcome)
-    # A name may be a path.
-    path = folder / urllib.parse.quote(outcome.name, safe=' ')
+    name = file_name(outcome.name)
     for kind in ('png', 'svg'):
       content = figures.encode(figure, kind=kind, dpi=ecg_plot.PNG_DPI)
-      summary.write_atomically(path.with_name(f'{path.name}.{kind}'), content)
+      summary.write_atomically(folder / f'{name}.{kind}', content)
+
+
+def file_name(name: str) -> str:
+  """A name, which may be a path, as one of at most 100 characters for a file.
+
+  Names that differ are different there.
+  """
+  quoted = urllib.parse.quote(name, safe=' ')
+  if len(quoted) <= _LONGEST_NAME:
+    return quoted
+  digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+  return f'{quoted[: _LONGEST_NAME - 17]}-{digest}'

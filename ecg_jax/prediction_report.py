@@ -183,8 +183,10 @@ def to_json(
 def to_answers(outcomes: Sequence[answering.Outcome]) -> str:
   """As the challenge takes them: a line record,label for each that has one."""
   lasts = [rows(outcome)[-1] for outcome in outcomes]
-  return ''.join(
-    f'{row["recording"]},{row["predicted"]}\n'
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(
+    (row['recording'], row['predicted'])
     for row in lasts
     if row['predicted'] in CLASSES
   )
+  return text.getvalue()

@@ -1,13 +1,17 @@
 """The command: from a user's files to a table, a CSV, a JSON and answers."""
 
+import contextlib
 import csv
+import io
 import json
+import os
 
 import numpy as np
 import pytest
 
 from ecg_jax import answering, answers, evidence, predict, prediction_report
 from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.errors import InputError
 from ecg_jax.score import CLASSES
 from tests.recordings_test import (
   write_csv,
@@ -187,6 +191,54 @@ def test_undecided_recordings_are_in_no_answers(call, tmp_path):
   assert code == 0
   assert 'undecided' in printed
   assert answers.read_text() == ''
+
+
+def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    evidence,
+    'integrated_gradients',
+    lambda folds, counts, answer: np.zeros(-(-len(counts) // 60), np.float32),
+  )
+  (tmp_path / 'all').mkdir()
+  odd = (b'M\xfcller', b'a,b', b'line\nend', b'x' * 250, '心'.encode() * 80)
+  for name in odd:
+    content = write_npy(tmp_path, COUNTS).read_bytes()
+    (tmp_path / 'all' / os.fsdecode(name + b'.npy')).write_bytes(content)
+  (tmp_path / 'all' / os.fsdecode(b'\xfc.npy')).write_bytes(b'junk')
+  stated = ('--sampling_rate', 300, '--units', 'counts')
+  outputs = ('--answers', tmp_path / 'a.txt', '--out', tmp_path / 'o.csv')
+  plots = tmp_path / 'plots'
+  with contextlib.redirect_stdout(
+    io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  ) as printed:
+    code, _, errors = call(tmp_path / 'all', *stated, *outputs, '--plot', plots)
+  assert code == 3, errors
+  assert 'udcfc.npy' in errors
+  printed.seek(0)
+  assert 'M\\udcfcller' in printed.read()
+  with (tmp_path / 'a.txt').open(newline='') as file:
+    names = {name for name, _ in csv.reader(file)}
+  expected = [name.decode(errors='backslashreplace') for name in odd]
+  assert names == {'M\\udcfcller', *expected[1:]}
+  assert 'udcfc.npy' in (tmp_path / 'o.csv').read_text()
+  assert len(list(plots.iterdir())) == 2 * len(odd)
+
+
+def test_what_was_found_is_told_though_a_picture_fails(
+  call, tmp_path, monkeypatch
+):
+  def fail(*_):
+    raise InputError('No picture.')
+
+  monkeypatch.setattr(evidence, 'integrated_gradients', fail)
+  path = write_mat(tmp_path, COUNTS)
+  (tmp_path / 'b.edf').write_bytes(b'junk')
+  plots = ('--plot', tmp_path / 'plots')
+  code, printed, errors = call(path, tmp_path / 'b.edf', *plots)
+  assert code == 2
+  assert printed.count('\n') == 3
+  assert 'b.edf' in errors.splitlines()[0]
+  assert errors.splitlines()[1] == 'No picture.'
 
 
 def test_recordings_of_one_name_are_told_apart(call, tmp_path):
