@@ -89,6 +89,20 @@ def test_command_mends_planted_overconfidence(make_run, capsys):
     assert str(folder / name) in out
 
 
+def test_files_are_there_though_nobody_reads_what_is_printed(
+  make_run, monkeypatch
+):
+  def fail(*_):
+    raise BrokenPipeError
+
+  folder = make_run()
+  monkeypatch.setattr('builtins.print', fail)
+  with pytest.raises(BrokenPipeError):
+    command._run([str(folder)])
+  for name in (calibration.FILE, 'calibration.png', 'coverage.png'):
+    assert (folder / name).exists()
+
+
 def test_temperature_comes_from_validation_labels_alone(make_run):
   folder = make_run(folds=1)
   [validation] = command.read(folder, 'validation').values()

@@ -247,6 +247,27 @@ def _run(arguments: Sequence[str]) -> int:
   kept = [one for one in kept if one.coverage]
   fitted_to = sum(len(fold.records) for fold in validation)
   name = folder.resolve().name
+  # Written before anything is printed, which fails if nobody reads it.
+  pictures = {
+    'calibration.png': plot_reliability(
+      before, after, labels, f'{name}, test set: temperature {temperature:.2f}'
+    ),
+    'coverage.png': plot_coverage(
+      after, labels, f'{name}, test set: when unsure answers are withheld'
+    ),
+  }
+  for file, content in pictures.items():
+    summary.write_atomically(folder / file, content)
+  calibration.write(
+    folder,
+    {
+      'temperature': temperature,
+      'folds': list(by_fold),
+      'validation_records': fitted_to,
+      'test': {'records': len(labels), **measured},
+      'withheld': [one._asdict() for one in kept],
+    },
+  )
   print(
     f'{name}: temperature {temperature:.3f}, fitted to {fitted_to:,}'
     f' validation answers of {len(validation)} folds\n'
@@ -277,28 +298,8 @@ def _run(arguments: Sequence[str]) -> int:
       ]
     )
   )
-  pictures = {
-    'calibration.png': plot_reliability(
-      before, after, labels, f'{name}, test set: temperature {temperature:.2f}'
-    ),
-    'coverage.png': plot_coverage(
-      after, labels, f'{name}, test set: when unsure answers are withheld'
-    ),
-  }
-  for file, content in pictures.items():
-    summary.write_atomically(folder / file, content)
+  for file in (*pictures, calibration.FILE):
     print(folder / file)
-  calibration.write(
-    folder,
-    {
-      'temperature': temperature,
-      'folds': list(by_fold),
-      'validation_records': fitted_to,
-      'test': {'records': len(labels), **measured},
-      'withheld': [one._asdict() for one in kept],
-    },
-  )
-  print(folder / calibration.FILE)
   return 0
 
 
