@@ -150,10 +150,11 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     run = json.loads(summary.read_text(path))
     configuration.from_json(run['config'])
     list(run['config']['folds'])
-    run['digests'].items()
+    run['digests']['records'].items()
   except (ValueError, LookupError, TypeError, AttributeError) as error:
+    reason = f'no {error}' if isinstance(error, KeyError) else error
     raise InputError(
-      f'{path} is damaged ({error}): restore it or start in another folder.'
+      f'{path} is damaged ({reason}): restore it or start in another folder.'
     ) from error
   return run
 

@@ -26,7 +26,7 @@ class PartialFailure(Exception):  # noqa: N818
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal ended the command: code 128 + its number."""
+  """A signal ended a training, which can go on: code 128 + its number."""
 
   def __init__(self, number: int = signal.SIGINT):
     self.number = number
@@ -72,7 +72,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     case Interrupted():
       return str(error), 128 + error.number
     case KeyboardInterrupt():
-      return explain(Interrupted())
+      return 'Interrupted (SIGINT).', 128 + signal.SIGINT
   name = type(error).__name__
   if 'RESOURCE_EXHAUSTED' in str(error):  # As XLA says it.
     return (

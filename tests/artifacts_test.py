@@ -202,6 +202,8 @@ def test_other_data_are_refused_by_name(tmp_path, name):
     '{"config": {"folds": [0]}, "digests": 3}',
     '{"config": {}, "digests": {}}',
     '{"config": {"folds": 3}, "digests": {}}',
+    '{"config": {"folds": [0]}, "digests": {}}',
+    '{"config": {"folds": [0]}, "digests": {"records": 3}}',
   ],
 )
 def test_a_damaged_config_json_is_refused(tmp_path, content):

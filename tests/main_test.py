@@ -128,7 +128,8 @@ def test_debug_prints_the_traceback():
   [
     (errors.InputError('This is wrong.'), 2, 'This is wrong.'),
     (errors.PartialFailure('Two failed.'), 3, 'Two failed.'),
-    (KeyboardInterrupt(), 130, 'Interrupted (SIGINT): start again'),
+    (KeyboardInterrupt(), 130, 'Interrupted (SIGINT).\n'),
+    (errors.Interrupted(), 130, 'Interrupted (SIGINT): start again'),
     (errors.Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),
     (RuntimeError('RESOURCE_EXHAUSTED: 9 GB.\n x'), 1, 'Out of memory (RES'),
     (ZeroDivisionError('by 0'), 1, 'Failed (ZeroDivisionError: by 0): --debug'),
