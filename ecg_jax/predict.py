@@ -27,6 +27,12 @@ def main(arguments: Sequence[str]) -> int:
   )
 
 
+def _path(text: str) -> pathlib.Path:
+  if not text:  # pathlib takes it for the current folder.
+    raise argparse.ArgumentTypeError('an empty path')
+  return pathlib.Path(text)
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   """The command line, checked.
 
@@ -37,7 +43,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     prog='ecg_jax.predict',
     description='Classifies recordings with the trained folds of a run.',
   )
-  path = pathlib.Path
+  path = _path
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
   add('--run', metavar='RUN_FOLDER', type=path, required=True)
@@ -160,7 +166,8 @@ def _run(arguments: Sequence[str]) -> int:
       _tell(failure, sys.stderr)
   if failed:
     raise errors.PartialFailure(
-      f'{len(failed)} of {len(outcomes)} recordings have no answer.'
+      f'No answer for {len(failed)} of {len(outcomes)}'
+      f' recording{"s" * (len(outcomes) > 1)}.'
     )
   return 0
 

@@ -46,7 +46,8 @@ def rows(outcome: answering.Outcome) -> list[dict[str, Any]]:
       ' windows that are not noise'
     )
     if outcome.gaps:
-      status += f'; {len(outcome.gaps)} windows with a gap left out'
+      count = len(outcome.gaps)
+      status += f'; {count} window{"s" * (count > 1)} with a gap left out'
     parts.append((0.0, outcome.seconds, outcome.summary.answer, status))
   if parts:
     start, end, last, status = parts[-1]

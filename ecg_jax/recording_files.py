@@ -65,13 +65,12 @@ def explained(path: pathlib.Path) -> Iterator[None]:
       yield
   except InputError:
     raise
-  except OSError as error:
-    raise InputError(
-      f'{path} cannot be read ({error.filename or path}:'
-      f' {error.strerror or error}): give a readable file with all the files it'
-      ' names beside it.'
-    ) from error
   except Exception as error:  # Each library has its own.
+    if isinstance(error, OSError) and error.strerror:  # The system's.
+      raise InputError(
+        f'{path} cannot be read ({error.filename or path}: {error.strerror}):'
+        ' give a readable file with all the files it names beside it.'
+      ) from error
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
     raise InputError(
       f'{path} is damaged or not what its name says ({reason}): export it'
@@ -391,8 +390,11 @@ def array_channels(name: Any, array: np.ndarray) -> Channels:
   """
   array = np.atleast_1d(array) if isinstance(array, np.ndarray) else array
   if not isinstance(array, np.ndarray) or array.dtype.kind not in 'iuf':
-    kind = getattr(array, 'dtype', type(array).__name__)
-    raise InputError(f'{name} holds {kind}, not real numbers: convert it.')
+    kind = type(array).__name__  # SciPy's sparse matrices have a dtype, too.
+    kind = str(array.dtype) if isinstance(array, np.ndarray) else kind
+    raise InputError(
+      f'{name} holds {kind}, not an array of real numbers: convert it.'
+    )
   if array.ndim > 2 or not array.size:
     raise InputError(
       f'{name} holds an array of shape {array.shape}: give samples, or leads'
@@ -496,7 +498,7 @@ def _read_column(
       for _ in range(start):
         next(file)
       parts = [
-        part[column].to_numpy(np.float32)
+        to_float32(part[column].to_numpy())
         for part in pandas.read_csv(
           file,
           sep=delimiter or r'\s+',
@@ -527,6 +529,16 @@ def _read_column(
     raise
   values = np.concatenate(parts)
   return values[: len(values) - _empty_lines_at_end(path)]
+
+
+def to_float32(samples: np.ndarray) -> np.ndarray:
+  """Samples of any dtype as float32, those that are large within +-1e30.
+
+  What is infinite is missing, so that it stays so; a number does not become it.
+  """
+  return np.where(
+    np.isfinite(samples), np.clip(samples, -1e30, 1e30), np.nan
+  ).astype(np.float32)
 
 
 def _empty_lines_at_end(path: pathlib.Path) -> int:

@@ -86,8 +86,7 @@ class Recording:
     Raises:
       InputError: The file is damaged there.
     """
-    with np.errstate(over='ignore'):  # Infinite is missing, too.
-      return self.read(start, stop).astype(np.float32)
+    return recording_files.to_float32(self.read(start, stop))
 
 
 def open_recording(
@@ -201,6 +200,14 @@ def _open_lead(
       f' {FASTEST:g}: give the right one.'
     )
   scale = _scale(path, names[chosen], channels.units[chosen], units)
+  if sampling_rate not in (None, rate):
+    notes += (
+      f'states {rate:g} Hz itself: --sampling_rate {sampling_rate:g} not used',
+    )
+  if units is not None and MILLIVOLT.get(units) != scale:
+    notes += (
+      f'states {channels.units[chosen]} itself: --units {units} not used',
+    )
   with recording_files.explained(pathlib.Path(path)):
     samples = channels.open(chosen)
     if samples.num_samples < 1:

@@ -92,7 +92,7 @@ def test_broken_files_leave_the_others_alone(call, tmp_path):
   lines = errors.splitlines()
   for name in ('broken.edf', 'broken.csv', 'broken.hea'):
     assert sum(name in line for line in lines) == 1
-  assert lines[-1] == '3 of 8 recordings have no answer.'
+  assert lines[-1] == 'No answer for 3 of 8 recordings.'
   written = json.loads(out.read_text())
   assert written['folds'] == [1]
   assert written['temperature'] == 1.0
@@ -128,7 +128,7 @@ def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   assert not rows[0]['predicted']
   assert rows[1]['status'] == 'window'
   assert rows[3]['status'].startswith('mean of the 2 of 2 windows')
-  assert '1 windows with a gap left out' in rows[3]['status']
+  assert '; 1 window with a gap left out' in rows[3]['status']
   mean = [
     (float(rows[1][name]) + float(rows[2][name])) / 2 for name in PROBABILITIES
   ]
@@ -259,6 +259,8 @@ def test_recordings_of_one_name_are_told_apart(call, tmp_path):
     (('.',), 'holds no recordings'),
     (('.', '--out', 'o.xlsx'), 'o.xlsx ends neither'),
     (('A1.hea', '--window', '0'), 'window is 0.0, not from 1 to 3600'),
+    (('A1.hea', ''), 'FILE: an empty path'),
+    (('A1.hea', '--run', ''), '--run: an empty path'),
     (('.', '--units', 'furlongs'), 'furlongs'),
     (('A1.hea', '--run', 'nowhere'), 'nowhere is no run folder'),
     (('A1.hea', '--out', 'A1.hea/o.csv'), 'cannot be written'),

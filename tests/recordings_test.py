@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.signal
+import scipy.sparse
 import wfdb
 from hypothesis import given
 from hypothesis import strategies as st
@@ -405,6 +406,42 @@ def test_what_a_bare_mat_is_taken_for_is_noted(tmp_path):
   assert len(recording.notes) == 2
   recording = recordings.open_recording(tmp_path / 'a.mat', **STATED)
   assert not recording.notes
+
+
+def test_what_is_given_but_stated_otherwise_is_noted(tmp_path):
+  path = write_wfdb(tmp_path, COUNTS)
+  same = recordings.open_recording(path, sampling_rate=300, units='mV')
+  assert not same.notes
+  other = recordings.open_recording(path, sampling_rate=1000, units='V')
+  assert [note.split(':')[0] for note in other.notes] == [
+    'states 300 Hz itself',
+    'states mV itself',
+  ]
+  np.testing.assert_array_equal(recordings.window_counts(other), COUNTS)
+
+
+@pytest.mark.parametrize('suffix', ['npy', 'csv'])
+def test_numbers_beyond_float32_are_not_missing(tmp_path, suffix):
+  path = tmp_path / f'a.{suffix}'
+  path.write_text('1e300\n-1e300\n0\n')
+  if suffix == 'npy':
+    np.save(path, [1e300, -1e300, 0])
+  found = counts_of(path, sampling_rate=300, units='V')
+  assert found.tolist() == [32767, -32768, 0]
+
+
+@pytest.mark.parametrize('kind', ['truncated', 'sparse'])
+def test_what_is_wrong_with_a_mat(tmp_path, kind):
+  path = tmp_path / 'a.mat'
+  if kind == 'sparse':
+    scipy.io.savemat(path, {'val': scipy.sparse.csc_matrix(COUNTS)})
+    words = 'holds csc_matrix, not an array of real numbers'
+  else:
+    scipy.io.savemat(path, {'val': COUNTS}, format='4')
+    path.write_bytes(path.read_bytes()[:-700])
+    words = 'is damaged or not what its name says'
+  with pytest.raises(InputError, match=words):
+    counts_of(path)
 
 
 def _npy_header(text, claimed=None):
