@@ -175,10 +175,13 @@ def _run(arguments: Sequence[str]) -> int:
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
   """File names without their endings, or paths where these are not enough."""
   counts = collections.Counter(path.stem for path in paths)
-  return [
-    _encode(path.stem if counts[path.stem] == 1 else str(path)).decode()
-    for path in paths
+  whole = [_encode(str(path)).decode() for path in paths]
+  names = [
+    _encode(path.stem).decode() if counts[path.stem] == 1 else name
+    for path, name in zip(paths, whole, strict=True)
   ]
+  # The stem of x.csv.npy may be the path of another.
+  return names if len(set(names)) == len(names) else whole
 
 
 def _encode(text: str) -> bytes:

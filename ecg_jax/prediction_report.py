@@ -93,7 +93,7 @@ def format_table(outcomes: Sequence[answering.Outcome]) -> str:
       status = 'no answer: see below'
     table.append(
       [
-        outcome.name,
+        ' '.join(outcome.name.split()),  # It may have line ends.
         outcome.lead,
         f'{outcome.seconds:.1f}',
         says or '',

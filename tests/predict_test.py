@@ -215,7 +215,9 @@ def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
   assert code == 3, errors
   assert 'udcfc.npy' in errors
   printed.seek(0)
-  assert 'M\\udcfcller' in printed.read()
+  table = printed.read()
+  assert 'M\\udcfcller' in table
+  assert table.count('\n') == 2 + len(odd)
   with (tmp_path / 'a.txt').open(newline='') as file:
     names = {name for name, _ in csv.reader(file)}
   expected = [name.decode(errors='backslashreplace') for name in odd]
@@ -249,6 +251,20 @@ def test_recordings_of_one_name_are_told_apart(call, tmp_path):
   assert code == 0
   for path in paths:
     assert str(path) in printed
+
+
+def test_a_name_that_is_the_path_of_another_loses_no_answer(
+  call, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  names = ['x.csv', 'x.npy', 'x.csv.npy']
+  write_csv(tmp_path, COUNTS).rename('x.csv')
+  for name in names[1:]:
+    write_npy(tmp_path, COUNTS / 1000).rename(name)
+  stated = ('--sampling_rate', 300, '--units', 'mV')
+  code, printed, _ = call(*names, *stated)
+  assert code == 0
+  assert [line.split()[0] for line in printed.splitlines()[1:]] == names
 
 
 @pytest.mark.parametrize(
