@@ -136,11 +136,13 @@ def learnt_from(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
   )
   digests = artifacts.read_run(run_folder)['digests']['records']
   sets = experiment.read_run_sets(run_folder, config, fold)
-  found = {
-    digests[record]: record
-    for name in ('train', 'validation')
-    for record in sets[name]
-  }
+  learnt = [*sets['train'], *sets['validation']]
+  if lost := set(learnt) - digests.keys():
+    raise InputError(
+      f'{run_folder}/config.json is damaged (no digest of {min(lost)}): restore'
+      ' it.'
+    )
+  found = {digests[record]: record for record in learnt}
   if config.init_from is not None:
     earlier = pathlib.Path(config.init_from).expanduser()
     found = learnt_from(earlier, fold) | found

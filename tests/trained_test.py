@@ -98,6 +98,16 @@ def test_a_window_shorter_than_a_spectrum_is_refused(model):
     model.logits(windows)
 
 
+def test_a_lost_digest_is_told_of(copied_run, small_data):
+  path = copied_run / 'config.json'
+  run = json.loads(path.read_text())
+  record = small_data.table['folds']['1']['train'][0]
+  del run['digests']['records'][record]
+  path.write_text(json.dumps(run))
+  with pytest.raises(InputError, match=rf'damaged \(no digest of {record}\)'):
+    trained.load(copied_run)
+
+
 def test_what_a_fold_learnt_from_is_known_by_its_samples(model, small_data):
   dataset = small_data.dataset
   sets = small_data.table['folds']['1']
