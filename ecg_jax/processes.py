@@ -25,7 +25,7 @@ from ecg_jax.errors import InputError, PartialFailure
 _LONGEST_START = 300.0
 """Seconds from the start of the first process to that of the last."""
 
-_LONGEST_END = 20.0
+_LONGEST_END = 10.0
 """Seconds that process 0 waits for the others when it fails."""
 
 _ANSWERS_KEPT = 100
