@@ -10,7 +10,6 @@ import itertools
 import os
 import pathlib
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -170,8 +169,6 @@ def leave(sentence: str) -> None:
       if len(left) == jax.process_count():
         break
       time.sleep(0.1)
-  # JAX's own end would wait for them, of which one may be gone.
-  sys.stdout.flush()
 
 
 def check_alike(topic: str, *values: Any) -> None:

@@ -23,6 +23,15 @@ from ecg_jax.errors import InputError
 ARRAY_SUFFIXES = ('.csv', '.txt', '.npy')
 """Formats that state neither a sampling rate nor units."""
 
+_PLAIN_RECORD = re.compile(r'[^\s/]+ 1 (\d+(?:\.\d+)?) (\d+)(?: .*)?')
+"""Name, one signal, Hz, samples."""
+
+_PLAIN_SIGNAL = re.compile(
+  r'([^\s/:]+) 16(?:\+(\d+))? (\d+(?:\.\d+)?)(?:\(0\))?/(\S+) \d+ 0'
+  r' -?\d+ -?\d+ 0 (.+)'
+)
+"""File, 16 bits from a byte on, counts a unit, unit, zero at 0, name."""
+
 _PACKED_FORMATS = ('508', '516', '524')
 """WFDB's that hold FLAC."""
 
@@ -201,7 +210,43 @@ def read_channels(path: pathlib.Path) -> Channels:
     return channels
 
 
+def _read_plain_wfdb(path: pathlib.Path) -> Channels | None:
+  """What `_read_wfdb` gives of the commonest records, ten times as fast.
+
+  These are of one signal of 16 bits, as all of the challenge are; None of any
+  other, and of damaged ones.
+  """
+  lines = _header_lines(path)
+  if len(lines) != 2:
+    return None
+  record = _PLAIN_RECORD.fullmatch(lines[0])
+  signal = _PLAIN_SIGNAL.fullmatch(lines[1])
+  if record is None or signal is None:
+    return None
+  rate, count = float(record[1]), int(record[2])
+  file, first, gain = path.with_name(signal[1]), int(signal[2] or 0), signal[3]
+  if not (
+    file.is_file()
+    and file.stat().st_size == first + 2 * count
+    and count
+    and float(gain)
+  ):
+    return None
+
+  def read(start: int, stop: int) -> np.ndarray:
+    counts = np.fromfile(file, '<i2', stop - start, offset=first + 2 * start)
+    # The lowest count stands for a missing sample.
+    return np.where(counts == -(2**15), np.nan, counts / float(gain))
+
+  return Channels(
+    (signal[5],), (signal[4],), (rate,), lambda channel: Samples(count, read)
+  )
+
+
 def _read_wfdb(path: pathlib.Path) -> Channels:
+  plain = _read_plain_wfdb(path)
+  if plain is not None:
+    return plain
   import wfdb  # Brings pandas along: only where it is needed.
 
   @functools.lru_cache(maxsize=64)

@@ -129,6 +129,59 @@ def test_real_records_in_all_formats(tmp_path, real_data):
       path.with_suffix('.mat').unlink()
 
 
+PLAIN = ('a 1 300 5', 'a.bin 16+4 1000/mV 16 0 0 0 0 ECG')
+
+
+@pytest.mark.parametrize(
+  ('record', 'signal', 'plain'),
+  [
+    (*PLAIN, True),
+    ('a 1 360.5 5 05:05:15 1/05/2000', 'a.bin 16+4 200.5(0)/uV 11 0 -7 9 0 V 5',
+     True),
+    ('a 1 300 5', 'a.bin 16+4 1000(7)/mV 16 0 0 0 0 ECG', False),
+    ('a 1 300 5', 'a.bin 16+4 1000/mV 16 3 0 0 0 ECG', False),
+    ('a 1 300 5', 'a.bin 16+4 0/mV 16 0 0 0 0 ECG', False),
+    ('a 1 300 5', 'a.bin 16+4 1000 16 0 0 0 0 ECG', False),
+    ('a 1 300 5', 'a.bin 61+4 1000/mV 16 0 0 0 0 ECG', False),
+    ('a 1 300 2', 'a.bin 16x2+4 1000/mV 16 0 0 0 0 ECG', False),
+    ('a 1 300/300 5', PLAIN[1], False),
+  ],
+)  # fmt: skip
+def test_plain_wfdb_is_read_as_the_package_reads_it(
+  tmp_path, record, signal, plain
+):
+  samples = np.array([5, -3, -(2**15), 2**15 - 1, 12], '<i2')
+  (tmp_path / 'a.bin').write_bytes(b'head' + samples.tobytes())
+  path = tmp_path / 'a.hea'
+  path.write_text(f'{record}\n{signal}\n# a comment\n')
+  assert (recording_files._read_plain_wfdb(path) is not None) == plain
+  found = recording_files.read_channels(path)
+  expected = wfdb.rdrecord(str(tmp_path / 'a'), smooth_frames=False)
+  assert found.names == tuple(expected.sig_name)
+  assert found.units == tuple(expected.units)
+  [frames] = expected.samps_per_frame
+  assert found.rates == (frames * expected.fs,)
+  channel = found.open(0)
+  assert channel.num_samples == frames * expected.sig_len
+  [values] = expected.e_p_signal
+  np.testing.assert_array_equal(channel.read(0, len(values)), values)
+  np.testing.assert_array_equal(channel.read(1, 4), values[1:4])
+
+
+@pytest.mark.parametrize(
+  'signal',
+  [PLAIN[1].replace('a.bin', name) for name in ('b.bin', '../a.bin', '~')],
+)
+def test_plain_wfdb_of_another_size_or_place_is_the_packages(tmp_path, signal):
+  for record, size in ((PLAIN[0], 13), (PLAIN[0], 15), ('a 1 300 0', 4)):
+    (tmp_path / 'a.bin').write_bytes(bytes(size))
+    (tmp_path / 'a.hea').write_text(f'{record}\n{PLAIN[1]}\n')
+    assert recording_files._read_plain_wfdb(tmp_path / 'a.hea') is None
+  (tmp_path / 'a.bin').write_bytes(bytes(14))
+  (tmp_path / 'a.hea').write_text(f'{PLAIN[0]}\n{signal}\n')
+  assert recording_files._read_plain_wfdb(tmp_path / 'a.hea') is None
+
+
 def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
   """Format 212, and a channel that is faster than its record."""
   small = (COUNTS // 8).astype(np.int16)
