@@ -21,6 +21,10 @@ class Help(Exception):  # noqa: N818
   """What --help prints; the command ends with code 0."""
 
 
+class TrainingError(Exception):
+  """Training went wrong; the message is a sentence that says where: code 1."""
+
+
 class PartialFailure(Exception):  # noqa: N818
   """Some jobs or files of a command failed, the others are done: code 3."""
 
@@ -67,6 +71,8 @@ def explain(error: BaseException) -> tuple[str, int]:
   match error:
     case InputError():
       return str(error), 2
+    case TrainingError():
+      return str(error), 1
     case PartialFailure():
       return str(error), 3
     case Interrupted():

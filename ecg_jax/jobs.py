@@ -177,11 +177,9 @@ def run(
           )
       except Exception as error:  # Told at the end; the other jobs go on.
         failed[job.name] = error
-        together = isinstance(error, train.TrainingError | _RefusedError)
-        reason = errors.explain(error)[0]
-        if isinstance(error, train.TrainingError):
-          reason = str(error)
+        together = isinstance(error, errors.TrainingError | _RefusedError)
         if leads or not together:
+          reason, _ = errors.explain(error)
           print(f'{job.name} failed: {reason}', file=sys.stderr)
         if not together and len(members) > 1:
           # They wait for each other; without one of them the others end too.
@@ -201,7 +199,7 @@ def run(
   )
   for stopped, elsewhere in map(json.loads, said):
     for name, message in elsewhere.items():
-      failed.setdefault(name, train.TrainingError(message))
+      failed.setdefault(name, errors.TrainingError(message))
     if stopped and not stop():
       raise errors.Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}

@@ -32,7 +32,7 @@ from ecg_jax import (
   writers,
 )
 from ecg_jax import metrics as metrics_lib
-from ecg_jax.errors import InputError
+from ecg_jax.errors import InputError, TrainingError
 
 MOST_RESTORES = 3
 """Of a fold with on_nan 'restore', before it fails."""
@@ -60,10 +60,6 @@ Program = Callable[
   ],
   tuple[train_state.TrainState, ChunkResult],
 ]
-
-
-class TrainingError(Exception):
-  """Training went wrong; the message is a sentence that says where."""
 
 
 class NotFinite(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecg_jax import jobs, optimizer, sampler, train
+from ecg_jax import errors, jobs, optimizer, sampler, train
 from ecg_jax.errors import InputError
 
 PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
@@ -57,7 +57,7 @@ def test_failed_job_is_named_and_disturbs_no_other(
   phases = (dataclasses.replace(PHASES[0], learning_rate=math.inf),)
   failed = jobs.run([dataclasses.replace(bad, phases=phases), good])
   assert set(failed) == {'fold 0'}
-  assert isinstance(failed['fold 0'], train.TrainingError)
+  assert isinstance(failed['fold 0'], errors.TrainingError)
   assert 'fold 0 failed: fold 0: the loss or' in capsys.readouterr().err
   assert not (bad.folder / 'scores.json').exists()
   assert (good.folder / 'scores.json').exists()

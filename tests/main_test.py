@@ -128,6 +128,7 @@ def test_debug_prints_the_traceback():
   [
     (errors.InputError('This is wrong.'), 2, 'This is wrong.'),
     (errors.PartialFailure('Two failed.'), 3, 'Two failed.'),
+    (errors.TrainingError('It is infinite.'), 1, 'It is infinite.'),
     (KeyboardInterrupt(), 130, 'Interrupted (SIGINT).\n'),
     (errors.Interrupted(), 130, 'Interrupted (SIGINT): start again'),
     (errors.Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ecg_jax import (
+  errors,
   evaluate,
   experiment,
   forward,
@@ -904,7 +905,7 @@ def test_loss_that_is_not_finite_is_told_with_its_place(
   small_job, train_job, tmp_path, phase
 ):
   job = _with_rate(small_job(tmp_path), phase, math.inf)
-  with pytest.raises(train.TrainingError) as caught:
+  with pytest.raises(errors.TrainingError) as caught:
     train_job(job)
   # The first step spoils the weights, and the second tells.
   bounds = train.training_bounds(job)
@@ -1038,7 +1039,7 @@ def test_restores_are_bounded(
 ):
   job = small_job(tmp_path, on_nan=on_nan)
   spoil(job, _step_in_phase(undisturbed, 0), range(9))
-  with pytest.raises(train.TrainingError):
+  with pytest.raises(errors.TrainingError):
     train_job(job)
   told = capsys.readouterr().err.count('going back')
   assert told == (train.MOST_RESTORES if on_nan == 'restore' else 0)
@@ -1052,7 +1053,7 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
   sets = {**job.sets, 'train': job.sets['train'][:1]}
   job = dataclasses.replace(job, sets=sets)
   with pytest.raises(
-    train.TrainingError, match=r'validation loss is nan after .* epoch 1 of 1'
+    errors.TrainingError, match=r'validation loss is nan after .* epoch 1 of 1'
   ):
     train_job(job)
   assert not _read_checkpoints(job)
