@@ -308,8 +308,9 @@ def _read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
   """The content of a checkpoint's manifest, or what is wrong with it."""
   try:
     whole = json.loads((path / _MANIFEST).read_bytes())
-    if artifacts.digest(whole['content']) == whole['digest']:
-      return whole['content'], None
+    content = whole['content']
+    if whole == {'content': content, 'digest': artifacts.digest(content)}:
+      return content, None
   except FileNotFoundError:
     return {}, f'incomplete, it has no {_MANIFEST}'
   except OSError as error:

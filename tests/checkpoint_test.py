@@ -1,5 +1,6 @@
 """Checkpoints: kept, restored, and left usable by an interrupted save."""
 
+import json
 import math
 import shutil
 import subprocess
@@ -309,6 +310,15 @@ def test_checkpoints_without_manifests_are_not_begun_anew(three, tmp_path):
     path.unlink()
   with pytest.raises(InputError, match=r'2: incomplete.*; 1: incomplete'):
     _open(folder)
+
+
+def test_manifest_with_more_in_it_is_damaged(three, tmp_path, caplog):
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  path = folder / '2' / 'manifest.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'more': 1}))
+  _assert_holds(folder, 2.0)
+  assert 'manifest.json has been changed' in caplog.text
 
 
 def test_nested_manifest_is_damaged(three, tmp_path, caplog):
