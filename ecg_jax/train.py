@@ -495,8 +495,8 @@ def train_fold(
       if job.on_nan == 'stop' or restores > MOST_RESTORES:
         raise TrainingError(f'{error}: {advice}.') from error
       print(
-        f'{error}: going back to the latest checkpoint, {restores} of'
-        f' {MOST_RESTORES} times.',
+        f'{job.name}: {error}: going back to the latest checkpoint, {restores}'
+        f' of {MOST_RESTORES} times.',
         file=sys.stderr,
       )
 
@@ -733,8 +733,7 @@ def _check_finite(job: Job, progress: Progress, loss: float) -> None:
   if not math.isfinite(loss):
     where = _where(job, progress.phase, progress.epoch)
     raise NotFinite(
-      f'{job.name}: the validation loss is {loss} after {where}',
-      progress.restores,
+      f'the validation loss is {loss} after {where}', progress.restores
     )
 
 
@@ -769,7 +768,7 @@ def _count(
     positions = chunk.records[bad_step][chunk.mask[bad_step]]
     records = ', '.join(job.dataset.records[index] for index in positions)
     raise NotFinite(
-      f'{job.name}: the loss or a gradient is not finite in {where}, chunk'
+      f'the loss or a gradient is not finite in {where}, chunk'
       f' {progress.chunk + 1}, step {bad_step + 1} (records {records})',
       progress.restores,
     )

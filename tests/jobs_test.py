@@ -58,7 +58,7 @@ def test_failed_job_is_named_and_disturbs_no_other(
   failed = jobs.run([dataclasses.replace(bad, phases=phases), good])
   assert set(failed) == {'fold 0'}
   assert isinstance(failed['fold 0'], errors.TrainingError)
-  assert 'fold 0 failed: fold 0: the loss or' in capsys.readouterr().err
+  assert 'fold 0 failed: the loss or' in capsys.readouterr().err
   assert not (bad.folder / 'scores.json').exists()
   assert (good.folder / 'scores.json').exists()
 

@@ -919,7 +919,7 @@ def test_loss_that_is_not_finite_is_told_with_its_place(
   names = ', '.join(job.dataset.records[index] for index in positions)
   epochs = job.phases[phase].epochs
   assert str(caught.value).startswith(
-    f'fold 0: the loss or a gradient is not finite in phase {phase} of 0-2,'
+    f'the loss or a gradient is not finite in phase {phase} of 0-2,'
     f' epoch 1 of {epochs}, {where} (records {names}): try'
   )
 
