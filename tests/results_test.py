@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import statistics
 
 import pytest
 
@@ -18,12 +17,6 @@ def run(request):
   return request.param
 
 
-def _validation_score(run, fold):
-  """What scores.json says; `summarize` holds it to the predictions."""
-  scores = json.loads((run / f'fold{fold}' / 'scores.json').read_text())
-  return scores['sets']['validation']['score']
-
-
 def _row(name, cells):
   numbers = (c if isinstance(c, str) else f'{c:.1f}' for c in cells)
   return f'\n| {" | ".join([name, *numbers])} |'
@@ -32,9 +25,10 @@ def _row(name, cells):
 def _readme_says(run):
   """The rows and figures that the README has to have of a run."""
   told = summary.summarize(run)
+  validation = summary.summarize(run, 'validation')
   rows = {
     fold: [
-      _validation_score(run, fold),
+      validation['folds'][fold]['score'],
       scores['score'],
       *(scores['classes'][label]['f1'] for label in 'NAO~'),
     ]
@@ -47,11 +41,12 @@ def _readme_says(run):
     f'{told["mean"][key]:.1f} ± {told["standard_deviation"][key]:.1f}'
     for key in ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~')
   )
-  validation = statistics.mean(cells[0] for cells in rows.values())
   low, high = told['pooled_interval']
   return [
     *(_row(str(fold), cells) for fold, cells in rows.items()),
-    _row('mean ± deviation', [validation, f'**{score}**', *f1]),
+    _row(
+      'mean ± deviation', [validation['mean']['score'], f'**{score}**', *f1]
+    ),
     f'{told["pooled"]["score"]:.1f} (95 % {low:.1f} to {high:.1f}',
   ]
 
