@@ -414,6 +414,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     InputError: Names the field and the value.
   """
   fields = _fields(config)
+  if unknown := _strange(fields):
+    raise InputError(
+      f'The config has the field {unknown[0]!r}, which nothing reads: leave it'
+      ' out (configs/common.py has them all).'
+    )
   for field, choices in CHOICES.items():
     if field in fields and fields[field] not in choices:
       near = difflib.get_close_matches(str(fields[field]), choices)
@@ -548,10 +553,8 @@ def differences(
   config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 ) -> list[str]:
   """Fields that decide the result and differ, as `compare` tells them."""
-  here, there = (
-    {k: v for k, v in _fields(one).items() if k not in EXECUTION_FIELDS}
-    for one in (config, other)
-  )
+  # By way of JSON, which knows no difference between a list and a tuple.
+  here, there = (_with_tuples(deciding(one)) for one in (config, other))
   return compare(here, there)
 
 
@@ -578,15 +581,13 @@ def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Raises:
     InputError: It has a field that this version does not know.
   """
-  common = _common()
-  for name in _fields(fields):
-    if name not in common and name.partition('.')[0] not in _OF_THE_MODEL:
-      raise InputError(
-        f'The config has the field {name!r}, which this version does not know:'
-        ' use the version that wrote it.'
-      )
+  if unknown := _strange(_fields(fields)):
+    raise InputError(
+      f'The config has the field {unknown[0]!r}, which this version does not'
+      ' know: use the version that wrote it.'
+    )
   complete: dict[str, Any] = copy.deepcopy(dict(fields))
-  for name, value in common.items():
+  for name, value in _common().items():
     group, _, field = name.rpartition('.')
     (complete.setdefault(group, {}) if group else complete).setdefault(
       field, value
@@ -597,6 +598,16 @@ def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def defaults(names: Iterable[str]) -> dict[str, Any]:
   """Field -> value, as JSON keeps it, of those that configs/common.py sets."""
   return {name: _common()[name] for name in names if name in _common()}
+
+
+def _strange(names: Iterable[str]) -> list[str]:
+  """Fields that configs/common.py lacks; a model checks its own."""
+  common = _common()
+  return [
+    name
+    for name in names
+    if name not in common and name.partition('.')[0] not in _OF_THE_MODEL
+  ]
 
 
 @functools.cache

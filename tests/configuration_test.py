@@ -645,6 +645,28 @@ def test_differences_are_the_fields_that_decide_the_result():
       assert found == [f'{field}: {value!r} here, {other!r} there']
 
 
+def test_a_list_in_place_of_a_tuple_is_no_difference():
+  here = parse().unlock()
+  there = configuration.from_json(configuration.to_json(here))
+  here.phases.kinds = list(here.phases.kinds)
+  assert configuration.differences(here, there) == []
+
+
+@pytest.mark.parametrize('group', ['', 'data', 'spectrogram'])
+def test_a_field_that_nothing_reads_is_refused_at_once(tmp_path, group):
+  path = tmp_path / 'noted.py'
+  name = f'{group}.note'.lstrip('.')
+  path.write_text(
+    'from configs import crnn\n'
+    'def get_config():\n'
+    '  config = crnn.get_config()\n'
+    f"  config.{name} = 'second try'\n"
+    '  return config\n'
+  )
+  with pytest.raises(InputError, match=f"the field '{name}', which nothing"):
+    parse(config=str(path))
+
+
 def test_differences_name_a_field_that_only_one_has():
   found = configuration.differences(
     parse(config='configs/cnn.py'), parse(config='configs/crnn.py')
