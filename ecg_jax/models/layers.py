@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from ecg_jax import batch_axis, preprocessing
-from ecg_jax.models import convolution
+from ecg_jax.models import convolution, pooling
 from ecg_jax.models.dropout import Dropout
 
 
@@ -132,9 +132,7 @@ class ConvolutionBlock(nn.Module):
     if self.reduction == 'max_pool':
       # After the ReLU and the mask nothing is negative and padding is zero, so
       # a window that reaches over the end has the maximum of its valid part.
-      x = nn.max_pool(
-        x, (2, 2), (2, 2), ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
-      )
+      x = pooling.max_pool(x)
       lengths = -(-lengths // 2)
     return x, lengths
 
