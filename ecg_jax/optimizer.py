@@ -121,23 +121,34 @@ def update(
 def update_average(
   average: Mapping[str, Any],
   variables: Mapping[str, Any],
+  trained: tuple[str, ...],
   step: jax.Array,
   decay: float,
 ) -> dict[str, Any]:
   """The exponential moving average of the variables after a step.
 
   Over the first steps it forgets faster, so that it soon leaves the initial
-  weights behind.
+  weights behind. What is not trained keeps its bits, which the mean of two
+  equal numbers need not.
 
   Args:
     average: The average before.
     variables: `params` and `batch_stats` after the step.
+    trained: The names in them that are trained.
     step: Int32, steps made before this one.
     decay: What is left of the average.
   """
   keep = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(
-    lambda old, new: keep * old + (1 - keep) * new,
-    dict(average),
-    dict(variables),
-  )
+
+  def mean(old, new):
+    return keep * old + (1 - keep) * new
+
+  return {
+    collection: {
+      name: jax.tree.map(mean, old, variables[collection][name])
+      if name in trained
+      else old
+      for name, old in values.items()
+    }
+    for collection, values in average.items()
+  }

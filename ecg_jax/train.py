@@ -212,6 +212,7 @@ def train_step(
     average = optimizer.update_average(
       average,
       {'params': params, 'batch_stats': batch_stats},
+      network.model.trained[kind],
       state.step,
       regularisation.average_decay,
     )

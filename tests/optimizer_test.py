@@ -107,7 +107,7 @@ def test_average_forgets_the_start_and_then_at_its_own_decay():
   zero = jax.tree.map(jnp.zeros_like, seven)
 
   def after(average, step):
-    tree = optimizer.update_average(average, seven, step, 0.9)
+    tree = optimizer.update_average(average, seven, ('a',), step, 0.9)
     return np.asarray(tree['params']['a'])
 
   np.testing.assert_allclose(after(zero, 0), 0.9 * 7)
@@ -116,6 +116,17 @@ def test_average_forgets_the_start_and_then_at_its_own_decay():
   for step in (80, 1000):
     np.testing.assert_allclose(after(zero, step), 0.1 * 7, rtol=1e-5)
   np.testing.assert_allclose(after(seven, 3), 7, rtol=1e-6)
+
+
+def test_average_of_what_is_not_trained_keeps_its_bits():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+  tree = {'params': {'a': x, 'b': {'c': x}}, 'batch_stats': {'b': x}}
+  found = optimizer.update_average(tree, tree, ('a',), jnp.int32(3), 0.99)
+  assert jax.tree.structure(found) == jax.tree.structure(tree)
+  for kept in (found['params']['b']['c'], found['batch_stats']['b']):
+    np.testing.assert_array_equal(kept, x)
+  # The mean itself would not keep them.
+  assert (np.asarray(found['params']['a']) != np.asarray(x)).any()
 
 
 def test_phases_of_unequal_number_are_refused():
