@@ -7,6 +7,7 @@ import json
 import pathlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -181,6 +182,7 @@ def run(
         if leads or not together:
           reason, _ = errors.explain(error)
           print(f'{job.name} failed: {reason}', file=sys.stderr)
+        _release(error)
         if not together and len(members) > 1:
           # They wait for each other; without one of them the others end too.
           raise errors.PartialFailure(
@@ -203,6 +205,16 @@ def run(
     if stopped and not stop():
       raise errors.Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
+
+
+def _release(error: BaseException | None) -> None:
+  """Frees what the frames hold in which an error and its causes were raised.
+
+  It is kept until the command ends; a fold's arrays would be kept with it.
+  """
+  while error is not None:
+    traceback.clear_frames(error.__traceback__)
+    error = error.__cause__ or error.__context__
 
 
 class _RefusedError(InputError):

@@ -1,8 +1,10 @@
 """Jobs side by side on device groups: none disturbs another."""
 
 import dataclasses
+import gc
 import math
 import threading
+import traceback
 
 import jax
 import numpy as np
@@ -61,6 +63,23 @@ def test_failed_job_is_named_and_disturbs_no_other(
   assert 'fold 0 failed: the loss or' in capsys.readouterr().err
   assert not (bad.folder / 'scores.json').exists()
   assert (good.folder / 'scores.json').exists()
+
+
+def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
+  _see_devices(monkeypatch, 1)
+  phases = (dataclasses.replace(PHASES[0], learning_rate=math.inf),)
+
+  def count_kernels():
+    gc.collect()
+    return sum(array.ndim >= 3 for array in jax.live_arrays())
+
+  before = count_kernels()
+  failed = jobs.run(
+    [dataclasses.replace(job, phases=phases) for job in make_jobs(tmp_path)]
+  )
+  assert count_kernels() <= before
+  # Where it was raised can still be told.
+  assert 'train_chunks' in ''.join(traceback.format_exception(failed['fold 0']))
 
 
 def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
