@@ -211,21 +211,17 @@ def check_lengths(
       ' samples, less than one spectrogram window of'
       f' {config.spectrogram.window_samples}: leave it out of the dataset.'
     )
-  resampling = make_resampling(config)
-  if resampling is not None:
-    longest = int(dataset.lengths.argmax())
-    used = min(
-      dataset.lengths[longest],
-      config.augmentation.max_samples or sys.maxsize,
+  longest = int(dataset.lengths.argmax())
+  used = min(
+    dataset.lengths[longest], config.augmentation.max_samples or sys.maxsize
+  )
+  most = sampler.longest_resampled(make_resampling(config))
+  if used > most:
+    raise InputError(
+      f'Record {dataset.records[longest]} has {dataset.lengths[longest]}'
+      f' samples, more than the {most} that a step can take: set'
+      ' augmentation.max_samples to no more.'
     )
-    most = sampler.longest_resampled(resampling)
-    if used > most:
-      raise InputError(
-        f'Record {dataset.records[longest]} has {dataset.lengths[longest]}'
-        f' samples, more than the {most} that can be resampled: set'
-        ' augmentation.max_samples to no more, or augmentation.resampling'
-        ' to False.'
-      )
 
 
 def make_sets(

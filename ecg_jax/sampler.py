@@ -53,9 +53,13 @@ class Resampling:
     return np.rint(lengths * (HEART_RATE / rates)).astype(np.int64)
 
 
-def longest_resampled(resampling: Resampling) -> int:
-  """Longest recording, in samples, whose resampling is exact in 32 bits."""
-  return int((_LONGEST_PRODUCT * resampling.slowest / HEART_RATE) ** 0.5) - 1
+def longest_resampled(resampling: Resampling | None) -> int:
+  """Longest recording, in samples, whose resampling is exact in 32 bits.
+
+  Without resampling a step takes each sample by the same arithmetic.
+  """
+  stretch = HEART_RATE / resampling.slowest if resampling else 1
+  return int((_LONGEST_PRODUCT / stretch) ** 0.5) - 1
 
 
 def bucket_bounds(
