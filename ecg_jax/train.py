@@ -580,8 +580,8 @@ def _train_from_latest(
       while not _over(job, progress):
         chunks = epoch_chunks(job, bounds, progress.phase, progress.epoch + 1)
         rates = chunk_rates(phase, progress.epoch + 1, len(chunks))
-        begun = time.monotonic() - progress.seconds
         while progress.chunk < len(chunks):
+          begun = time.monotonic() - progress.seconds
           coming = chunks[progress.chunk :]
           state = train_chunks(
             program,

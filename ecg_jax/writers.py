@@ -1,11 +1,13 @@
 """What a job leaves to read: metrics.csv, TensorBoard, a progress bar."""
 
+import contextlib
 import csv
 import datetime
 import io
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import tensorboardX
@@ -33,7 +35,10 @@ class MetricsFile:
     self._rows: list[dict[str, Any]] = []
     if path.exists():
       try:
-        for row in csv.DictReader(io.StringIO(summary.read_text(path))):
+        reader = csv.DictReader(io.StringIO(summary.read_text(path)))
+        for row in reader:
+          if set(row) != set(summary.METRIC_COLUMNS) or None in row.values():
+            raise ValueError(f'line {reader.line_num}')
           if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
             self._rows.append(row)
       except (KeyError, TypeError, ValueError) as error:
@@ -55,11 +60,14 @@ class MetricsFile:
 
 
 class TensorBoard:
-  """Scalars of each epoch for TensorBoard, or nothing when switched off."""
+  """Scalars of each epoch for TensorBoard, or nothing when switched off.
+
+  It is a view of metrics.csv: where it cannot be written training goes on.
+  """
 
   def __init__(self, folder: pathlib.Path, *, next_step: int, enabled: bool):
     """Opens the folder; what stands in it from `next_step` on goes."""
-    self._writer = None
+    self._folder, self._writer = folder, None
     if enabled:
       self._writer = tensorboardX.SummaryWriter(
         str(folder), purge_step=next_step
@@ -67,16 +75,30 @@ class TensorBoard:
 
   def write(self, row: dict[str, Any]) -> None:
     """Writes the fields of a row of metrics.csv."""
-    if self._writer is not None:
-      for name, value in row.items():
-        if value is not None and name != 'step':
-          self._writer.add_scalar(name, value, row['step'])
-      self._writer.flush()
+    with self._giving_up():
+      if self._writer is not None:
+        for name, value in row.items():
+          if value is not None and name != 'step':
+            self._writer.add_scalar(name, value, row['step'])
+        self._writer.flush()
 
   def close(self) -> None:
     """Releases the folder."""
-    if self._writer is not None:
-      self._writer.close()
+    with self._giving_up():
+      if self._writer is not None:
+        self._writer.close()
+
+  @contextlib.contextmanager
+  def _giving_up(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      self._writer = None
+      print(
+        f'{self._folder} cannot be written ({error}): training goes on without'
+        ' TensorBoard files.',
+        file=sys.stderr,
+      )
 
 
 class ProgressBar:

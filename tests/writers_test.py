@@ -3,8 +3,10 @@ import os
 import re
 
 import pytest
+import tensorboardX
 
 from ecg_jax import summary, writers
+from ecg_jax.errors import InputError
 
 
 def row(phase, epoch, validated=True):
@@ -141,3 +143,41 @@ def test_tensorboard_is_written_unless_switched_off(tmp_path):
   content = events.read_bytes()
   for column in set(summary.METRIC_COLUMNS) - {'step'}:
     assert column.encode() in content
+
+
+def test_training_goes_on_where_tensorboard_cannot_be_written(
+  tmp_path, monkeypatch, capsys
+):
+  board = writers.TensorBoard(tmp_path, next_step=0, enabled=True)
+
+  def fail(self):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(tensorboardX.SummaryWriter, 'flush', fail)
+    board.write(row(0, 1))
+    board.write(row(0, 2))
+    board.close()
+  err = capsys.readouterr().err
+  assert err.count('without TensorBoard files') == 1
+  assert f'{tmp_path} cannot be written' in err
+  assert 'No space left' in err
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda text: text[:-1] + ',1\n',  # a cell too many
+    lambda text: text.rpartition(',')[0] + '\n',  # one that is missing
+    lambda text: text.replace('phase', 'phrase'),
+    lambda text: text.replace(',seconds', ''),
+    lambda text: text.replace('\n0,1', '\n0,one'),
+  ],
+)
+def test_a_damaged_file_is_found_before_anything_is_trained(tmp_path, change):
+  path = tmp_path / 'metrics.csv'
+  writers.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
+  writers.MetricsFile(path, 0, 1, enabled=True)
+  path.write_text(change(path.read_text()))
+  with pytest.raises(InputError, match=r'metrics\.csv is damaged'):
+    writers.MetricsFile(path, 0, 1, enabled=True)
