@@ -205,6 +205,7 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
   path = tmp_path / 'figures.json'
   arguments = [*TINY, '--lengths', lengths, '--json', path]
   arguments += ['--profile', tmp_path / 'trace']
+  arguments += ['--config.augmentation.max_samples=800']
   assert run(*arguments, '--batch=3', '--steps=1') == 0
   found = json.loads(path.read_text())
   for name in RATES:
@@ -212,14 +213,16 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
     assert found[name] > 0, name
   assert found['dataset_load_seconds'] == 0
   assert found['batch'] == 3
-  # 11 records in 4 batches of 3 of the longest length, 1500.
-  assert found['real_share'] == (9 * 900 + 700 + 1500) / (4 * 3 * 1500)
+  # 11 records in 4 batches of 3 of the longest length used, 800.
+  assert found['real_share'] == (9 * 800 + 700 + 800) / (4 * 3 * 800)
   assert found['matmul_share'] == found['model_gflops'] / found['matmul_gflops']
   assert found['versions']['jax'] == jax.__version__
   programs = [bucket['program'] for bucket in found['buckets']]
   assert programs == ['training', 'fixed', 'evaluation']
+  # Whole recordings, whatever the config takes of them.
+  assert found['buckets'][1]['samples'] == command.FIXED_SAMPLES == 900
   out = capsys.readouterr().out
-  assert '| training   |   1,500 |     4 |      11 |' in out
+  assert '| training   |     800 |     4 |      11 |' in out
   for name in RATES:
     assert f'\n{name}: ' in out
   names = [path.name for path in (tmp_path / 'trace').rglob('*')]

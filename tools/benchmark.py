@@ -363,9 +363,9 @@ def step_flops(network: forward.Network, batch_size: int) -> int:
   return 3 * count_flops(traced.jaxpr)
 
 
-def matmul_gflops() -> float:
-  """What a plain float32 matrix product reaches here, the best of five."""
-  x = jnp.ones((_MATMUL_SIZE, _MATMUL_SIZE), jnp.float32)
+def matmul_gflops(dtype: str) -> float:
+  """What a plain matrix product of this type reaches here, the best of five."""
+  x = jax.random.normal(jax.random.key(0), (_MATMUL_SIZE, _MATMUL_SIZE), dtype)
   product = jax.jit(jnp.matmul)
   seconds = []
   for _ in range(6):  # The first compiles.
@@ -442,6 +442,7 @@ def benchmark(
     dataset=random_dataset(np.full(len(records), FIXED_SAMPLES)),
     sets={'train': records},
     repeats=None,
+    max_samples=None,
     resampling=None,  # A step resamples all the same, by a factor of 1.
   )
   training = Training(
@@ -497,7 +498,8 @@ def benchmark(
   )
 
   flops = step_flops(job.network, job.batch_size)
-  model, matmul = flops / fixed[0].seconds_per_step / 1e9, matmul_gflops()
+  model = flops / fixed[0].seconds_per_step / 1e9
+  matmul = matmul_gflops(config.dtype)
   buckets = [*ragged, *fixed, *evaluation]
   return {
     'fixed_records_per_second': records_per_second(fixed),
