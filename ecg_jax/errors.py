@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import os
+import pathlib
 import signal
 import sys
 import traceback
@@ -87,6 +89,13 @@ def explain(error: BaseException) -> tuple[str, int]:
       1,
     )
   return f'Failed ({name}: {error}): --debug prints the traceback.', 1
+
+
+def path_argument(text: str) -> pathlib.Path:
+  """A path of a command line, of which a shell may have left the `~`."""
+  if not text:  # pathlib takes it for the current folder.
+    raise argparse.ArgumentTypeError('an empty path')
+  return pathlib.Path(os.path.expanduser(text))
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -74,7 +74,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
     )
   artifacts.check_writable(out.parent, '--out')
   folds = trained.load(run_folder)
-  temperature = calibration.read(run_folder, folds.folds)
+  temperature = calibration.read(folds.run_folder, folds.folds)
   files = {
     'MODEL_CARD.md': model_card(folds, temperature).encode(),
     'weights.npz': _npz(stacked_weights(folds)),
@@ -264,8 +264,8 @@ def _run(arguments: Sequence[str]) -> int:
     description='Writes the finished folds of a run as programs that need'
     ' neither it nor ecg_jax.',
   )
-  parser.add_argument('--run', required=True, type=pathlib.Path)
-  parser.add_argument('--out', required=True, type=pathlib.Path)
+  parser.add_argument('--run', required=True, type=errors.path_argument)
+  parser.add_argument('--out', required=True, type=errors.path_argument)
   parser.add_argument(
     '--debug', action='store_true', help='print the traceback of an error'
   )

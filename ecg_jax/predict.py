@@ -27,12 +27,6 @@ def main(arguments: Sequence[str]) -> int:
   )
 
 
-def _path(text: str) -> pathlib.Path:
-  if not text:  # pathlib takes it for the current folder.
-    raise argparse.ArgumentTypeError('an empty path')
-  return pathlib.Path(text)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   """The command line, checked.
 
@@ -43,7 +37,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     prog='ecg_jax.predict',
     description='Classifies recordings with the trained folds of a run.',
   )
-  path = _path
+  path = errors.path_argument
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
   add('--run', metavar='RUN_FOLDER', type=path, required=True)
@@ -91,7 +85,7 @@ def _check_outputs(
     InputError: Says which, and why.
   """
   kept = {os.path.realpath(path) for path in inputs if not path.is_dir()}
-  run = pathlib.Path(os.path.realpath(given.run.expanduser()))
+  run = pathlib.Path(os.path.realpath(given.run))
   taken: set[str] = set()
   for name in ('out', 'answers', 'plot'):
     output = getattr(given, name)

@@ -1,6 +1,7 @@
 """An ONNX file answers as the folds it comes from."""
 
 import importlib.util
+import pathlib
 import subprocess
 import sys
 
@@ -65,6 +66,25 @@ def test_answers_that_differ_are_not_written(
   assert export_onnx.main(arguments) == 2
   assert 'up to 2.0e-03 off the folds' in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
+  """In the run, whose calibration counts, and in the place to write to."""
+  monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: 1)
+  monkeypatch.setattr(
+    export_onnx, 'convert', lambda _, temperature: str(temperature).encode()
+  )
+  monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.0)
+  (tmp_path / 'run').symlink_to(small_run)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  calibration.write(small_run, {'temperature': 1.7, 'folds': [1]})
+  try:
+    assert export_onnx.main(['--run=~/run', '--out=~/model.onnx']) == 0
+    assert (tmp_path / 'model.onnx').read_bytes() == b'1.7'
+    export_onnx.export(pathlib.Path('~/run'), tmp_path / 'other.onnx')
+  finally:
+    (small_run / calibration.FILE).unlink()
+  assert (tmp_path / 'other.onnx').read_bytes() == b'1.7'
 
 
 def test_a_missing_package_is_named(small_run, tmp_path, monkeypatch, capsys):

@@ -173,6 +173,27 @@ def test_the_card_shows_the_calibration(small_run):
   assert '"error": 0.034' in card
 
 
+def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
+  """In the run, whose calibration counts, and in the place to write to."""
+  temperatures = []
+  monkeypatch.setattr(
+    export, 'programs', lambda _, found: temperatures.append(found) or {}
+  )
+  home = tmp_path / 'home'
+  home.mkdir()
+  (home / 'run').symlink_to(small_run)
+  monkeypatch.setenv('HOME', str(home))
+  calibration.write(small_run, {'temperature': 1.25, 'folds': [1]})
+  try:
+    assert export.main(['--run=~/run', '--out=~/model']) == 0
+    export.export(pathlib.Path('~/run'), tmp_path / 'model')
+  finally:
+    (small_run / calibration.FILE).unlink()
+  assert temperatures == [1.25, 1.25]
+  for folder in (home, tmp_path):
+    assert 'temperature 1.25' in (folder / 'model/MODEL_CARD.md').read_text()
+
+
 def test_a_folder_that_is_there_is_left_alone(model_folder, small_run, capsys):
   before = sorted(model_folder.iterdir())
   arguments = ['--run', str(small_run), '--out', str(model_folder)]

@@ -193,6 +193,25 @@ def test_undecided_recordings_are_in_no_answers(call, tmp_path):
   assert answers.read_text() == ''
 
 
+def test_a_tilde_stands_for_the_home_folder(
+  call, small_run, tmp_path, monkeypatch
+):
+  path = write_mat(tmp_path, COUNTS)
+  home = tmp_path / 'home'
+  home.mkdir()
+  (home / 'run').symlink_to(small_run)
+  monkeypatch.setenv('HOME', str(home))
+  monkeypatch.chdir(tmp_path)
+  code, _, errors = call(path, '--run=~/run', '--out=~/o.csv')
+  assert code == 0, errors
+  assert call(path, '--answers=~/a.txt')[0] == 0
+  assert {'o.csv', 'a.txt'} <= {file.name for file in home.iterdir()}
+  assert not (tmp_path / '~').exists()
+  code, _, errors = call(path, '--run=~/run', '--out=~/run/o.csv')
+  assert code == 2
+  assert 'is in the run folder' in errors
+
+
 def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
   monkeypatch.setattr(
     evidence,

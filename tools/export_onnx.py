@@ -56,7 +56,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
   from ecg_jax import trained  # Imports JAX.
 
   folds = trained.load(run_folder)
-  temperature = calibration.read(run_folder, folds.folds)
+  temperature = calibration.read(folds.run_folder, folds.folds)
   content = convert(folds, temperature)
   difference = compare(content, folds, temperature)
   if difference > TOLERANCE:
@@ -154,8 +154,8 @@ def _run(arguments: Sequence[str]) -> int:
     prog='export_onnx',
     description='Writes the finished folds of a run as one ONNX file.',
   )
-  parser.add_argument('--run', required=True, type=pathlib.Path)
-  parser.add_argument('--out', required=True, type=pathlib.Path)
+  parser.add_argument('--run', required=True, type=errors.path_argument)
+  parser.add_argument('--out', required=True, type=errors.path_argument)
   parser.add_argument(
     '--debug', action='store_true', help='print the traceback of an error'
   )
