@@ -9,6 +9,7 @@ What the libraries raise of a file that is damaged becomes an InputError.
 import contextlib
 import functools
 import io
+import math
 import os
 import pathlib
 import re
@@ -379,6 +380,19 @@ def _read_edf(path: pathlib.Path) -> Channels:
   def open_channel(channel: int) -> Samples:
     signal = edf.signals[channel]
     rate = signal.sampling_frequency
+    # edfio would give the counts where these do not scale them.
+    for kind in ('physical', 'digital'):
+      wrong = 'not two numbers'
+      with contextlib.suppress(ValueError):
+        low, high = getattr(signal, f'{kind}_range')
+        if math.isfinite(high - low):
+          wrong = f'both {low:g}' if low == high else ''
+      if wrong:
+        raise InputError(
+          f'{path} has a {kind} minimum and maximum of lead'
+          f' {signal.label.strip() or channel} that are {wrong}, so its units'
+          ' are not known: export it again.'
+        )
 
     def read(start: int, stop: int) -> np.ndarray:
       return signal.get_data_slice(start / rate, stop / rate)

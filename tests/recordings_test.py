@@ -442,6 +442,35 @@ def test_a_row_too_long_is_named(tmp_path):
     counts_of(path, **STATED)
 
 
+@pytest.mark.parametrize(
+  ('kind', 'low', 'high', 'words'),
+  [
+    ('physical', '7', '7', 'both 7'),
+    ('physical', '', '', 'not two numbers'),
+    ('physical', '-1', '', 'not two numbers'),
+    ('physical', 'nan', '1', 'not two numbers'),
+    ('digital', '0', '0', 'both 0'),
+    ('digital', '', '', 'not two numbers'),
+    ('digital', '-2048', '', 'not two numbers'),
+  ],
+)
+def test_an_edf_without_a_scale_is_refused(tmp_path, kind, low, high, words):
+  """Of the lead that is read; another one's does not matter."""
+  leads = {'ECG': (COUNTS, 'uV'), 'V5': (COUNTS, 'uV')}
+  path = write_edf(tmp_path, leads)
+  content = bytearray(path.read_bytes())
+  # Behind a label, a transducer and a unit of each of the two leads.
+  start = 256 + 2 * (16 + 80 + 8) + 2 * 16 * (kind == 'digital')
+  content[start : start + 8] = low.ljust(8).encode()
+  content[start + 16 : start + 24] = high.ljust(8).encode()
+  path.write_bytes(content)
+  with pytest.raises(InputError) as error:
+    counts_of(path)
+  for word in (str(path), f'{kind} minimum', 'lead ECG', words):
+    assert word in str(error.value)
+  assert np.abs(counts_of(path, lead='V5')).max() > 100
+
+
 @pytest.mark.parametrize('shape', [(3, 9000), (9000, 3)])
 def test_the_longer_axis_of_an_array_is_time(shape):
   array = np.zeros(shape)
