@@ -262,13 +262,17 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
           ' copy with all its files in one folder.'
         )
     header = wfdb.rdheader(str(file.with_suffix('')))
-    stated = lines[0].split()[2:3]
-    # wfdb takes as much of the rate as it can read.
+    stated = lines[0].split()[2:4]
+    # wfdb takes as much of the rate and the length as it can read.
     if stated and float(stated[0].partition('/')[0].partition('(')[0]) != (
       header.fs
     ):
       raise InputError(
         f'{file} has the sampling rate {stated[0]}: correct its first line.'
+      )
+    if stated[1:] and header.sig_len is None:
+      raise InputError(
+        f'{file} has the length {stated[1]}: correct its first line.'
       )
     for signal in set(getattr(header, 'file_name', None) or ()) - {'~'}:
       members = [
@@ -326,7 +330,8 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
       record = wfdb.rdrecord(
         str(path.with_name(name)),
         sampfrom=start // each,
-        sampto=-(-stop // each),
+        # Where the header states no length wfdb takes no end.
+        sampto=None if own.sig_len is None else -(-stop // each),
         channels=[number],
         smooth_frames=False,
         ignore_skew=True,

@@ -206,6 +206,16 @@ def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
   )
 
 
+def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
+  COUNTS.astype('<i2').tofile(tmp_path / 'a.dat')
+  path = tmp_path / 'a.hea'
+  path.write_text('a 1 300\na.dat 16 1000/mV 16 0 0 0 0 ECG\n')
+  recording = recordings.open_recording(path)
+  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
+  found = recordings.window_counts(recording, 5, 10)
+  np.testing.assert_array_equal(found, COUNTS[1500:4500])
+
+
 def write_segments(folder):
   """Ten seconds of V5 beside MLII, a gap of four, five seconds of V5."""
   both = np.stack([COUNTS, COUNTS // 2], axis=1)
