@@ -42,7 +42,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
   add('--run', metavar='RUN_FOLDER', type=path, required=True)
   add('--lead', help='name or number (from 0); default: the first ECG')
-  add('--sampling_rate', type=float, help='Hz; for CSV, TXT, .npy, .mat')
+  add(
+    '--sampling_rate',
+    type=float,
+    help='Hz; for CSV, TXT, .npy, .mat, and .hea without it',
+  )
   add(
     '--units',
     choices=list(recordings.MILLIVOLT),

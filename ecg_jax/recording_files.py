@@ -53,6 +53,8 @@ class Samples(NamedTuple):
   read: Callable[[int, int], np.ndarray]
   """start, stop -> float [stop - start], in the channel's units; NaN where a
   sample is missing."""
+  notes: tuple[str, ...] = ()
+  """What was assumed."""
 
 
 class Channels(NamedTuple):
@@ -292,6 +294,8 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
     return header
 
   header = header_of(path.stem)
+  states_rate = len(_header_lines(path)[0].split()) > 2
+  named: str | None = path.stem
   if isinstance(header, wfdb.MultiRecord):
     segments = list(zip(header.seg_name, header.seg_len, strict=True))
     named = next((name for name, _ in segments if name != '~'), None)
@@ -306,6 +310,7 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
     if length is None and header.n_sig:  # Told by the size of the file only.
       length = wfdb.rdrecord(str(path.with_suffix('')), channels=[0]).sig_len
     segments = [(path.stem, length or 0)]
+  signal_lines = _header_lines(path.with_name(f'{named}.hea'))[1:]
   names = tuple(first.sig_name or ())
   frames = [count or 1 for count in first.samps_per_frame or ()]
   rate = float(header.fs)
@@ -354,12 +359,17 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
           )
       return samples
 
-    return Samples(int(ends[-1]), read)
+    gain = wfdb.io.header.rx_signal.match(signal_lines[channel])['adc_gain']
+    # The format's default, which wfdb takes.
+    assumed = f'no gain stated: taken to be 200 a {first.units[channel]}'
+    notes = () if float(gain or 0) else (assumed,)
+    return Samples(int(ends[-1]), read, notes)
 
   return Channels(
     names,
     tuple(first.units or ()),
-    tuple(rate * count for count in frames),
+    # Where none is stated wfdb takes it to be 250 Hz.
+    tuple(rate * count if states_rate else None for count in frames),
     open_channel,
   )
 

@@ -212,6 +212,7 @@ def _open_lead(
     samples = channels.open(chosen)
     if samples.num_samples < 1:
       raise InputError(f'{path} has no samples: export it again.')
+  notes += samples.notes
 
   def read(start: int, stop: int) -> np.ndarray:
     with recording_files.explained(pathlib.Path(path)):

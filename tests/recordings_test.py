@@ -216,6 +216,44 @@ def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
   np.testing.assert_array_equal(found, COUNTS[1500:4500])
 
 
+def test_a_wfdb_header_without_a_rate_has_to_be_told_it(tmp_path):
+  """It is not the 250 Hz of the format's default."""
+  COUNTS.astype('<i2').tofile(tmp_path / 'a.dat')
+  path = tmp_path / 'a.hea'
+  path.write_text('a 1\na.dat 16 1000/mV 16 0 0 0 0 ECG\n')
+  with pytest.raises(
+    InputError, match=r'a\.hea does not say its sampling rate'
+  ):
+    counts_of(path)
+  recording = recordings.open_recording(path, sampling_rate=300)
+  assert (recording.sampling_rate, recording.notes) == (300, ())
+  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
+
+
+@pytest.mark.parametrize('gain', ['', ' 0', ' 0/mV 16', ' 0(0)/mV 16 0 0 0 0'])
+def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
+  (COUNTS // 8).astype('<i2').tofile(tmp_path / 'a.dat')
+  path = tmp_path / 'a.hea'
+  path.write_text(f'a 1 300 {len(COUNTS)}\na.dat 16{gain}\n')
+  recording = recordings.open_recording(path)
+  assert recording.notes == ('no gain stated: taken to be 200 a mV',)
+  found = recordings.window_counts(recording)
+  np.testing.assert_array_equal(found, COUNTS // 8 * 5)
+  path.write_text(f'a 1 300 {len(COUNTS)}\na.dat 16 200\n')
+  assert not recordings.open_recording(path).notes
+
+
+def test_a_gain_that_segments_do_not_state_is_noted(tmp_path):
+  for name in ('s1', 's2'):
+    COUNTS[:3000].astype('<i2').tofile(tmp_path / f'{name}.dat')
+    text = f'{name} 1 300 3000\n{name}.dat 16 0/mV 16 0 0 0 0 ECG\n'
+    (tmp_path / f'{name}.hea').write_text(text)
+  path = tmp_path / 's.hea'
+  path.write_text('s/2 1 300 6000\ns1 3000\ns2 3000\n')
+  [note] = recordings.open_recording(path).notes
+  assert note.startswith('no gain stated')
+
+
 def write_segments(folder):
   """Ten seconds of V5 beside MLII, a gap of four, five seconds of V5."""
   both = np.stack([COUNTS, COUNTS // 2], axis=1)
