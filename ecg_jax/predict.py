@@ -123,7 +123,9 @@ def _run(arguments: Sequence[str]) -> int:
   paths = recording_files.find(
     given.paths, with_arrays=given.sampling_rate is not None
   )
-  _check_outputs(given, [*given.paths, *paths])
+  # Without a rate those of a folder are not read, but not replaced either.
+  kept = recording_files.find(given.paths, with_arrays=True)
+  _check_outputs(given, [*given.paths, *kept])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax import answering, compilation_cache, prediction_report, trained

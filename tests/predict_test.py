@@ -325,6 +325,25 @@ def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
   assert errors.count('\n') == 1
 
 
+@pytest.mark.parametrize('rate', [(), ('--sampling_rate', 300)])
+@pytest.mark.parametrize(
+  ('option', 'name'),
+  [('--out', 'a.csv'), ('--answers', 'a.csv'), ('--answers', 'b.txt')],
+)
+def test_no_recording_of_a_folder_is_replaced(
+  call, tmp_path, option, name, rate
+):
+  """Not even one that is not read since no rate is given."""
+  write_mat(tmp_path, COUNTS)
+  write_csv(tmp_path, COUNTS)
+  (tmp_path / 'b.txt').write_text('1\n2\n')
+  before = (tmp_path / name).read_bytes()
+  code, _, errors = call(tmp_path, option, tmp_path / name, *rate)
+  assert (code, errors.count('\n')) == (2, 1)
+  assert f'{name} would replace a recording' in errors
+  assert (tmp_path / name).read_bytes() == before
+
+
 @pytest.mark.parametrize('name', ['config.json', 'fold1/new.csv', '.'])
 @pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
 def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
