@@ -112,6 +112,38 @@ def test_bursts_are_shown_whole_where_the_record_is_zero_itself(
     np.testing.assert_array_equal(view.dropped, flat_view.dropped)
 
 
+@pytest.mark.parametrize(
+  ('fields', 'highest', 'unit'),
+  [
+    ({}, 32, '(counts² / Hz)'),
+    ({'kept_bins': 20}, 19, '(counts² / Hz)'),
+    ({'normalise': 'record'}, 32, '((deviation / 200)² / Hz)'),
+  ],
+)
+def test_axes_of_the_spectrogram_are_true(
+  small_config, small_data, monkeypatch, fields, highest, unit
+):
+  """The middle of the highest row is the frequency of the highest bin."""
+  config = small_config.copy_and_resolve_references()
+  config.spectrogram.update(fields)
+  views = command.make_views(small_data.dataset, 'S00003', config, 1)
+  spectrogram = experiment.make_network(config).spectrogram
+  monkeypatch.setattr(command.figures, 'encode', lambda figure, dpi: figure)
+  figure = command.plot_views(views, 'title', spectrogram, 1)
+  panels = [axes for axes in figure.axes if axes.images]
+  assert len(panels) == 2
+  for panel in panels:
+    [image] = panel.images
+    bottom, top = image.get_extent()[2:]
+    rows = image.get_array().shape[0]
+    assert rows == highest + 1
+    half = (top - bottom) / rows / 2
+    assert bottom + half == pytest.approx(0, abs=1e-9)
+    assert top - half == pytest.approx(highest * 300 / 64)
+  labels = [axes.get_ylabel() for axes in figure.axes]
+  assert f'natural log of power {unit}' in labels
+
+
 def test_unknown_record_is_refused(small_config, small_data):
   with pytest.raises(InputError, match="no record 'A1': name one from S00001"):
     make_views(small_config, small_data, record='A1')

@@ -45,7 +45,8 @@ class View(NamedTuple):
   dropped: np.ndarray
   """bool [samples], set to zero by a burst."""
   spectrogram: np.ndarray
-  """float32 [frames, bins], log of the power in counts^2 / Hz."""
+  """float32 [frames, bins], log of the power in counts^2 / Hz, of the signal
+  as `spectrogram.normalise` scales it."""
   heart_rate: float
   """Beats per minute that 80 became."""
 
@@ -197,7 +198,7 @@ def plot_views(
         half_window - hop / 2,
         half_window + (len(power) - 0.5) * hop,
         -half_bin,
-        sampling_rate / 2 + half_bin,
+        (2 * spectrogram.bins - 1) * half_bin,
       ),
     )
     right.set_ylabel('Hz')
@@ -214,10 +215,13 @@ def plot_views(
     frameon=False,
     borderpad=0,
   )
+  unit = 'counts²'
+  if spectrogram.normalise == 'record':
+    unit = f'(deviation / {preprocessing.NORMALISED_DEVIATION:g})²'
   figure.colorbar(
     image,
     ax=list(panels[:, 1]),
-    label='natural log of power (counts² / Hz)',
+    label=f'natural log of power ({unit} / Hz)',
     pad=0.01,
     aspect=45,
   )
