@@ -144,6 +144,20 @@ def test_axes_of_the_spectrogram_are_true(
   assert f'natural log of power {unit}' in labels
 
 
+def test_samples_on_the_disk_are_drawn_as_those_in_memory(
+  small_config, small_data, stored_dataset
+):
+  """As with `data.placement` host; of a random part of the record, too."""
+  stored = dataclasses.replace(small_data, dataset=stored_dataset)
+  views, others = (
+    make_views(small_config, data, max_samples=300)[1]
+    for data in (small_data, stored)
+  )
+  for view, other in zip(views, others, strict=True):
+    np.testing.assert_array_equal(view.signal, other.signal)
+    np.testing.assert_array_equal(view.spectrogram, other.spectrogram)
+
+
 def test_unknown_record_is_refused(small_config, small_data):
   with pytest.raises(InputError, match="no record 'A1': name one from S00001"):
     make_views(small_config, small_data, record='A1')

@@ -92,7 +92,8 @@ def make_views(
   used = np.array([own, *chunk.signal_lengths[0]], np.int32)
   signal = np.zeros((rows, own), np.int16)
   for row, first in enumerate([0, *chunk.starts[0]]):
-    part = dataset.signal[start + first :][: used[row]]
+    begin = start + first
+    part = dataset.signal[begin : begin + used[row]]
     signal[row, : len(part)] = part
   batch = forward.Batch(
     signal=jnp.asarray(signal),
