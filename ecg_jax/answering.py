@@ -125,8 +125,17 @@ def answer(
     and has no answers.
 
   Raises:
-    InputError: The calibration of the run is damaged or of other folds.
+    InputError: The calibration of the run is damaged or of other folds, or a
+      window is shorter than one spectrum.
   """
+  samples = folds.network.spectrogram.window_samples
+  # In hundredths, so that what is told can be given.
+  least = -(-100 * samples // recordings.SAMPLING_RATE) / 100
+  if settings.window < least:
+    raise InputError(
+      f'--window is {float(settings.window):g} s, shorter than one spectrum:'
+      f' give at least {least:g}.'
+    )
   temperature = calibration.read(folds.run_folder, folds.folds)
   outcomes = [Outcome(name) for name in openers]
   windows = itertools.chain.from_iterable(

@@ -128,6 +128,30 @@ def test_what_cannot_be_read_leaves_the_others_alone(model):
   )
 
 
+def test_a_window_shorter_than_a_spectrum_is_refused_at_once(model):
+  """Before anything is read; a window of the length that is told is not."""
+  spectrogram = dataclasses.replace(
+    model.network.spectrogram, window_samples=400
+  )
+  network = dataclasses.replace(model.network, spectrogram=spectrogram)
+  long = dataclasses.replace(model, network=network)
+  with pytest.raises(InputError, match=r'--window is 1\.33 s.* least 1\.34\.'):
+    answering.answer(long, {'a': pytest.fail}, answering.Settings(window=1.33))
+  given = []
+
+  class Answering(trained.TrainedFolds):
+    def logits(self, windows):
+      given.extend(map(len, windows))
+      return np.zeros((1, len(windows), 4), np.float32)
+
+  answering.answer(
+    Answering(**vars(long)),
+    {'a': opener(signal(0, 4000))},
+    answering.Settings(window=1.34, stride=1.005),
+  )
+  assert min(given) >= 400
+
+
 def test_windows_with_a_gap_are_left_out(model):
   counts = signal(0, 4500).astype(float)
   counts[1000:1100] = np.nan
