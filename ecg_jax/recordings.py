@@ -204,7 +204,7 @@ def _open_lead(
     notes += (
       f'states {rate:g} Hz itself: --sampling_rate {sampling_rate:g} not used',
     )
-  if units is not None and MILLIVOLT.get(units) != scale:
+  if units is not None and MILLIVOLT.get(_unit(units) or '') != scale:
     notes += (
       f'states {channels.units[chosen]} itself: --units {units} not used',
     )

@@ -346,12 +346,21 @@ def test_an_unknown_lead_is_refused_with_those_there(names, units, wanted):
 
 @pytest.mark.parametrize(
   ('units', 'scale'),
-  [('V', 1e-6), ('mV', 1e-3), ('uV', 1.0), ('µV', 1.0), ('counts', 1.0)],
+  [
+    ('V', 1e-6),
+    ('mV', 1e-3),
+    ('uV', 1.0),
+    ('uv', 1.0),
+    ('µV', 1.0),
+    ('μV', 1.0),
+    ('counts', 1.0),
+  ],
 )
 def test_units(units, scale):
   recording = recordings.from_array(
     COUNTS * scale, sampling_rate=300, units=units
   )
+  assert not recording.notes
   np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
 
 
