@@ -10,6 +10,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+_SMALLER_STEPS = 'set a smaller --config.batch_size, or --config.remat True'
+FREE_MEMORY = 'free some, or use that of the host with JAX_PLATFORMS=cpu'
+"""What helps a command without --config when it is out of memory."""
+
 
 class InputError(Exception):
   """What was given cannot be used.
@@ -42,12 +46,15 @@ class Interrupted(KeyboardInterrupt):
     return f'Interrupted ({name}): start again with the same command to go on.'
 
 
-def run_command(command: Callable[[], int], *, debug: bool) -> int:
+def run_command(
+  command: Callable[[], int], *, debug: bool, memory: str = _SMALLER_STEPS
+) -> int:
   """Runs a command and tells of its errors as every command does.
 
   Args:
     command: Returns its exit code.
     debug: Whether to print the traceback of an error.
+    memory: What helps when it is out of memory.
 
   Returns:
     The exit code: the command's, 2 after an InputError, 3 after a
@@ -62,13 +69,15 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
   except (Exception, KeyboardInterrupt) as error:  # The last resort.
     if debug:
       traceback.print_exception(error)
-    message, code = explain(error)
+    message, code = explain(error, memory)
   with contextlib.suppress(OSError):  # Nobody may be reading any more.
     print(message, file=sys.stderr)
   return code
 
 
-def explain(error: BaseException) -> tuple[str, int]:
+def explain(
+  error: BaseException, memory: str = _SMALLER_STEPS
+) -> tuple[str, int]:
   """The sentence that tells of an error, and the exit code."""
   match error:
     case InputError():
@@ -83,11 +92,7 @@ def explain(error: BaseException) -> tuple[str, int]:
       return 'Interrupted (SIGINT).', 128 + signal.SIGINT
   name = type(error).__name__
   if 'RESOURCE_EXHAUSTED' in str(error):  # As XLA says it.
-    return (
-      f'Out of memory ({str(error).splitlines()[0]}): set a smaller'
-      ' --config.batch_size, or --config.remat True.',
-      1,
-    )
+    return f'Out of memory ({str(error).splitlines()[0]}): {memory}.', 1
   return f'Failed ({name}: {error}): --debug prints the traceback.', 1
 
 

@@ -286,7 +286,9 @@ def evaluate_run(
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
+    lambda: _run(arguments),
+    debug='--debug' in arguments,
+    memory=errors.FREE_MEMORY,
   )
 
 

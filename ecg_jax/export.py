@@ -254,7 +254,9 @@ def _npz(arrays: Mapping[str, Any]) -> bytes:
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
+    lambda: _run(arguments),
+    debug='--debug' in arguments,
+    memory=errors.FREE_MEMORY,
   )
 
 

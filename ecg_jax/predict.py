@@ -23,7 +23,9 @@ _SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
+    lambda: _run(arguments),
+    debug='--debug' in arguments,
+    memory=errors.FREE_MEMORY,
   )
 
 

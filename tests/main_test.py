@@ -12,7 +12,16 @@ import zipfile
 import jax
 import pytest
 
-from ecg_jax import artifacts, compilation_cache, configuration, errors, main
+from ecg_jax import (
+  artifacts,
+  compilation_cache,
+  configuration,
+  errors,
+  evaluate,
+  export,
+  main,
+  predict,
+)
 from ecg_jax.datasets import prepare
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
@@ -149,6 +158,21 @@ def test_every_error_is_one_line_and_a_traceback_only_on_demand(
   assert err.count('\n') == 1
   assert errors.run_command(fail, debug=True) == code
   assert capsys.readouterr().err.startswith('Traceback')
+
+
+@pytest.mark.parametrize('command', [main, evaluate, export, predict])
+def test_what_helps_when_memory_is_out_is_an_option_of_the_command(
+  capsys, monkeypatch, command
+):
+  def fail(*_):
+    raise RuntimeError('RESOURCE_EXHAUSTED: 9 GB.')
+
+  monkeypatch.setattr(command, '_run', fail)
+  assert command.main(['x', *CRNN]) == 1
+  message = capsys.readouterr().err
+  assert message.startswith('Out of memory (RESOURCE_EXHAUSTED: 9 GB.): ')
+  assert ('--config.batch_size' in message) == (command is main)
+  assert ('JAX_PLATFORMS=cpu' in message) == (command is not main)
 
 
 def test_help():

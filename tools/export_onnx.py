@@ -145,7 +145,9 @@ def compare(content: bytes, folds: Any, temperature: float) -> float:
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
+    lambda: _run(arguments),
+    debug='--debug' in arguments,
+    memory=errors.FREE_MEMORY,
   )
 
 
