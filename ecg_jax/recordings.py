@@ -57,6 +57,7 @@ class Recording:
   """One lead of a file or an array, read in blocks."""
 
   name: str
+  """Path of the file, or what it is called."""
   lead: str
   leads: tuple[str, ...]
   """All that the file has."""
@@ -121,7 +122,6 @@ def open_recording(
   return _open_lead(
     channels,
     path=str(path),
-    name=path.stem,
     lead=lead,
     sampling_rate=sampling_rate,
     units=units,
@@ -166,7 +166,6 @@ def from_array(
   return _open_lead(
     recording_files.array_channels(name, array),
     path=name,
-    name=name,
     lead=None if lead is None else str(lead),
     sampling_rate=sampling_rate,
     units=units,
@@ -178,7 +177,6 @@ def _open_lead(
   channels: recording_files.Channels,
   *,
   path: str,
-  name: str,
   lead: str | None,
   sampling_rate: float | None,
   units: str | None,
@@ -225,7 +223,7 @@ def _open_lead(
       return values * scale
 
   return Recording(
-    name=name,
+    name=path,
     lead=names[chosen],
     leads=names,
     sampling_rate=float(rate),

@@ -439,6 +439,14 @@ def test_short_gaps_are_bridged_and_long_ones_refused():
       recordings.window_counts(recording, *part)
 
 
+def test_a_gap_names_the_file(tmp_path):
+  """Several of one name may be read together."""
+  path = write_npy(tmp_path, np.full(900, np.nan))
+  with pytest.raises(recordings.GapError) as error:
+    counts_of(path, **STATED)
+  assert str(error.value).startswith(f'{path} has no samples at 0.00 s')
+
+
 @pytest.mark.parametrize('count', [1, 3, 100])
 def test_nothing_but_gaps_is_refused(count):
   recording = recordings.from_array(
