@@ -408,6 +408,25 @@ def summarize(
   }
 
 
+def read_set(run_folder: pathlib.Path, set_name: str) -> dict[int, Predictions]:
+  """The predictions of each finished fold, in ascending order.
+
+  Raises:
+    InputError: The run has no finished fold or is damaged.
+  """
+  found = summarize(run_folder, set_name)  # Checks all artifacts.
+  if not found['folds']:
+    raise InputError(
+      f'{run_folder} has no finished fold with {set_name} predictions: train'
+      ' one first.'
+    )
+  name = PREDICTION_FILES[set_name]
+  return {
+    fold: read_predictions(run_folder / f'fold{fold}' / name, fold)
+    for fold in map(int, found['folds'])
+  }
+
+
 def _is_undefined(set_scores: dict[str, Any], measure: str) -> bool:
   """Whether a 0/0 went into a measure."""
   names = 'NAO' if measure == 'score' else [measure.removeprefix('f1_')]

@@ -105,7 +105,7 @@ def test_files_are_there_though_nobody_reads_what_is_printed(
 
 def test_temperature_comes_from_validation_labels_alone(make_run):
   folder = make_run(folds=1)
-  [validation] = command.read(folder, 'validation').values()
+  [validation] = summary.read_set(folder, 'validation').values()
   kept = command.fit([validation])
   shuffled_labels(folder / 'fold0' / 'predictions.csv')
   [test] = [summary.read_predictions(folder / 'fold0' / 'predictions.csv', 0)]
@@ -122,8 +122,8 @@ def test_temperature_comes_from_validation_labels_alone(make_run):
 
 def test_no_label_of_a_test_record_calibrates_it(make_run):
   folder = make_run(folds=2)
-  validation = list(command.read(folder, 'validation').values())
-  test = list(command.read(folder, 'test').values())
+  validation = list(summary.read_set(folder, 'validation').values())
+  test = list(summary.read_set(folder, 'test').values())
   kept = command.rescale_test(test, validation)
   # Fold 0 validates on the test records of fold 1: these are left out there.
   assert set(validation[0].records) == set(test[1].records)

@@ -110,6 +110,10 @@ def test_what_cannot_be_drawn_gets_one_sentence(
   data = dataclasses.replace(small_data, dataset=other)
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
   assert 'dataset had other content' in refusal(folder)
+  (folder / 'fold0' / 'validation_predictions.csv').unlink()
+  assert 'no finished fold with validation predictions' in refusal(
+    folder, '--set=validation'
+  )
   (folder / 'fold0' / 'scores.json').unlink()
-  assert 'no finished fold' in refusal(folder)
+  assert 'no finished fold with test predictions' in refusal(folder)
   assert not (folder / 'errors_test').exists()

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import calibration, errors, figures, summary
-from ecg_jax.errors import InputError
 
 SHOWN_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Least confidences of the table, and those named in coverage.png."""
@@ -33,27 +32,6 @@ MEASURES = {
   'brier_score': 'Brier score',
   'loss': 'cross-entropy',
 }
-
-
-def read(
-  run_folder: pathlib.Path, set_name: str
-) -> dict[int, summary.Predictions]:
-  """The predictions of each finished fold, in ascending order.
-
-  Raises:
-    InputError: The run has no finished fold or is damaged.
-  """
-  found = summary.summarize(run_folder, set_name)  # Checks all artifacts.
-  if not found['folds']:
-    raise InputError(
-      f'{run_folder} has no finished fold with {set_name} predictions: train'
-      ' one first.'
-    )
-  name = summary.PREDICTION_FILES[set_name]
-  return {
-    fold: summary.read_predictions(run_folder / f'fold{fold}' / name, fold)
-    for fold in map(int, found['folds'])
-  }
 
 
 def fit(
@@ -229,9 +207,9 @@ def _run(arguments: Sequence[str]) -> int:
     '--debug', action='store_true', help='print the traceback of an error'
   )
   folder = parser.parse_args(arguments).run_folder
-  by_fold = read(folder, 'validation')
+  by_fold = summary.read_set(folder, 'validation')
   validation = list(by_fold.values())
-  test = list(read(folder, 'test').values())
+  test = list(summary.read_set(folder, 'test').values())
   temperature = fit(validation)
   labels = np.concatenate([fold.labels for fold in test])
   before = np.concatenate([fold.probabilities for fold in test])

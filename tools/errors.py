@@ -60,14 +60,10 @@ def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
   Raises:
     InputError: The run has no finished fold or is damaged.
   """
-  found = summary.summarize(run_folder, set_name)  # Checks all artifacts.
-  if not found['folds']:
-    raise InputError(f'{run_folder} has no finished fold: train one first.')
   mistakes = []
-  for fold in map(int, found['folds']):
-    path = run_folder / f'fold{fold}' / summary.PREDICTION_FILES[set_name]
+  for fold, predictions in summary.read_set(run_folder, set_name).items():
     for record, label, predicted, probabilities in zip(
-      *summary.read_predictions(path, fold), strict=True
+      *predictions, strict=True
     ):
       if label != predicted:
         mistakes.append(
