@@ -489,7 +489,8 @@ def array_channels(name: Any, array: np.ndarray) -> Channels:
 
 def _read_text(path: pathlib.Path) -> Channels:
   with _text(path) as file:
-    lines = file.read(_SNIFFED).splitlines(keepends=True)
+    # As the file is read later; `splitlines` would end some at a form feed.
+    lines = list(io.StringIO(file.read(_SNIFFED)))
   start, split = next(
     (
       (index, sign)
@@ -619,8 +620,8 @@ def _empty_lines_at_end(path: pathlib.Path) -> int:
   with path.open('rb') as file:
     file.seek(max(0, path.stat().st_size - _SNIFFED))
     tail = file.read().decode('utf-8', 'replace')
-  # The first ends the last line that is not empty.
-  return max(0, len(tail[len(tail.rstrip()) :].splitlines()) - 1)
+  ends = list(io.StringIO(tail[len(tail.rstrip()) :], newline=None))
+  return max(0, len(ends) - 1)  # The first ends the last line not empty.
 
 
 _READERS = {

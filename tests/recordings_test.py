@@ -487,6 +487,10 @@ def test_samples_out_of_range_are_held_at_its_ends():
     ('time,II\ns,[mV]\n1,2\n3,4\n', 'II', [2, 4]),
     ('t;ecg\n0;0\n0,5;-0,25\n1;1\n', None, [0, -0.25, 1]),
     ('t;ecg\n0;0\n0.5;-0.25\n', None, [0, -0.25]),
+    ('Page 1\fof 1\ntime,ecg\n1,2\n3,4\n', None, [2, 4]),
+    ('Ann\u2028V2\nII\n2\n4\n', None, [2, 4]),
+    ('time,ecg\r\n1,2\r\n3,4\r\n\f\r\n', None, [2, 4]),
+    ('1\r2\r\r', None, [1, 2]),
   ],
 )  # fmt: skip
 def test_texts(tmp_path, text, lead, expected):
