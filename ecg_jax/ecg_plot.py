@@ -172,8 +172,8 @@ def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
   low, high = float(trace.min()), float(trace.max())
   if high - low > MOST_MILLIVOLT - 1:
     low, high = robust_range(trace)
-  middle = round(low + high) / 2
-  half = np.ceil(high - low + 0.4) / 2
+  middle = round(low + high) / 2  # Up to 0.25 mV off the trace's.
+  half = np.ceil(high - low + 0.5) / 2
   half = np.clip(half, LEAST_MILLIVOLT / 2, MOST_MILLIVOLT / 2)
   return middle - half, middle + half
 
