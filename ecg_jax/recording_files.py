@@ -325,7 +325,7 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
 
     def read_segment(name: str, start: int, stop: int) -> np.ndarray:
       own = header_of(name)
-      if name == '~' or names[channel] not in (own.sig_name or ()):
+      if names[channel] not in (own.sig_name or ()):
         return np.full(stop - start, np.nan)
       number = (
         channel

@@ -59,8 +59,6 @@ class Recording:
   name: str
   """Path of the file, or what it is called."""
   lead: str
-  leads: tuple[str, ...]
-  """All that the file has."""
   sampling_rate: float
   """Hz."""
   num_samples: int
@@ -68,11 +66,6 @@ class Recording:
   """What was assumed."""
   read: Callable[[int, int], np.ndarray]
   """start, stop -> mV."""
-
-  @property
-  def seconds(self) -> float:
-    """Its length."""
-    return self.num_samples / self.sampling_rate
 
   def millivolt(self, start: int, stop: int) -> np.ndarray:
     """Samples, float32 [stop - start], in mV at its own rate.
@@ -225,7 +218,6 @@ def _open_lead(
   return Recording(
     name=path,
     lead=names[chosen],
-    leads=names,
     sampling_rate=float(rate),
     num_samples=samples.num_samples,
     notes=notes,
