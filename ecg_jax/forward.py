@@ -173,5 +173,7 @@ def losses(
 ) -> jax.Array:
   """Cross-entropy of each example times the weight of its class, [B]."""
   log_probabilities = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
-  return -picked[:, 0] * class_weights[labels]
+  # Not by a gather, whose gradient is a scatter: a GPU adds in any order.
+  own = labels[:, None] == jnp.arange(log_probabilities.shape[1])
+  picked = jnp.sum(log_probabilities, axis=1, where=own)
+  return -picked * class_weights[labels]

@@ -88,10 +88,13 @@ def _maximum(x_BxTxC: jax.Array) -> jax.Array:
 
   By the index of the maximum: the gradient of `max` itself looks for elements
   that equal it, and finds none where the compiler computes x twice and rounds
-  differently.
+  differently. Each place is written once, which a GPU has to be told to do it
+  in a fixed order.
   """
-  index = jnp.argmax(x_BxTxC, axis=1, keepdims=True)
-  return jnp.take_along_axis(x_BxTxC, index, axis=1)[:, 0]
+  rows = jnp.arange(x_BxTxC.shape[0])[:, None]
+  channels = jnp.arange(x_BxTxC.shape[2])
+  index = jnp.argmax(x_BxTxC, axis=1)
+  return x_BxTxC.at[rows, index, channels].get(unique_indices=True)
 
 
 class ResidualStages(nn.Module):
