@@ -27,6 +27,9 @@ from ecg_jax import (
 from ecg_jax.datasets import folds
 from ecg_jax.datasets.synthetic_ecg import generator
 
+# Also where there is a GPU, and in the commands that tests start.
+jax.config.update('jax_platforms', 'cpu')
+os.environ['JAX_PLATFORMS'] = 'cpu'
 jax.config.update('jax_num_cpu_devices', 4)
 # Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)

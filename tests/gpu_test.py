@@ -1,0 +1,118 @@
+"""A GPU trains as a CPU does; skipped where there is none."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from ecg_jax import experiment, input_pipeline, jobs, sharding, train
+from ecg_jax.datasets import folds
+from tools import benchmark
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LENGTHS = (3000, 2500, 2900, 2000, 2750, 3000, 2600, 2999)
+STEPS = 3
+
+
+def _train(device):
+  """Losses of some steps, and all parameters before and after them."""
+  config = quickstart.get_config()
+  config.batch_size, config.buckets.training = len(LENGTHS), 1
+  dataset = benchmark.random_dataset(np.array(LENGTHS))
+  sets = dict.fromkeys(folds.SETS, dataset.records)
+  data = experiment.Data(dataset, {'folds': {'0': sets}})
+  job = jobs.make_job(config, data, 0, pathlib.Path())
+  mesh = sharding.make_mesh([device])
+  arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  training = benchmark.Training(job, arrays, mesh)
+  # The same weights, not those that each platform draws to the last bit.
+  drawn = jax.device_get(training.state.variables)
+  rounded = jax.tree.map(lambda x: np.round(x, 4), drawn)
+  training.state = sharding.replicate(
+    dataclasses.replace(training.state, **rounded), mesh
+  )
+
+  def parameters():
+    leaves = jax.tree.leaves(jax.device_get(training.state.params))
+    return np.concatenate([leaf.ravel() for leaf in leaves])
+
+  before, losses = parameters(), []
+  for epoch in range(1, STEPS + 1):
+    bounds = train.training_bounds(job)
+    training.state = train.train_chunks(
+      training.program,
+      training.state,
+      training._feed(chunks := train.epoch_chunks(job, bounds, 0, epoch)),
+      chunks,
+      [1e-3] * len(chunks),
+      mesh,
+      count=lambda _, result: losses.append(float(result.metrics.loss)),
+      stop=lambda: False,
+    )
+  return losses, before, parameters()
+
+
+def _compare():
+  """What the tests look at."""
+  [cpu, *_], [gpu, *_] = jax.devices('cpu'), jax.devices('gpu')
+  losses, before, after = _train(cpu)
+  step = np.linalg.norm(after - before)
+  found = {'cpu': losses}
+  for precision in ('highest', 'default'):
+    with jax.default_matmul_precision(precision):
+      losses, _, first = _train(gpu)
+      again, _, second = _train(gpu)
+    found[precision] = {
+      'losses': losses,
+      'difference': float(np.linalg.norm(first - after) / step),
+      'repeated': losses == again and bool((first == second).all()),
+    }
+  return found
+
+
+@pytest.fixture(scope='module')
+def found():
+  if not shutil.which('nvidia-smi'):
+    pytest.skip('no GPU')
+  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
+  # The other tests are kept on the CPU.
+  environment = {**os.environ, 'JAX_PLATFORMS': '', 'XLA_FLAGS': flags}
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.gpu_test'],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+def test_in_full_precision_it_is_the_same_training(found):
+  exact = found['highest']
+  np.testing.assert_allclose(exact['losses'], found['cpu'], rtol=1e-4)
+  assert exact['difference'] < 0.01
+
+
+def test_in_its_own_precision_the_losses_are_about_the_same(found):
+  np.testing.assert_allclose(
+    found['default']['losses'], found['cpu'], rtol=1e-2
+  )
+
+
+@pytest.mark.parametrize('precision', ['highest', 'default'])
+def test_the_same_seed_gives_the_same_bits(found, precision):
+  assert found[precision]['repeated']
+
+
+if __name__ == '__main__':
+  print(json.dumps(_compare()))
