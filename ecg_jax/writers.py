@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import tensorboardX
+import tensorboardX.summary
 import tqdm
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
 
 from ecg_jax import summary
 from ecg_jax.errors import InputError
@@ -36,15 +38,21 @@ class MetricsFile:
     if path.exists():
       try:
         reader = csv.DictReader(io.StringIO(summary.read_text(path)))
+        if reader.fieldnames != list(summary.METRIC_COLUMNS):
+          raise ValueError(f'its columns are {reader.fieldnames}')
         for row in reader:
-          if set(row) != set(summary.METRIC_COLUMNS) or None in row.values():
-            raise ValueError(f'line {reader.line_num}')
+          for cell in row.values():
+            if cell != '':  # None where one is missing, a list of the rest.
+              float(cell)
           if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
             self._rows.append(row)
-      except (KeyError, TypeError, ValueError) as error:
+        here = [int(r['epoch']) for r in self._rows if int(r['phase']) == phase]
+        if here != list(range(1, epochs + 1)):
+          raise ValueError(f'of phase {phase} it has the epochs {here}')
+      except (csv.Error, TypeError, ValueError) as error:
         raise InputError(
-          f'{path} is damaged ({error!r}): restore it, or delete the folder it'
-          ' is in to train the fold again.'
+          f'{path} is damaged ({error}): restore it, or delete the folder it is'
+          ' in to train the fold again.'
         ) from error
 
   def append(self, row: dict[str, Any]) -> None:
@@ -67,33 +75,47 @@ class TensorBoard:
 
   def __init__(self, folder: pathlib.Path, *, next_step: int, enabled: bool):
     """Opens the folder; what stands in it from `next_step` on goes."""
-    self._folder, self._writer = folder, None
+    self._folder = folder
+    self._file: event_file_writer.EventsWriter | None = None
     if enabled:
-      self._writer = tensorboardX.SummaryWriter(
-        str(folder), purge_step=next_step
-      )
+      with self._giving_up():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not by tensorboardX's own thread, which fails behind our back.
+        self._file = event_file_writer.EventsWriter(str(folder / 'events'))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(next_step, session_log=start)
+        self._file.flush()
 
   def write(self, row: dict[str, Any]) -> None:
     """Writes the fields of a row of metrics.csv."""
+    if self._file is None:
+      return
     with self._giving_up():
-      if self._writer is not None:
-        for name, value in row.items():
-          if value is not None and name != 'step':
-            self._writer.add_scalar(name, value, row['step'])
-        self._writer.flush()
+      for name, value in row.items():
+        if value is not None and name != 'step':
+          self._add(
+            row['step'], summary=tensorboardX.summary.scalar(name, value)
+          )
+      self._file.flush()
 
   def close(self) -> None:
     """Releases the folder."""
-    with self._giving_up():
-      if self._writer is not None:
-        self._writer.close()
+    if self._file is not None:
+      with self._giving_up():
+        self._file.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    assert self._file is not None
+    self._file.write_event(
+      event_pb2.Event(wall_time=time.time(), step=step, **content)
+    )
 
   @contextlib.contextmanager
   def _giving_up(self) -> Iterator[None]:
     try:
       yield
     except OSError as error:
-      self._writer = None
+      self._file = None
       print(
         f'{self._folder} cannot be written ({error}): training goes on without'
         ' TensorBoard files.',
