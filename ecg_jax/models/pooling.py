@@ -45,7 +45,12 @@ def _backward(x, gradient):
     first = open_ & (corner == largest)
     open_ &= ~first
     shares.append(jnp.where(first, gradient, 0))
-  return jax.linear_transpose(_corners, x)(shares)
+  # Side by side again, faster than each spread out over zeros.
+  rows = [jnp.stack(shares[k : k + 2], axis=3) for k in (0, 2)]
+  windows = jnp.stack(rows, axis=2)
+  batch, frames, _, bins, _, channels = windows.shape
+  whole = windows.reshape(batch, 2 * frames, 2 * bins, channels)
+  return (whole[:, : x.shape[1], : x.shape[2]],)
 
 
 max_pool.defvjp(_forward, _backward)
