@@ -54,7 +54,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 # Not imported: a user's own folder may have that name.
 _COMMON = pathlib.Path(__file__).parents[1] / 'configs' / 'common.py'
-_OF_THE_MODEL = ('model', 'dropout', 'phases')  # groups that are not common
+_OF_THE_MODEL = ('model', 'dropout')  # groups that each model has of its own
+_PHASES = ('kinds', 'epochs', 'learning_rates', 'schedule', 'warmup_epochs')
 
 _NO_CONFIG = 'No config given: add --config configs/crnn.py.'
 
@@ -417,7 +418,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   if unknown := _strange(fields):
     raise InputError(
       f'The config has the field {unknown[0]!r}, which nothing reads: leave it'
-      ' out (configs/common.py has them all).'
+      ' out.'
     )
   for field, choices in CHOICES.items():
     if field in fields and fields[field] not in choices:
@@ -601,12 +602,12 @@ def defaults(names: Iterable[str]) -> dict[str, Any]:
 
 
 def _strange(names: Iterable[str]) -> list[str]:
-  """Fields that configs/common.py lacks; a model checks its own."""
-  common = _common()
+  """Fields that no config has; `make_network` checks those of a model."""
+  known = {*_common(), *(f'phases.{name}' for name in _PHASES)}
   return [
     name
     for name in names
-    if name not in common and name.partition('.')[0] not in _OF_THE_MODEL
+    if name not in known and name.partition('.')[0] not in _OF_THE_MODEL
   ]
 
 

@@ -652,7 +652,7 @@ def test_a_list_in_place_of_a_tuple_is_no_difference():
   assert configuration.differences(here, there) == []
 
 
-@pytest.mark.parametrize('group', ['', 'data', 'spectrogram'])
+@pytest.mark.parametrize('group', ['', 'data', 'spectrogram', 'phases'])
 def test_a_field_that_nothing_reads_is_refused_at_once(tmp_path, group):
   path = tmp_path / 'noted.py'
   name = f'{group}.note'.lstrip('.')
