@@ -175,8 +175,8 @@ def _header_lines(path: pathlib.Path) -> list[str]:
   """Lines of a WFDB header but for its comments."""
   with path.open(encoding='utf-8', errors='replace') as file:
     text = file.read(2**22)
-  lines = (line.strip() for line in text.splitlines())
-  return [line for line in lines if line and not line.startswith('#')]
+  lines = (line.partition('#')[0].strip() for line in text.splitlines())
+  return [line for line in lines if line]
 
 
 def _segment_names(path: pathlib.Path) -> list[str]:
@@ -295,7 +295,6 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
 
   header = header_of(path.stem)
   states_rate = len(_header_lines(path)[0].split()) > 2
-  named: str | None = path.stem
   if isinstance(header, wfdb.MultiRecord):
     segments = list(zip(header.seg_name, header.seg_len, strict=True))
     named = next((name for name, _ in segments if name != '~'), None)
@@ -310,7 +309,6 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
     if length is None and header.n_sig:  # Told by the size of the file only.
       length = wfdb.rdrecord(str(path.with_suffix('')), channels=[0]).sig_len
     segments = [(path.stem, length or 0)]
-  signal_lines = _header_lines(path.with_name(f'{named}.hea'))[1:]
   names = tuple(first.sig_name or ())
   frames = [count or 1 for count in first.samps_per_frame or ()]
   rate = float(header.fs)
@@ -319,34 +317,48 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
       f'{path} claims {sum(frames) * rate:g} samples a second: restore it.'
     )
 
+  @functools.lru_cache(maxsize=1)
+  def whole(name: str, number: int) -> np.ndarray:
+    """A signal whose end wfdb finds only where it reads to it."""
+    return read_signal(name, number, 0, None).astype(np.float32)
+
+  def read_signal(
+    name: str, number: int, start: int, stop: int | None
+  ) -> np.ndarray:
+    record = wfdb.rdrecord(
+      str(path.with_name(name)),
+      sampfrom=start,
+      sampto=stop,
+      channels=[number],
+      smooth_frames=False,
+      ignore_skew=True,
+    )
+    lead = header_of(name).sig_name[number]
+    unit = first.units[names.index(lead)]
+    if record.units != [unit]:
+      raise InputError(
+        f'{path} has segments in other units than {unit}: convert them to one.'
+      )
+    return record.e_p_signal[0]
+
   def open_channel(channel: int) -> Samples:
     each = frames[channel]
     ends = np.cumsum([count * each for _, count in segments])
+
+    def number_in(own: Any) -> int:
+      if own.sig_name == [*names]:  # Two may have one name.
+        return channel
+      return own.sig_name.index(names[channel])
 
     def read_segment(name: str, start: int, stop: int) -> np.ndarray:
       own = header_of(name)
       if names[channel] not in (own.sig_name or ()):
         return np.full(stop - start, np.nan)
-      number = (
-        channel
-        if own.sig_name == [*names]
-        else own.sig_name.index(names[channel])
-      )
-      record = wfdb.rdrecord(
-        str(path.with_name(name)),
-        sampfrom=start // each,
-        # Where the header states no length wfdb takes no end.
-        sampto=None if own.sig_len is None else -(-stop // each),
-        channels=[number],
-        smooth_frames=False,
-        ignore_skew=True,
-      )
-      if record.units != [first.units[channel]]:
-        raise InputError(
-          f'{path} has segments in other units than {first.units[channel]}:'
-          ' convert them to one.'
-        )
-      return record.e_p_signal[0][start % each :][: stop - start]
+      number = number_in(own)
+      if own.sig_len is None:
+        return whole(name, number)[start:stop]
+      read = read_signal(name, number, start // each, -(-stop // each))
+      return read[start % each :][: stop - start]
 
     def read(start: int, stop: int) -> np.ndarray:
       samples = np.full(stop - start, np.nan)
@@ -359,10 +371,21 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
           )
       return samples
 
-    gain = wfdb.io.header.rx_signal.match(signal_lines[channel])['adc_gain']
+    def states_gain() -> bool:
+      """Whether the first segment that has the lead does."""
+      for name, count in segments:
+        if name == '~' or not count:  # A gap, or a layout.
+          continue
+        own = header_of(name)
+        if names[channel] in (own.sig_name or ()):
+          lines = _header_lines(path.with_name(f'{name}.hea'))
+          signal = wfdb.io.header.rx_signal.match(lines[1 + number_in(own)])
+          return bool(float(signal['adc_gain'] or 0))
+      return True
+
     # The format's default, which wfdb takes.
     assumed = f'no gain stated: taken to be 200 a {first.units[channel]}'
-    notes = () if float(gain or 0) else (assumed,)
+    notes = () if states_gain() else (assumed,)
     return Samples(int(ends[-1]), read, notes)
 
   return Channels(

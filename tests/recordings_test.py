@@ -243,6 +243,39 @@ def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
   assert not recordings.open_recording(path).notes
 
 
+@pytest.mark.parametrize('comment', ['', ' # from the ward'])
+def test_a_comment_behind_a_line_is_none_of_its_fields(tmp_path, comment):
+  COUNTS.astype('<i2').tofile(tmp_path / 'a.dat')
+  path = tmp_path / 'a.hea'
+  path.write_text(f'a 1 300{comment}\na.dat 16 1000/mV 16 0 0 0 0 ECG\n')
+  np.testing.assert_array_equal(counts_of(path), COUNTS)
+  path.write_text(f'a 1{comment}\na.dat 16 1000/mV 16 0 0 0 0 ECG\n')
+  with pytest.raises(InputError, match='does not say its sampling rate'):
+    counts_of(path)
+
+
+@pytest.mark.parametrize(
+  ('layout', 'segment', 'noted'),
+  [('200/mV', '0/mV', True), ('0/mV', '1000/mV', False)],
+)
+def test_gain_is_that_of_the_segments_not_of_their_layout(
+  tmp_path, layout, segment, noted
+):
+  COUNTS[:3000].astype('<i2').tofile(tmp_path / 's1.dat')
+  (tmp_path / 's1.hea').write_text(
+    f's1 1 300 3000\ns1.dat 16 {segment} 16 0 0 0 0 ECG\n'
+  )
+  (tmp_path / 'layout.hea').write_text(
+    f'layout 1 300 0\n~ 0 {layout} 0 0 0 0 0 ECG\n'
+  )
+  path = tmp_path / 's.hea'
+  path.write_text('s/2 1 300 3000\nlayout 0\ns1 3000\n')
+  recording = recordings.open_recording(path)
+  assert bool(recording.notes) == noted
+  expected = COUNTS[:3000] * (5 if noted else 1)
+  np.testing.assert_array_equal(recordings.window_counts(recording), expected)
+
+
 def test_a_gain_that_segments_do_not_state_is_noted(tmp_path):
   for name in ('s1', 's2'):
     COUNTS[:3000].astype('<i2').tofile(tmp_path / f'{name}.dat')
