@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -120,14 +121,27 @@ def _check_outputs(
     artifacts.check_writable(output.parent, f'--{name}')
 
 
+def _is_answer(path: pathlib.Path) -> bool:
+  """Whether it is what --out or --answers wrote, and may write again."""
+  try:
+    with path.open(encoding='utf-8', errors='replace') as file:
+      line = file.readline(4096).strip()
+  except OSError:
+    return False
+  return line.startswith('recording,lead,') or bool(
+    re.fullmatch('.+,[NAO~]', line)
+  )
+
+
 def _run(arguments: Sequence[str]) -> int:
   given = _parse(arguments)
   paths = recording_files.find(
     given.paths, with_arrays=given.sampling_rate is not None
   )
   # Without a rate those of a folder are not read, but not replaced either.
-  kept = recording_files.find(given.paths, with_arrays=True)
-  _check_outputs(given, [*given.paths, *kept])
+  others = recording_files.find(given.paths, with_arrays=True)
+  others = [path for path in others if not _is_answer(path)]
+  _check_outputs(given, [*given.paths, *paths, *others])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax import answering, compilation_cache, prediction_report, trained

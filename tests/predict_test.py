@@ -344,6 +344,16 @@ def test_no_recording_of_a_folder_is_replaced(
   assert (tmp_path / name).read_bytes() == before
 
 
+def test_answers_among_the_recordings_are_replaced_by_new_ones(call, tmp_path):
+  write_mat(tmp_path, COUNTS)
+  outputs = ['--out', tmp_path / 'a.csv', '--answers', tmp_path / 'a.txt']
+  for _ in range(2):
+    code, _, errors = call(tmp_path, *outputs)
+    assert code == 0, errors
+    assert (tmp_path / 'a.csv').read_text().count('\n') == 2
+    assert (tmp_path / 'a.txt').read_text().count('\n') == 1
+
+
 @pytest.mark.parametrize('name', ['config.json', 'fold1/new.csv', '.'])
 @pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
 def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
