@@ -200,12 +200,19 @@ def run(*arguments):
 
 
 def test_figures_are_plain_numbers_and_a_trace_is_left(
-  lengths, tmp_path, capsys
+  lengths, tmp_path, capsys, monkeypatch
 ):
+  measure, dtypes = command.matmul_gflops, []
+  monkeypatch.setattr(
+    command,
+    'matmul_gflops',
+    lambda dtype: dtypes.append(dtype) or measure(dtype),
+  )
   path = tmp_path / 'figures.json'
   arguments = [*TINY, '--lengths', lengths, '--json', path]
   arguments += ['--profile', tmp_path / 'trace']
   arguments += ['--config.augmentation.max_samples=800']
+  arguments += ['--config.dtype=bfloat16']
   assert run(*arguments, '--batch=3', '--steps=1') == 0
   found = json.loads(path.read_text())
   for name in RATES:
@@ -216,6 +223,7 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
   # 11 records in 4 batches of 3 of the longest length used, 800.
   assert found['real_share'] == (9 * 800 + 700 + 800) / (4 * 3 * 800)
   assert found['matmul_share'] == found['model_gflops'] / found['matmul_gflops']
+  assert dtypes == ['bfloat16']
   assert found['versions']['jax'] == jax.__version__
   programs = [bucket['program'] for bucket in found['buckets']]
   assert programs == ['training', 'fixed', 'evaluation']

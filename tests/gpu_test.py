@@ -61,8 +61,12 @@ def _train(device):
 
 
 def _compare():
-  """What the tests look at."""
-  [cpu, *_], [gpu, *_] = jax.devices('cpu'), jax.devices('gpu')
+  """What the tests look at, or None where JAX sees no GPU."""
+  [cpu, *_] = jax.devices('cpu')
+  try:
+    [gpu, *_] = jax.devices('gpu')
+  except RuntimeError:
+    return None
   losses, before, after = _train(cpu)
   step = np.linalg.norm(after - before)
   found = {'cpu': losses}
@@ -94,7 +98,10 @@ def found():
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout)
+  found = json.loads(done.stdout)
+  if found is None:
+    pytest.skip('no GPU that JAX sees')
+  return found
 
 
 def test_in_full_precision_it_is_the_same_training(found):
