@@ -318,12 +318,12 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
     )
 
   @functools.lru_cache(maxsize=1)
-  def whole(name: str, number: int) -> np.ndarray:
+  def whole(name: str, number: int, unit: str) -> np.ndarray:
     """A signal whose end wfdb finds only where it reads to it."""
-    return read_signal(name, number, 0, None).astype(np.float32)
+    return read_signal(name, number, unit, 0, None).astype(np.float32)
 
   def read_signal(
-    name: str, number: int, start: int, stop: int | None
+    name: str, number: int, unit: str, start: int, stop: int | None
   ) -> np.ndarray:
     record = wfdb.rdrecord(
       str(path.with_name(name)),
@@ -333,8 +333,6 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
       smooth_frames=False,
       ignore_skew=True,
     )
-    lead = header_of(name).sig_name[number]
-    unit = first.units[names.index(lead)]
     if record.units != [unit]:
       raise InputError(
         f'{path} has segments in other units than {unit}: convert them to one.'
@@ -354,10 +352,10 @@ def _read_wfdb(path: pathlib.Path) -> Channels:
       own = header_of(name)
       if names[channel] not in (own.sig_name or ()):
         return np.full(stop - start, np.nan)
-      number = number_in(own)
+      number, unit = number_in(own), first.units[channel]
       if own.sig_len is None:
-        return whole(name, number)[start:stop]
-      read = read_signal(name, number, start // each, -(-stop // each))
+        return whole(name, number, unit)[start:stop]
+      read = read_signal(name, number, unit, start // each, -(-stop // each))
       return read[start % each :][: stop - start]
 
     def read(start: int, stop: int) -> np.ndarray:

@@ -80,7 +80,7 @@ class TensorBoard:
     if enabled:
       with self._giving_up():
         folder.mkdir(parents=True, exist_ok=True)
-        # Not by tensorboardX's own thread, which fails behind our back.
+        # Not by tensorboardX's own thread, whose failures nobody hears of.
         self._file = event_file_writer.EventsWriter(str(folder / 'events'))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(next_step, session_log=start)
