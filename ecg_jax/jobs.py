@@ -207,14 +207,20 @@ def run(
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
 
 
-def _release(error: BaseException | None) -> None:
+def _release(error: BaseException) -> None:
   """Frees what the frames hold in which an error and its causes were raised.
 
   It is kept until the command ends; a fold's arrays would be kept with it.
   """
-  while error is not None:
-    traceback.clear_frames(error.__traceback__)
-    error = error.__cause__ or error.__context__
+  left: list[BaseException | None] = [error]
+  seen = set()
+  while left:
+    found = left.pop()
+    # An error that is raised again can be a cause of its own cause.
+    if found is not None and id(found) not in seen:
+      seen.add(id(found))
+      traceback.clear_frames(found.__traceback__)
+      left += [found.__cause__, found.__context__]
 
 
 class _RefusedError(InputError):

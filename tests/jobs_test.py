@@ -82,6 +82,27 @@ def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
   assert 'train_chunks' in ''.join(traceback.format_exception(failed['fold 0']))
 
 
+def test_a_job_whose_error_is_its_own_cause_fails_too(
+  make_jobs, tmp_path, monkeypatch
+):
+  """As an error does that a library raises again from what it caused."""
+  _see_devices(monkeypatch, 1)
+
+  def train_fold(*args, **kwargs):
+    cause, error = OSError('full'), InputError('not written')
+    cause.__cause__ = error
+    raise error from cause
+
+  monkeypatch.setattr(train, 'train_fold', train_fold)
+  failed = {}
+  thread = threading.Thread(
+    target=lambda: failed.update(jobs.run(make_jobs(tmp_path))), daemon=True
+  )
+  thread.start()
+  thread.join(60)
+  assert set(failed) == {'fold 0', 'fold 1'}
+
+
 def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
   """One that compiles or validates for long does not hold up the rest."""
   _see_devices(monkeypatch, 2)
