@@ -42,9 +42,9 @@ ARGUMENTS = [
   '--config.buckets.evaluation=1',
   '--config.batch_size=4',
   '--config.chunk_steps=2',
-  '--config.phases.kinds=("auxiliary", "lstm", "all")',
-  f'--config.phases.epochs=({EPOCHS}, {EPOCHS}, {EPOCHS})',
-  '--config.phases.learning_rates=(1e-2, 2e-3, 5e-4)',
+  '--config.phases.kinds=("auxiliary", "all")',
+  f'--config.phases.epochs=({EPOCHS}, {EPOCHS})',
+  '--config.phases.learning_rates=(1e-2, 2e-3)',
   '--config.validate_every_epochs=2',
   '--config.checkpoint_minutes=0.002',
   '--config.tensorboard=false',
@@ -147,6 +147,17 @@ class Command:
       and not (fold / 'scores.json').exists()
     )
 
+  def kept(self):
+    """Phase and complete epochs of the latest checkpoint, None without one."""
+    checkpoints = self.workdir / 'fold0' / 'checkpoints'
+    whole = checkpoints.glob('[0-9]*/manifest.json')
+    latest = max((int(path.parent.name) for path in whole), default=None)
+    if latest is None:
+      return None
+    path = checkpoints / str(latest) / 'progress' / 'metadata'
+    progress = json.loads(path.read_text())
+    return progress['phase'], progress['epoch']
+
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
@@ -219,7 +230,7 @@ class Output:
 def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
   rng = random.Random(0)
   command = Command(tmp_path, shared)
-  in_training, resumed, ended, kept, last = 0, 0, 0, False, (0, 0)
+  in_training, resumed, ended, kept, last = 0, 0, 0, None, (0, 0)
   for _ in range(KILLS):
     process = command.start()
     output = Output(process)
@@ -233,16 +244,16 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
     process.kill()
     seen = epochs(output.end()[0])
     if seen and kept:
-      assert seen[0] > (0, 1)
+      assert seen[0] > kept
       resumed += 1
-    kept = command.in_training()
-    in_training += kept
+    kept = command.kept()
+    in_training += command.in_training()
     last = seen[-1] if seen else last
-    if process.returncode == 0 or last == (2, EPOCHS):
+    if process.returncode == 0 or last == (1, EPOCHS):
       command.finish()
       assert read(command) == undisturbed
       shutil.rmtree(command.workdir)
-      ended, kept, last = ended + 1, False, (0, 0)
+      ended, kept, last = ended + 1, None, (0, 0)
   command.finish()
   assert read(command) == undisturbed
   print(
@@ -287,8 +298,8 @@ POINTS = [
   ('save', 3),
   ('commit', 2),
   ('evaluation', 2),
-  ('evaluation', 16),
-  ('evaluation', 18),
+  ('evaluation', 11),
+  ('evaluation', 13),
   ('commit', 1),
   ('file:manifest.json', 1),
   ('file:manifest.json', 4),
@@ -377,7 +388,6 @@ def test_killed_while_the_dataset_is_prepared(undisturbed, shared, tmp_path):
   assert found == scores
 
 
-@many
 def test_save_that_fails_leaves_the_last_checkpoint(
   undisturbed, shared, read, tmp_path
 ):
@@ -442,7 +452,7 @@ def test_run_on_a_full_disk_goes_on_once_there_is_room(
 def test_memory_files_and_threads_stay_flat(shared, tmp_path):
   command = Command(tmp_path, shared)
   epochs_ = 300
-  command.set('phases.epochs', f'({epochs_}, {epochs_}, {epochs_})')
+  command.set('phases.epochs', f'({epochs_}, {epochs_})')
   command.set('patience_epochs', 999)
   command.set('checkpoint_minutes', 0.02)
   process = command.start()
@@ -462,7 +472,7 @@ def test_memory_files_and_threads_stay_flat(shared, tmp_path):
   _, err = output.end()
   assert process.returncode == 0, err
   # Once every program of the last phase was compiled, and at its end.
-  last = [s for s in samples if 2 * epochs_ + 20 < s[0] < 3 * epochs_]
+  last = [s for s in samples if epochs_ + 20 < s[0] < 2 * epochs_]
   tenth = len(last) // 10
   begin, end = (
     [sorted(values)[len(values) // 2] for values in zip(*part, strict=True)]
