@@ -18,8 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ecg_jax import errors
-from ecg_jax.errors import InputError
+from ecg_jax.errors import Help, InputError
 
 PUBLISHED_FOLDS = 5
 """Folds of the published table, which is used without data.folds_file."""
@@ -52,9 +51,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """Fields that name one of a few things."""
 
+
 # Not imported: a user's own folder may have that name.
 _COMMON = pathlib.Path(__file__).parents[1] / 'configs' / 'common.py'
+
+
 _OF_THE_MODEL = ('model', 'dropout')  # groups that each model has of its own
+
 _PHASES = ('kinds', 'epochs', 'learning_rates', 'schedule', 'warmup_epochs')
 
 _NO_CONFIG = 'No config given: add --config configs/crnn.py.'
@@ -100,13 +103,16 @@ _AT_LEAST: Mapping[str, float] = {
   'model.blocks_per_stage': 1,
   'model.kernel_frames': 1,
 }
+
 _POSITIVE = (
   'spectrogram.power_floor',
   'augmentation.slowest_heart_rate',
   'model.batch_norm_epsilon',
   'checkpoint_minutes',
 )
+
 _NOT_NEGATIVE = ('weight_decay', 'phases.warmup_epochs')
+
 _SHARES = (
   'average_decay',
   'augmentation.burst_share',
@@ -217,7 +223,7 @@ def _parse_flags(
   except flags.Error as error:
     raise InputError(f'{str(error).strip(".")}: see --help.') from error
   if values.help:
-    raise errors.Help(_help(values, config))
+    raise Help(_help(values, config))
   if len(rest) > 1:
     raise InputError(f'{rest[1]!r} is no option: see --help.')
 

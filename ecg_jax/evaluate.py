@@ -3,198 +3,17 @@
 python -m ecg_jax.evaluate RUN_FOLDER --set test --label_version v2
 """
 
-import functools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AbstractMesh, Mesh
 
-from ecg_jax import (
-  artifacts,
-  batch_axis,
-  configuration,
-  errors,
-  experiment,
-  forward,
-  input_pipeline,
-  sampler,
-  sharding,
-  summary,
-  trained,
-)
-from ecg_jax import metrics as metrics_lib
-
-
-class Result(NamedTuple):
-  """What a model said of a set of records."""
-
-  scores: dict[str, Any]
-  """The set's fields in scores.json."""
-  records: np.ndarray
-  """int32 [n], positions in the dataset."""
-  probabilities: np.ndarray
-  """float32 [n, 4], order N, A, O, ~."""
-
-
-@functools.partial(
-  jax.jit, static_argnames=('network', 'kind', 'window', 'mesh')
-)
-def evaluate_chunk(
-  variables: dict[str, Any],
-  data: input_pipeline.DeviceData,
-  chunk: input_pipeline.ChunkArrays,
-  num_steps: jax.Array,
-  class_weights: jax.Array,
-  *,
-  network: forward.Network,
-  kind: str,
-  window: int,
-  mesh: AbstractMesh,
-) -> tuple[metrics_lib.Metrics, jax.Array]:
-  """Evaluates the batches of a chunk.
-
-  Args:
-    variables: `params` and `batch_stats`.
-    data: The dataset.
-    chunk: Which records, [K, B].
-    num_steps: Batches that hold records.
-    class_weights: float32 [4].
-    network: The static half of the forward pass.
-    kind: Which part of the model is in use.
-    window: Samples that the signals are padded to.
-    mesh: How many devices the rows are divided over.
-
-  Returns:
-    Sums over the chunk's records, and probabilities, float32 [K, B, 4].
-  """
-
-  def run(variables, data, chunk, num_steps, class_weights):
-    def step(index, carry):
-      metrics, probabilities = carry
-      batch = input_pipeline.take_batch(data, chunk, index, window)
-      logits = forward.evaluate_logits(network, variables, batch, kind=kind)
-      losses = forward.losses(logits, batch.labels, class_weights)
-      rows = jax.nn.softmax(logits)
-      metrics = metrics.add(rows, batch.labels, losses, batch.mask)
-      return metrics, probabilities.at[index].set(rows)
-
-    probabilities = jnp.zeros((*chunk.mask.shape, 4))
-    metrics, probabilities = jax.lax.fori_loop(
-      0, num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
-    )
-    return batch_axis.total(metrics), batch_axis.gather(probabilities, axis=1)
-
-  return sharding.on_own_rows(run, mesh)(
-    variables, data, chunk, num_steps, class_weights
-  )
-
-
-def dispatch(
-  variables: dict[str, Any],
-  data: input_pipeline.Data,
-  chunks: Sequence[sampler.Chunk],
-  class_weights: jax.Array,
-  *,
-  network: forward.Network,
-  kind: str,
-  mesh: Mesh,
-) -> list[tuple[metrics_lib.Metrics, jax.Array]]:
-  """Starts the evaluation of all chunks; `collect` waits for it."""
-  outputs: list[tuple[metrics_lib.Metrics, jax.Array]] = []
-  inputs = input_pipeline.feed(data, chunks, mesh, lambda samples: samples)
-  for given, chunk in zip(inputs, chunks, strict=True):
-    outputs.append(
-      evaluate_chunk(
-        variables,
-        *given,
-        class_weights,
-        network=network,
-        kind=kind,
-        window=chunk.samples,
-        mesh=mesh.abstract_mesh,
-      )
-    )
-    if isinstance(data, input_pipeline.HostData):
-      # What is on the device is not to grow with the set.
-      jax.block_until_ready(outputs[:-1])
-  return outputs
-
-
-def collect(
-  chunks: Sequence[sampler.Chunk],
-  outputs: Sequence[tuple[metrics_lib.Metrics, jax.Array]],
-) -> Result:
-  """Brings to the host what `dispatch` started, in the order of records."""
-  fetched = sharding.fetch(list(outputs))
-  # In float64: what is added up does not depend on how it was chunked.
-  total = jax.tree.map(
-    lambda *parts: np.sum(np.array(parts, np.float64), axis=0),
-    *[metrics for metrics, _ in fetched],
-  )
-  records = np.concatenate([chunk.records[chunk.mask] for chunk in chunks])
-  probabilities = np.concatenate(
-    [
-      probability[:, : chunk.mask.shape[1]][chunk.mask]
-      for chunk, (_, probability) in zip(chunks, fetched, strict=True)
-    ]
-  )
-  order = np.argsort(records)
-  return Result(
-    metrics_lib.finalise(total), records[order], probabilities[order]
-  )
-
-
-def set_chunks(
-  dataset: input_pipeline.Dataset,
-  records: np.ndarray,
-  *,
-  num_buckets: int,
-  batch_size: int,
-  chunk_steps: int,
-) -> list[sampler.Chunk]:
-  """The chunks that evaluate a set of records.
-
-  Args:
-    dataset: All records; its lengths make the buckets.
-    records: int32 [n], positions in the dataset of the set.
-    num_buckets: Buckets at most.
-    batch_size: Records of a batch.
-    chunk_steps: Batches of a chunk.
-  """
-  return sampler.evaluation_chunks(
-    records=records,
-    lengths=dataset.lengths[records],
-    bounds=sampler.bucket_bounds(
-      dataset.lengths, num_buckets=num_buckets, resampling=None
-    ),
-    batch_size=batch_size,
-    chunk_steps=chunk_steps,
-  )
-
-
-def write_predictions(
-  path: pathlib.Path,
-  result: Result,
-  dataset: input_pipeline.Dataset,
-  *,
-  fold: int,
-  label_version: str,
-) -> None:
-  """Writes the predictions of a set, rows sorted by record."""
-  labels = dataset.labels(label_version)
-  records = [dataset.records[index] for index in result.records]
-  artifacts.write_predictions(
-    path,
-    records=records,
-    labels=[labels[record] for record in records],
-    probabilities=result.probabilities,
-    fold=fold,
-  )
+from ecg_jax import cli, configuration, experiment
+from ecg_jax.evaluation import eval_step, summary, tables
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.runs import artifacts, finished_run, predictions
+from ecg_jax.runtime import sharding
 
 
 def evaluate_run(
@@ -222,11 +41,11 @@ def evaluate_run(
   Raises:
     InputError: There is no finished fold, or the data are not the run's.
   """
-  config = experiment.read_run_config(
+  config = finished_run.read_config(
     run_folder, manual_dir=manual_dir, data_dir=data_dir
   )
-  finished = trained.finished_folds(run_folder, config)
-  data = experiment.load_run_data(run_folder, config)
+  finished = finished_run.finished_folds(run_folder, config)
+  data = finished_run.load_data(run_folder, config)
 
   version = label_version or config.label_version
   scored = config.copy_and_resolve_references()
@@ -237,20 +56,20 @@ def evaluate_run(
   artifacts.begin_run(out, scored, digests)
 
   mesh = sharding.make_mesh(jax.local_devices()[:1])
-  arrays = input_pipeline.put_dataset(data.dataset, version, mesh)
+  arrays = device_data.put_dataset(data.dataset, version, mesh)
   network = experiment.make_network(config)
   for fold in finished:
     sets = experiment.make_sets(data, fold, config)
     train_classes = data.dataset.classes[config.label_version][sets['train']]
-    chunks = set_chunks(
+    chunks = eval_step.set_chunks(
       data.dataset,
       sets[set_name],
       num_buckets=config.buckets.evaluation,
       batch_size=config.evaluation_batch_size,
       chunk_steps=config.chunk_steps,
     )
-    best = trained.restore(run_folder, config, fold, network, mesh)
-    outputs = dispatch(
+    best = finished_run.restore(run_folder, config, fold, network, mesh)
+    outputs = eval_step.dispatch(
       best,
       arrays,
       chunks,
@@ -261,9 +80,9 @@ def evaluate_run(
       kind='all',
       mesh=mesh,
     )
-    result = collect(chunks, outputs)
-    write_predictions(
-      out / f'fold{fold}' / summary.PREDICTION_FILES[set_name],
+    result = eval_step.collect(chunks, outputs)
+    eval_step.write_predictions(
+      out / f'fold{fold}' / predictions.FILES[set_name],
       result,
       data.dataset,
       fold=fold,
@@ -285,15 +104,15 @@ def evaluate_run(
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
+  return cli.run_command(
     lambda: _run(arguments),
     debug='--debug' in arguments,
-    memory=errors.FREE_MEMORY,
+    memory=cli.FREE_MEMORY,
   )
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = experiment.run_parser(
+  parser = finished_run.run_parser(
     'ecg_jax.evaluate',
     'Scores the kept weights of a run again, and prints a table.',
   )
@@ -311,8 +130,8 @@ def _run(arguments: Sequence[str]) -> int:
     data_dir=given.data_dir,
   )
   found = summary.summarize(out, given.set_name)
-  print(summary.format_table([found]))
-  summary.write_summary(out, [found])
+  print(tables.format_table([found]))
+  tables.write_summary(out, [found])
   return 0
 
 

@@ -1,7 +1,6 @@
 """What a config stands for: data, folds, network. Only this reads a config."""
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,29 +10,21 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from ecg_jax import (
-  artifacts,
-  augmentation,
-  configuration,
-  errors,
-  forward,
-  input_pipeline,
-  models,
-  preprocessing,
-  sampler,
-  score,
-  summary,
-)
-from ecg_jax.datasets import folds as folds_lib
-from ecg_jax.datasets import prepare
+from ecg_jax import models
+from ecg_jax.datasets import folds, prepare, schema
 from ecg_jax.errors import InputError
+from ecg_jax.input_pipeline import dataset as dataset_lib
+from ecg_jax.input_pipeline import sampler
+from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.models import augmentation, forward, loss, preprocessing
+from ecg_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
   """A dataset and the table of folds that divides it."""
 
-  dataset: input_pipeline.Dataset
+  dataset: Dataset
   table: Mapping[str, Any]
   """As ecg_jax.datasets.folds describes it."""
 
@@ -41,19 +32,20 @@ class Data:
     """Digests of the dataset, labels, folds and each record's samples."""
     records = self.dataset.record_digests()
     labels = {
-      version: folds_lib.labels_digest(self.dataset.labels(version))
-      for version in input_pipeline.LABEL_VERSIONS
+      version: folds.labels_digest(self.dataset.labels(version))
+      for version in schema.LABEL_VERSIONS
     }
     return {
-      'dataset': artifacts.digest(records),
+      'dataset': files.digest(records),
       'labels': labels,
-      'folds': _table_digest(self.table),
+      'folds': table_digest(self.table),
       'records': records,
     }
 
 
-def _table_digest(table: Mapping[str, Any]) -> str:
-  return artifacts.digest({name: table[name] for name in ('folds', 'holdout')})
+def table_digest(table: Mapping[str, Any]) -> str:
+  """SHA-256 of a table's folds and hold-out set."""
+  return files.digest({name: table[name] for name in ('folds', 'holdout')})
 
 
 def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
@@ -68,8 +60,8 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
   Raises:
     InputError: A source, a table or a fold cannot be used.
   """
-  tables = [_read_table(config) for config in configs]
-  datasets: dict[tuple[str | None, ...], input_pipeline.Dataset] = {}
+  tables = [read_table(config) for config in configs]
+  datasets: dict[tuple[str | None, ...], Dataset] = {}
   found = []
   for config, table in zip(configs, tables, strict=True):
     data = config.data
@@ -78,115 +70,23 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
       builder = prepare.prepare(
         data.name, manual_dir=data.manual_dir, data_dir=data.data_dir
       )
-      datasets[source] = input_pipeline.load(
+      datasets[source] = dataset_lib.load(
         builder, in_memory=data.placement == 'device'
       )
     dataset = datasets[source]
     if table is None:
-      table = folds_lib.make_folds(dataset.labels('v2'))
-    folds_lib.check_table(table, dataset.records)
+      table = folds.make_folds(dataset.labels('v2'))
+    folds.check_table(table, dataset.records)
     check_lengths(dataset, config)
     found.append(Data(dataset, table))
   return found
 
 
-def run_parser(prog: str, description: str) -> errors.ArgumentParser:
-  """The command line of what works on the predictions of a run.
-
-  It gives run_folder, set_name, manual_dir, data_dir and debug.
-  """
-  parser = errors.ArgumentParser(prog=prog, description=description)
-  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
-  parser.add_argument(
-    '--set',
-    choices=list(summary.PREDICTION_FILES),
-    default='test',
-    dest='set_name',
-  )
-  parser.add_argument('--manual_dir', help="source files; default: the run's")
-  parser.add_argument(
-    '--data_dir', help="prepared datasets; default: the run's"
-  )
-  parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
-  )
-  return parser
-
-
-def read_run_config(
-  run_folder: pathlib.Path, *, manual_dir: str | None, data_dir: str | None
-) -> ml_collections.ConfigDict:
-  """The config of a run, with other folders of its data where they are given.
-
-  Raises:
-    InputError: There is no run.
-  """
-  config = configuration.from_json(artifacts.read_run(run_folder)['config'])
-  config.data.manual_dir = manual_dir or config.data.manual_dir
-  config.data.data_dir = data_dir or config.data.data_dir
-  return config
-
-
-def load_run_data(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
-) -> Data:
-  """The data of a run, of its config from `read_run_config`.
-
-  Raises:
-    InputError: They cannot be loaded, or are not those that it was trained on.
-  """
-  [data] = load_data([config])
-  run = artifacts.read_run(run_folder)
-  artifacts.check_digests(run_folder, run, data.digests())
-  return data
-
-
-def read_run_table(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  """The table of folds of a run, without its data.
-
-  Args:
-    run_folder: The run.
-    config: Its config.
-
-  Raises:
-    InputError: Its labels.csv or the file of the table is missing or changed.
-  """
-  table = _read_table(config)
-  source: Any = config.data.folds_file
-  if table is None:
-    source = run_folder / 'labels.csv'
-    labels = artifacts.read_labels(run_folder, 'v2')
-    table = folds_lib.make_folds(labels)
-  if _table_digest(table) != artifacts.read_run(run_folder)['digests']['folds']:
-    raise InputError(
-      f'{source} makes other folds than those that {run_folder} was trained on:'
-      ' put the original back.'
-    )
-  return table
-
-
-def read_run_sets(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict, fold: int
-) -> dict[str, list[str]]:
-  """'train', 'validation', 'test' -> records of a run's fold, without its data.
-
-  Otherwise as `read_run_table`.
-  """
-  sets = read_run_table(run_folder, config)['folds'][str(fold)]
-  labels = artifacts.read_labels(run_folder, config.label_version)
-  return {
-    name: input_pipeline.thin(sets[name], labels, config.data.max_records)
-    for name in folds_lib.SETS
-  }
-
-
-def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+def read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   """The table of `data.folds_file`, or None for the published one."""
   if config.data.folds_file is None:
     return None
-  table = folds_lib.read_table(config.data.folds_file)
+  table = folds.read_table(config.data.folds_file)
   for fold in config.folds:
     if str(fold) not in table['folds']:
       raise InputError(
@@ -196,9 +96,7 @@ def _read_table(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   return table
 
 
-def check_lengths(
-  dataset: input_pipeline.Dataset, config: ml_collections.ConfigDict
-) -> None:
+def check_lengths(dataset: Dataset, config: ml_collections.ConfigDict) -> None:
   """Refuses recordings too short for a frame or too long to resample.
 
   Raises:
@@ -231,11 +129,11 @@ def make_sets(
   labels = data.dataset.labels(config.label_version)
   return {
     name: data.dataset.find(
-      input_pipeline.thin(
+      dataset_lib.thin(
         data.table['folds'][str(fold)][name], labels, config.data.max_records
       )
     )
-    for name in folds_lib.SETS
+    for name in schema.SETS
   }
 
 
@@ -246,11 +144,11 @@ def make_class_weights(
   for index in np.flatnonzero(np.bincount(classes, minlength=4) == 0):
     logging.warning(
       'The train set has no record of class %s: it cannot be learnt.',
-      score.CLASSES[index],
+      schema.CLASSES[index],
     )
   if not config.class_weights:
     return np.ones(4, np.float32)
-  return sampler.class_weights(classes, config.class_weight_power)
+  return loss.class_weights(classes, config.class_weight_power)
 
 
 def make_resampling(

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ecg_jax import configuration, errors, huge_pages, interruption
+from ecg_jax import cli, configuration
+from ecg_jax.errors import InputError, PartialFailure
+from ecg_jax.runtime import signals, startup
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     flag_values=values,
   )
   debug = '--debug' in argv
-  code = errors.run_command(lambda: _run(values, argv), debug=debug)
+  code = cli.run_command(lambda: _run(values, argv), debug=debug)
   jax = sys.modules.get('jax')
   if code and jax and jax.distributed.is_initialized():
     # JAX's own end would wait for the others, of which one may be gone.
@@ -47,20 +49,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
-  with interruption.handled() as loop:
+  with signals.handled() as loop:
     try:
       return _train(values, argv, loop)
     except (Exception, KeyboardInterrupt) as error:
       jax = sys.modules.get('jax')
       if jax and jax.distributed.is_initialized():
-        from ecg_jax import processes
+        from ecg_jax.runtime import multihost
 
-        processes.leave(errors.explain(error)[0])
+        multihost.leave(cli.explain(error)[0])
       raise
 
 
 def _train(
-  values: flags.FlagValues, argv: Sequence[str], loop: interruption.Loop
+  values: flags.FlagValues, argv: Sequence[str], loop: signals.Loop
 ) -> int:
   configs = configuration.parse_all(values, argv)
   seeds = configuration.parse_seeds(values.seeds)
@@ -72,7 +74,7 @@ def _train(
     for name in ('coordinator_address', 'num_processes', 'process_id')
   ]
   if not (None not in given or given == [None] * 3):
-    raise errors.InputError(
+    raise InputError(
       '--coordinator_address, --num_processes and --process_id go together:'
       ' give all three, or --distributed where SLURM, Open MPI or Kubernetes'
       ' starts the processes.'
@@ -81,37 +83,32 @@ def _train(
   # Imported once the command line is known to be good: they take seconds.
   import jax
 
-  from ecg_jax import (
-    artifacts,
-    compilation_cache,
-    experiment,
-    input_pipeline,
-    jobs,
-    models,
-    processes,
-    summary,
-    train,
-    trained,
-  )
+  from ecg_jax import experiment, models
+  from ecg_jax.datasets import schema
+  from ecg_jax.evaluation import summary, tables
+  from ecg_jax.runs import artifacts, finished_run
+  from ecg_jax.runtime import files, multihost, startup
+  from ecg_jax.training import scheduler
+  from ecg_jax.training.job import Job, make_job
 
   if values.distributed or given[0] is not None:
-    processes.begin(*given)
+    multihost.begin(*given)
   leads = jax.process_index() == 0
   for run, config in runs.items():
     artifacts.check_config(workdir / run, config)
-  artifacts.check_writable(workdir)
-  compilation_cache.enable()
-  work: list[train.Job] = []
+  files.check_writable(workdir)
+  startup.enable_compilation_cache()
+  work: list[Job] = []
   found = experiment.load_data(list(runs.values()))
   digests = [data.digests() for data in found]
-  processes.check_alike(
+  multihost.check_alike(
     'begin',
     [[run, configuration.to_json(config)] for run, config in runs.items()],
     digests,
   )
   for (run, config), data in zip(runs.items(), found, strict=True):
     for fold in config.folds:
-      work.append(jobs.make_job(config, data, fold, workdir / run, run))
+      work.append(make_job(config, data, fold, workdir / run, run))
   if leads:
     for (run, config), data, known in zip(
       runs.items(), found, digests, strict=True
@@ -120,9 +117,9 @@ def _train(
       artifacts.begin_run(folder, config, known)
       artifacts.write_labels(
         folder / 'labels.csv',
-        {v: data.dataset.labels(v) for v in input_pipeline.LABEL_VERSIONS},
+        {v: data.dataset.labels(v) for v in schema.LABEL_VERSIONS},
       )
-      shapes = trained.variable_shapes(experiment.make_network(config))
+      shapes = finished_run.variable_shapes(experiment.make_network(config))
       print(
         f'{config.model.name} with'
         f' {models.count_parameters(shapes["params"]):,} trainable'
@@ -130,19 +127,19 @@ def _train(
         f' {", ".join(map(str, config.folds))}, in {folder}',
         flush=True,
       )
-  processes.check_shared(workdir)
+  multihost.check_shared(workdir)
   with loop() as stop:
-    failed = jobs.run(work, stop)
+    failed = scheduler.run(work, stop)
   if leads:
     summaries = summary.summarize_folders([workdir])
-    print(summary.format_table(list(summaries[workdir].values())))
-    summary.write_summaries(summaries)
+    print(tables.format_table(list(summaries[workdir].values())))
+    tables.write_summaries(summaries)
   everyone = range(jax.process_count())
-  processes.exchange('done', '', everyone)  # Who fails before says so.
+  multihost.exchange('done', '', everyone)  # Who fails before says so.
   if len(failed) == len(work):
     raise next(iter(failed.values()))
   if failed:
-    raise errors.PartialFailure(
+    raise PartialFailure(
       f'{", ".join(failed)} failed: start again with the same command to train'
       ' what is unfinished.'
     ) from next(iter(failed.values()))
@@ -150,5 +147,5 @@ def _train(
 
 
 if __name__ == '__main__':
-  huge_pages.restart()
+  startup.restart_in_huge_pages()
   sys.exit(main(sys.argv))

@@ -14,8 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from ecg_jax import artifacts, errors, recording_files, recordings, summary
-from ecg_jax.errors import InputError
+from ecg_jax import cli
+from ecg_jax.errors import InputError, PartialFailure
+from ecg_jax.recordings import find, lead
+from ecg_jax.runtime import files
 
 _SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
 """No output has such an ending."""
@@ -23,10 +25,10 @@ _SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
+  return cli.run_command(
     lambda: _run(arguments),
     debug='--debug' in arguments,
-    memory=errors.FREE_MEMORY,
+    memory=cli.FREE_MEMORY,
   )
 
 
@@ -36,11 +38,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   Raises:
     InputError: Says what is wrong with it.
   """
-  parser = errors.ArgumentParser(
+  parser = cli.ArgumentParser(
     prog='ecg_jax.predict',
     description='Classifies recordings with the trained folds of a run.',
   )
-  path = errors.path_argument
+  path = cli.path_argument
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
   add('--run', metavar='RUN_FOLDER', type=path, required=True)
@@ -52,7 +54,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   )
   add(
     '--units',
-    choices=list(recordings.MILLIVOLT),
+    choices=list(lead.MILLIVOLT),
     help='for CSV, TXT, .npy, .mat; counts are of 1/1000 mV',
   )
   add(
@@ -114,11 +116,11 @@ def _check_outputs(
       )
     taken.add(place)
     if name == 'plot':
-      artifacts.check_writable(output, f'--{name}')
+      files.check_writable(output, f'--{name}')
       continue
     if output.is_dir():
       raise InputError(f'--{name} {output} is a folder: name a file.')
-    artifacts.check_writable(output.parent, f'--{name}')
+    files.check_writable(output.parent, f'--{name}')
 
 
 def _is_answer(path: pathlib.Path) -> bool:
@@ -135,24 +137,23 @@ def _is_answer(path: pathlib.Path) -> bool:
 
 def _run(arguments: Sequence[str]) -> int:
   given = _parse(arguments)
-  paths = recording_files.find(
-    given.paths, with_arrays=given.sampling_rate is not None
-  )
+  paths = find.find(given.paths, with_arrays=given.sampling_rate is not None)
   # Without a rate those of a folder are not read, but not replaced either.
-  others = recording_files.find(given.paths, with_arrays=True)
+  others = find.find(given.paths, with_arrays=True)
   others = [path for path in others if not _is_answer(path)]
   _check_outputs(given, [*given.paths, *paths, *others])
 
   # Imported once paths are known to be good: they take seconds.
-  from ecg_jax import answering, compilation_cache, prediction_report, trained
+  from ecg_jax.prediction import ensemble, pictures, predictor, report
+  from ecg_jax.runtime import startup
 
-  compilation_cache.enable()
-  fields = [field.name for field in dataclasses.fields(answering.Settings)]
-  settings = answering.Settings(**{x: getattr(given, x) for x in fields})
-  folds = trained.load(given.run)
+  startup.enable_compilation_cache()
+  fields = [field.name for field in dataclasses.fields(predictor.Settings)]
+  settings = predictor.Settings(**{x: getattr(given, x) for x in fields})
+  folds = ensemble.load(given.run)
   openers = {
     name: functools.partial(
-      recordings.open_recording,
+      lead.open_recording,
       path,
       lead=given.lead,
       sampling_rate=given.sampling_rate,
@@ -160,28 +161,28 @@ def _run(arguments: Sequence[str]) -> int:
     )
     for name, path in zip(_names(paths), paths, strict=True)
   }
-  outcomes = answering.answer(folds, openers, settings)
+  outcomes = predictor.predict_recordings(folds, openers, settings)
   failed = [x.failure for x in outcomes if x.failure is not None]
   try:  # What was found is told whatever fails here.
     if given.out is not None:
       if given.out.suffix == '.csv':
-        text = prediction_report.to_csv(outcomes)
+        text = report.to_csv(outcomes)
       else:
-        text = prediction_report.to_json(outcomes, folds, settings)
-      summary.write_atomically(given.out, _encode(text))
+        text = report.to_json(outcomes, folds, settings)
+      files.write_atomically(given.out, _encode(text))
     if given.answers is not None:
-      text = prediction_report.to_answers(outcomes)
-      summary.write_atomically(given.answers, _encode(text))
+      text = report.to_answers(outcomes)
+      files.write_atomically(given.answers, _encode(text))
     if given.plot is not None:
-      from ecg_jax import prediction_pictures  # Matplotlib takes a second.
+      # Matplotlib takes a second.
 
-      prediction_pictures.write(given.plot, folds, outcomes)
+      pictures.write(given.plot, folds, outcomes)
   finally:
-    _tell(prediction_report.format_table(outcomes), sys.stdout)
+    _tell(report.format_table(outcomes), sys.stdout)
     for failure in failed:
       _tell(failure, sys.stderr)
   if failed:
-    raise errors.PartialFailure(
+    raise PartialFailure(
       f'No answer for {len(failed)} of {len(outcomes)}'
       f' recording{"s" * (len(outcomes) > 1)}.'
     )

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import crnn
-from ecg_jax import artifacts, summary
 from ecg_jax.errors import InputError
+from ecg_jax.runs import artifacts, predictions
+from ecg_jax.runtime import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGESTS = {
@@ -68,8 +69,8 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
 
 HOLD = """
 import pathlib, sys
-from ecg_jax import artifacts
-with artifacts.locked(pathlib.Path(sys.argv[1]), wait=False):
+from ecg_jax.runtime import files
+with files.locked(pathlib.Path(sys.argv[1]), wait=False):
   print('held', flush=True)
   sys.stdin.read()
 """
@@ -87,13 +88,13 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     assert process.stdout.readline() == 'held\n'
     with (
       pytest.raises(InputError, match=f'in use by process {process.pid} on '),
-      artifacts.locked(folder, wait=False),
+      files.locked(folder, wait=False),
     ):
       pass
     # The one that was refused has not put its own name there.
     assert f'process {process.pid} ' in (folder / '.lock').read_text()
     process.kill()
-  with artifacts.locked(folder, wait=False):
+  with files.locked(folder, wait=False):
     assert f'process {os.getpid()} ' in (folder / '.lock').read_text()
 
 
@@ -109,7 +110,7 @@ def test_what_killed_processes_left_half_written_goes_with_the_lock(tmp_path):
   ]
   for name in left + others:
     (tmp_path / name).touch()
-  with artifacts.locked(tmp_path, wait=False):
+  with files.locked(tmp_path, wait=False):
     found = {path.name for path in tmp_path.iterdir()}
   assert found == {'.lock', *others}
 
@@ -130,16 +131,16 @@ def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
     none,
   ):
     with pytest.raises(InputError, match=r'cannot be written to .*--workdir'):
-      artifacts.check_writable(folder)
+      files.check_writable(folder)
   for folder in (file, file / 'run'):
     with (
       pytest.raises(InputError, match=r'cannot be written to .*--workdir'),
-      artifacts.locked(folder, wait=False),
+      files.locked(folder, wait=False),
     ):
       pass
   # A folder made for a moment would be lost to a process that makes it too.
   monkeypatch.setattr(pathlib.Path, 'mkdir', None)
-  artifacts.check_writable(tmp_path / 'a' / 'b')
+  files.check_writable(tmp_path / 'a' / 'b')
   assert files_of(tmp_path) == ['file', 'link']
 
 
@@ -225,11 +226,9 @@ def test_a_folder_of_something_else_is_no_run(tmp_path):
 
 
 def test_digest_is_that_of_the_content_in_any_order():
-  assert artifacts.digest({'a': 1, 'b': [2]}) == artifacts.digest(
-    {'b': [2], 'a': 1}
-  )
+  assert files.digest({'a': 1, 'b': [2]}) == files.digest({'b': [2], 'a': 1})
   values = [{'a': [1, 2]}, {'a': [2, 1]}, {'a': [12]}, {'b': [1, 2]}]
-  assert len({artifacts.digest(value) for value in values}) == len(values)
+  assert len({files.digest(value) for value in values}) == len(values)
 
 
 def test_predictions_are_sorted_and_exact(tmp_path):
@@ -238,7 +237,7 @@ def test_predictions_are_sorted_and_exact(tmp_path):
   records = ['A00003', 'A00001', 'A00005', 'A00002', 'A00004']
   labels = ['N', 'A', 'O', '~', 'N']
   path = tmp_path / 'fold2' / 'predictions.csv'
-  artifacts.write_predictions(
+  predictions.write(
     path,
     records=records,
     labels=labels,
@@ -264,15 +263,15 @@ def test_predictions_are_sorted_and_exact(tmp_path):
 
 
 def test_predictions_are_what_the_summary_reads(tmp_path):
-  path = tmp_path / summary.PREDICTION_FILES['test']
-  artifacts.write_predictions(
+  path = tmp_path / predictions.FILES['test']
+  predictions.write(
     path,
     records=['A1', 'A2'],
     labels=['A', '~'],
     probabilities=np.eye(4, dtype=np.float32)[[1, 0]],
     fold=0,
   )
-  found = summary.read_predictions(path, 0)
+  found = predictions.read(path, 0)
   assert found.records == ['A1', 'A2']
   assert found.labels.tolist() == [1, 3]
   assert found.predicted.tolist() == [1, 0]

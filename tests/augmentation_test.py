@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecg_jax import augmentation, sampler
+from ecg_jax.input_pipeline import sampler
+from ecg_jax.models import augmentation
 
 compiled_resample = jax.jit(augmentation.resample, static_argnums=3)
 drop_bursts = jax.jit(augmentation.drop_bursts, static_argnums=2)

@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecg_jax import experiment, input_pipeline, jobs, sampler, sharding, train
+from ecg_jax import experiment
 from ecg_jax.datasets import prepare
 from ecg_jax.errors import InputError
-from tests.main_test import TINY
-from tools import benchmark as command
+from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.runtime import sharding
+from ecg_jax.training import job as job_lib
+from ecg_jax.training.job import make_job
+from tests import main_test
+from tools import benchmark
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = (
@@ -45,9 +49,9 @@ def alone(monkeypatch):
   monkeypatch.setattr(prepare, 'prepare', refuse)
   monkeypatch.setattr(experiment, 'load_data', refuse)
   monkeypatch.setattr(jax.config, 'update', lambda name, value: None)
-  monkeypatch.setattr(command, 'FIXED_SAMPLES', 900)
-  monkeypatch.setattr(command, '_MATMUL_SIZE', 64)
-  monkeypatch.setattr(command, '_LEAST_SECONDS', 0.0)
+  monkeypatch.setattr(benchmark, 'FIXED_SAMPLES', 900)
+  monkeypatch.setattr(benchmark, '_MATMUL_SIZE', 64)
+  monkeypatch.setattr(benchmark, '_LEAST_SECONDS', 0.0)
 
 
 @pytest.fixture
@@ -80,7 +84,7 @@ def epoch():
 
 
 def test_buckets_of_an_epoch_are_counted():
-  found = command.count_buckets('training', epoch())
+  found = benchmark.count_buckets('training', epoch())
   assert [dataclasses.astuple(b)[:6] for b in found] == [
     ('training', 100, 2, 3, 5, 400),
     ('training', 200, 2, 1, 2, 350),
@@ -88,15 +92,15 @@ def test_buckets_of_an_epoch_are_counted():
 
 
 def test_real_share_counts_masked_rows_and_no_empty_steps():
-  buckets = command.count_buckets('training', epoch())
-  assert command.real_share(buckets) == 750 / (3 * 2 * 100 + 1 * 2 * 200)
+  buckets = benchmark.count_buckets('training', epoch())
+  assert benchmark.real_share(buckets) == 750 / (3 * 2 * 100 + 1 * 2 * 200)
 
 
 def test_rate_weighs_each_bucket_by_its_batches_in_an_epoch():
-  short, long = command.count_buckets('training', epoch())
+  short, long = benchmark.count_buckets('training', epoch())
   short.seconds_per_step, long.seconds_per_step = 0.5, 2.0
-  assert command.records_per_second([short, long]) == 7 / (3 * 0.5 + 1 * 2.0)
-  assert command.records_per_second([long]) == 1.0
+  assert benchmark.records_per_second([short, long]) == 7 / (3 * 0.5 + 1 * 2.0)
+  assert benchmark.records_per_second([long]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ def test_rate_weighs_each_bucket_by_its_batches_in_an_epoch():
   ],
 )
 def test_shortened_chunks_have_so_many_steps_a_bucket(steps, expected):
-  found = command.shorten(epoch(), steps)
+  found = benchmark.shorten(epoch(), steps)
   assert [(c.samples, c.num_steps, c.mask.sum()) for c in found] == expected
 
 
@@ -125,7 +129,7 @@ def test_time_of_a_step_is_the_median_of_the_rounds():
     double = jax.jit(lambda x: 2 * x, donate_argnums=0)
     return double.lower(jnp.zeros(chunk.samples))
 
-  buckets, efficiency = command.time_buckets(
+  buckets, efficiency = benchmark.time_buckets(
     'training',
     epoch(),
     run,
@@ -159,31 +163,31 @@ def test_operations_are_those_of_convolutions_and_products():
     jnp.ones((2, 8, 6, 3)), jnp.ones((5, 5, 3, 4)), jnp.ones((4, 4))
   )
   convolution = 2 * (2 * 4 * 3 * 4) * (5 * 5 * 3)
-  assert command.count_flops(jaxpr.jaxpr) == convolution + 3 * 2 * (3 * 4 * 4)
+  assert benchmark.count_flops(jaxpr.jaxpr) == convolution + 3 * 2 * (3 * 4 * 4)
 
 
 def test_operations_of_a_step_grow_with_its_batch(small_job, tmp_path):
   job = small_job(tmp_path)
-  one = command.step_flops(job.network, 1)
+  one = benchmark.step_flops(job.network, 1)
   assert one > 0
-  assert command.step_flops(job.network, 7) == 7 * one
+  assert benchmark.step_flops(job.network, 7) == 7 * one
 
 
 def test_random_records_have_the_lengths_and_about_the_class_shares():
-  found = command.random_dataset(np.arange(1, 3001))
+  found = benchmark.random_dataset(np.arange(1, 3001))
   assert found.signal.dtype == np.int16
   assert found.offsets[-1] + found.lengths[-1] == len(found.signal)
   shares = np.bincount(found.classes['v3'], minlength=4) / 3000
-  expected = command.CLASS_COUNTS / command.CLASS_COUNTS.sum()
+  expected = benchmark.CLASS_COUNTS / benchmark.CLASS_COUNTS.sum()
   np.testing.assert_allclose(shares, expected, atol=0.03)
 
 
 def test_bare_program_and_loop_train_alike(small_job, tmp_path):
   job = small_job(tmp_path)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
-  chunks = train.epoch_chunks(job, train.training_bounds(job), 0, 1)
-  alone, looped = (command.Training(job, data, mesh) for _ in range(2))
+  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
+  chunks = job_lib.epoch_chunks(job, job_lib.training_bounds(job), 0, 1)
+  alone, looped = (benchmark.Training(job, data, mesh) for _ in range(2))
   for one in chunks:
     alone.run(one)
   looped.loop(chunks)
@@ -196,20 +200,20 @@ def test_bare_program_and_loop_train_alike(small_job, tmp_path):
 
 
 def run(*arguments):
-  return command.main(['benchmark.py', *map(str, arguments)])
+  return benchmark.main(['benchmark.py', *map(str, arguments)])
 
 
 def test_figures_are_plain_numbers_and_a_trace_is_left(
   lengths, tmp_path, capsys, monkeypatch
 ):
-  measure, dtypes = command.matmul_gflops, []
+  measure, dtypes = benchmark.matmul_gflops, []
   monkeypatch.setattr(
-    command,
+    benchmark,
     'matmul_gflops',
     lambda dtype: dtypes.append(dtype) or measure(dtype),
   )
   path = tmp_path / 'figures.json'
-  arguments = [*TINY, '--lengths', lengths, '--json', path]
+  arguments = [*main_test.TINY, '--lengths', lengths, '--json', path]
   arguments += ['--profile', tmp_path / 'trace']
   arguments += ['--config.augmentation.max_samples=800']
   arguments += ['--config.dtype=bfloat16']
@@ -228,7 +232,7 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
   programs = [bucket['program'] for bucket in found['buckets']]
   assert programs == ['training', 'fixed', 'evaluation']
   # Whole recordings, whatever the config takes of them.
-  assert found['buckets'][1]['samples'] == command.FIXED_SAMPLES == 900
+  assert found['buckets'][1]['samples'] == benchmark.FIXED_SAMPLES == 900
   out = capsys.readouterr().out
   assert '| training   |     800 |     4 |      11 |' in out
   for name in RATES:
@@ -247,8 +251,8 @@ def test_augmentation_and_profile_reach_the_measurement(
     seen.update(kwargs, augmentation=config.augmentation)
     return {'buckets': []}
 
-  monkeypatch.setattr(command, 'benchmark', measure)
-  monkeypatch.setattr(command, 'format_report', str)
+  monkeypatch.setattr(benchmark, 'benchmark', measure)
+  monkeypatch.setattr(benchmark, 'format_report', str)
   arguments = ['--config=configs/crnn.py', f'--augmentation={given}']
   assert run(*arguments, '--profile', tmp_path / 'trace') == 0
   assert seen['augmentation'].resampling == is_on
@@ -308,13 +312,13 @@ def test_lengths_that_cannot_be_used(tmp_path, text):
   path = tmp_path / 'lengths.txt'
   path.write_text(text)
   with pytest.raises(InputError, match=r'lengths\.txt cannot be used'):
-    command.read_lengths(path)
+    benchmark.read_lengths(path)
 
 
 def test_a_length_without_a_frame_is_refused(tmp_path, capsys):
   path = tmp_path / 'lengths.txt'
   path.write_text('9000\n63\n')
-  assert run(*TINY, '--lengths', path) == 2
+  assert run(*main_test.TINY, '--lengths', path) == 2
   assert '63 samples, less than one spectrogram window' in (
     capsys.readouterr().err
   )
@@ -337,7 +341,7 @@ def test_a_prepared_dataset_is_read(
     'load_data',
     lambda configs: calls.append('read') or [small_data],
   )
-  data, seconds = command.load_data(small_config, None)
+  data, seconds = benchmark.load_data(small_config, None)
   assert (data, calls) == (small_data, ['made', 'read'])
   assert seconds > 0
-  assert jobs.make_job(small_config, data, 0, tmp_path).dataset is data.dataset
+  assert make_job(small_config, data, 0, tmp_path).dataset is data.dataset

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax import artifacts, calibration, score, summary
-from tools import calibrate as command
+from ecg_jax.datasets import schema
+from ecg_jax.evaluation import calibration, score, summary
+from ecg_jax.runs import artifacts, predictions
+from ecg_jax.runtime import files
+from tools import calibrate
 
 
 def write_fold(folder, fold, test, validation, *, planted, rng):
@@ -17,10 +20,10 @@ def write_fold(folder, fold, test, validation, *, planted, rng):
     honest = calibration.softmax(logits, 1.0).cumsum(axis=1)[:, :3]
     labels = (honest < rng.random((len(records), 1))).sum(axis=1)
     probabilities = calibration.softmax(planted * logits, 1.0)
-    artifacts.write_predictions(
-      folder / f'fold{fold}' / summary.PREDICTION_FILES[name],
+    predictions.write(
+      folder / f'fold{fold}' / predictions.FILES[name],
       records=records,
-      labels=[score.CLASSES[label] for label in labels],
+      labels=[schema.CLASSES[label] for label in labels],
       probabilities=probabilities,
       fold=fold,
     )
@@ -43,7 +46,7 @@ def make_run(tmp_path):
     names = [f'R{index:05d}' for index in range(folds * size)]
     config = {'folds': list(range(folds)), 'data': {}, 'label_version': 'v3'}
     folder = tmp_path / 'run'
-    summary.write_atomically(
+    files.write_atomically(
       folder / 'config.json', json.dumps({'config': config}).encode()
     )
     for fold in range(folds):
@@ -68,7 +71,7 @@ def shuffled_labels(path):
 
 def test_command_mends_planted_overconfidence(make_run, capsys):
   folder = make_run(planted=2.0)
-  assert command.main([str(folder)]) == 0
+  assert calibrate.main([str(folder)]) == 0
   found = json.loads((folder / calibration.FILE).read_text())
   assert found['folds'] == [0, 1]
   assert calibration.read(folder, (0, 1)) == pytest.approx(2.0, rel=0.1)
@@ -98,7 +101,7 @@ def test_files_are_there_though_nobody_reads_what_is_printed(
   folder = make_run()
   monkeypatch.setattr('builtins.print', fail)
   with pytest.raises(BrokenPipeError):
-    command._run([str(folder)])
+    calibrate._run([str(folder)])
   for name in (calibration.FILE, 'calibration.png', 'coverage.png'):
     assert (folder / name).exists()
 
@@ -106,29 +109,29 @@ def test_files_are_there_though_nobody_reads_what_is_printed(
 def test_temperature_comes_from_validation_labels_alone(make_run):
   folder = make_run(folds=1)
   [validation] = summary.read_set(folder, 'validation').values()
-  kept = command.fit([validation])
+  kept = calibrate.fit([validation])
   shuffled_labels(folder / 'fold0' / 'predictions.csv')
-  [test] = [summary.read_predictions(folder / 'fold0' / 'predictions.csv', 0)]
-  assert command.fit([validation]) == kept
+  [test] = [predictions.read(folder / 'fold0' / 'predictions.csv', 0)]
+  assert calibrate.fit([validation]) == kept
   # One fold's test set is calibrated with the temperature of the run.
   np.testing.assert_array_equal(
-    command.rescale_test([test], [validation]),
+    calibrate.rescale_test([test], [validation]),
     calibration.rescale(test.probabilities, kept),
   )
   shuffled_labels(folder / 'fold0' / 'validation_predictions.csv')
   path = folder / 'fold0' / 'validation_predictions.csv'
-  assert command.fit([summary.read_predictions(path, 0)]) > 1.5 * kept
+  assert calibrate.fit([predictions.read(path, 0)]) > 1.5 * kept
 
 
 def test_no_label_of_a_test_record_calibrates_it(make_run):
   folder = make_run(folds=2)
   validation = list(summary.read_set(folder, 'validation').values())
   test = list(summary.read_set(folder, 'test').values())
-  kept = command.rescale_test(test, validation)
+  kept = calibrate.rescale_test(test, validation)
   # Fold 0 validates on the test records of fold 1: these are left out there.
   assert set(validation[0].records) == set(test[1].records)
   other = validation[0]._replace(labels=(validation[0].labels + 1) % 4)
-  found = command.rescale_test(test, [other, validation[1]])
+  found = calibrate.rescale_test(test, [other, validation[1]])
   size = len(test[0].records)
   np.testing.assert_array_equal(found[size:], kept[size:])
   assert np.abs(found[:size] - kept[:size]).max() > 0.05
@@ -138,7 +141,7 @@ def test_what_cannot_be_calibrated_gets_one_sentence(
   make_run, tmp_path, capsys
 ):
   def refusal(folder):
-    assert command.main([str(folder)]) == 2
+    assert calibrate.main([str(folder)]) == 2
     message = capsys.readouterr().err
     assert message.count('\n') == 1
     return message

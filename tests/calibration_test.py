@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from ecg_jax import calibration, score
 from ecg_jax.errors import InputError
+from ecg_jax.evaluation import calibration, score
 
 
 def honest(rng, records, spread=2.0):

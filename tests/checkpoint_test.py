@@ -12,11 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ecg_jax import checkpoint, optimizer, train_state
 from ecg_jax.errors import InputError
-from tests.conftest import FULL
+from ecg_jax.runs import checkpoint
+from ecg_jax.training import optimizer, train_state
+from tests import conftest
 
-CORRUPTIONS = 60 if FULL else 5
+CORRUPTIONS = 60 if conftest.FULL else 5
 """Of each kind."""
 
 FOLDER = 'checkpoints'
@@ -126,7 +127,8 @@ def test_leftover_of_an_interrupted_save_is_no_checkpoint(tmp_path):
 _KILLED = """
 import os, pathlib, sys
 import jax.numpy as jnp
-from ecg_jax import checkpoint, train_state
+from ecg_jax.runs import checkpoint
+from ecg_jax.training import train_state
 
 big = {'params': {'a': jnp.ones((8, 2**20))}, 'batch_stats': {}}
 checkpoints = checkpoint.Checkpoints(
@@ -352,7 +354,7 @@ def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, caplog):
 
 
 RAISED_WHERE_NOBODY_CATCHES = """
-from ecg_jax import checkpoint
+from ecg_jax.runs import checkpoint
 
 class Late:
   def __init__(self, message):

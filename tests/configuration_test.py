@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from ecg_jax import configuration, errors
-from ecg_jax.errors import InputError
+from ecg_jax import configuration
+from ecg_jax.errors import Help, InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [
@@ -380,10 +380,10 @@ def test_fields_may_stand_before_the_config():
 
 
 def test_help_ends_without_a_config_and_lists_the_fields_of_one():
-  with pytest.raises(errors.Help) as caught:
+  with pytest.raises(Help) as caught:
     parse('--help', config=None)
   assert '--config' in str(caught.value)
-  with pytest.raises(errors.Help) as caught:
+  with pytest.raises(Help) as caught:
     parse('-h')
   for field, value in fields_of(parse()).items():
     assert f'--config.{field} {value!r}\n' in f'{caught.value}\n'

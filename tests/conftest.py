@@ -13,19 +13,16 @@ import ml_collections
 import numpy as np
 import pytest
 
-from ecg_jax import (
-  artifacts,
-  checkpoint,
-  evaluate,
-  experiment,
-  input_pipeline,
-  jobs,
-  optimizer,
-  sharding,
-  train,
-)
-from ecg_jax.datasets import folds
+from ecg_jax import experiment
+from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.evaluation import eval_step
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
+from ecg_jax.runs import artifacts, checkpoint
+from ecg_jax.runtime import sharding
+from ecg_jax.training import optimizer, train_loop, train_step
+from ecg_jax.training.job import Job, make_job
 
 # Also where there is a GPU, and in the commands that tests start.
 jax.config.update('jax_platforms', 'cpu')
@@ -85,9 +82,11 @@ def small_data() -> experiment.Data:
   found = [generator.generate_record(0, index) for index in range(60)]
   signals = [signal[: rng.integers(400, 1200)] for _, signal, _ in found]
   lengths = np.array([len(signal) for signal in signals])
-  v3 = np.array([folds.CLASSES.index(label) for _, _, label in found], np.int32)
+  v3 = np.array(
+    [schema.CLASSES.index(label) for _, _, label in found], np.int32
+  )
   v2 = np.where(rng.random(60) < 0.2, rng.integers(0, 4, 60), v3)
-  dataset = input_pipeline.Dataset(
+  dataset = Dataset(
     records=tuple(name for name, _, _ in found),
     signal=np.concatenate(signals),
     offsets=np.cumsum(lengths) - lengths,
@@ -101,7 +100,7 @@ def small_data() -> experiment.Data:
 
 
 @pytest.fixture(scope='session')
-def stored_dataset(small_data) -> input_pipeline.Dataset:
+def stored_dataset(small_data) -> Dataset:
   """The small dataset with its samples in two files, as it were."""
   dataset = small_data.dataset
   ends = dataset.offsets + dataset.lengths
@@ -109,7 +108,7 @@ def stored_dataset(small_data) -> input_pipeline.Dataset:
     {'signal': dataset.signal[start:end]}
     for start, end in zip(dataset.offsets, ends, strict=True)
   ]
-  signal = input_pipeline.StoredSignal(
+  signal = StoredSignal(
     (examples[::2], examples[1::2]),
     [(record % 2, record // 2) for record in range(len(examples))],
     dataset.offsets,
@@ -122,8 +121,8 @@ def stored_dataset(small_data) -> input_pipeline.Dataset:
 def small_job(small_config, small_data):
   """Makes a job of fold 0 in a folder; fields of it can be replaced."""
 
-  def make(folder: pathlib.Path, **fields) -> train.Job:
-    job = jobs.make_job(small_config, small_data, 0, folder)
+  def make(folder: pathlib.Path, **fields) -> Job:
+    job = make_job(small_config, small_data, 0, folder)
     return dataclasses.replace(job, **fields)
 
   return make
@@ -136,11 +135,9 @@ def train_job():
   class Stopped(Exception):  # noqa: N818
     """Raised right after the last dispatch."""
 
-  def run(
-    job: train.Job, *, stop_after: int | None = None, device: int = 0
-  ) -> bool:
+  def run(job: Job, *, stop_after: int | None = None, device: int = 0) -> bool:
     mesh = sharding.make_mesh(jax.devices()[device : device + 1])
-    data = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+    data = device_data.put_dataset(job.dataset, job.label_version, mesh)
     count = itertools.count(1)
 
     def counted(dispatch):
@@ -153,10 +150,10 @@ def train_job():
       return call
 
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(train, 'train_chunk', counted(train.train_chunk))
-      patch.setattr(evaluate, 'dispatch', counted(evaluate.dispatch))
+      patch.setattr(train_step, 'train_chunk', counted(train_step.train_chunk))
+      patch.setattr(eval_step, 'dispatch', counted(eval_step.dispatch))
       try:
-        train.train_fold(job, mesh, data, position=0)
+        train_loop.train_fold(job, mesh, data, position=0)
       except Stopped:
         return False
     return True
@@ -179,10 +176,10 @@ def small_run(
     folder / 'labels.csv',
     {
       version: small_data.dataset.labels(version)
-      for version in input_pipeline.LABEL_VERSIONS
+      for version in schema.LABEL_VERSIONS
     },
   )
-  job = jobs.make_job(config, small_data, 1, folder)
+  job = make_job(config, small_data, 1, folder)
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)
   phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
@@ -194,7 +191,7 @@ def small_run(
 def read_result():
   """All that a job leaves but times and rates: files and kept arrays."""
 
-  def read(job: train.Job) -> dict[str, object]:
+  def read(job: Job) -> dict[str, object]:
     names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
     found: dict[str, object] = {
       name: (job.folder / name).read_text() for name in names
@@ -208,7 +205,7 @@ def read_result():
     with checkpoint.Checkpoints(
       job.folder / 'checkpoints', job.settings
     ) as checkpoints:
-      progress, state, best = train._restore(job, checkpoints, mesh)
+      progress, state, best = train_loop._restore(job, checkpoints, mesh)
     found['progress'] = progress
     arrays = jax.tree.leaves(jax.device_get((state, best)))
     found['arrays'] = [array.tobytes() for array in arrays]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ecg_jax.models import convolution
+from ecg_jax.models.kernels import convolution
 
 SHAPES = [
   # frames, bins, channels in, channels out, stride

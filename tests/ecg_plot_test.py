@@ -7,7 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from ecg_jax import ecg_plot, figures
+from ecg_jax.prediction import ecg_plot
+from ecg_jax.runtime import figures
 
 
 def draw(signal, sampling_rate=300.0, **fields):

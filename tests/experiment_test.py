@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecg_jax import experiment, input_pipeline, sampler
+from ecg_jax import experiment
 from ecg_jax.datasets import folds, prepare
 from ecg_jax.errors import InputError
+from ecg_jax.input_pipeline import dataset as dataset_lib
+from ecg_jax.input_pipeline import sampler
+from ecg_jax.models import loss
 
 
 @pytest.fixture
@@ -24,9 +27,7 @@ def load(config, monkeypatch):
 
   def call(dataset):
     monkeypatch.setattr(prepare, 'prepare', lambda name, **folders: None)
-    monkeypatch.setattr(
-      input_pipeline, 'load', lambda builder, in_memory: dataset
-    )
+    monkeypatch.setattr(dataset_lib, 'load', lambda builder, in_memory: dataset)
     return experiment.load_data([config])[0]
 
   return call
@@ -53,10 +54,10 @@ def test_thinned_sets_are_parts_of_the_whole(config, small_data):
 def test_without_class_weights_all_weigh_one(config):
   classes = np.array([0, 0, 1, 2, 3])
   weights = experiment.make_class_weights(classes, config)
-  np.testing.assert_array_equal(weights, sampler.class_weights(classes))
+  np.testing.assert_array_equal(weights, loss.class_weights(classes))
   config.class_weight_power = 0.5
   weights = experiment.make_class_weights(classes, config)
-  np.testing.assert_array_equal(weights, sampler.class_weights(classes, 0.5))
+  np.testing.assert_array_equal(weights, loss.class_weights(classes, 0.5))
   config.class_weights = False
   weights = experiment.make_class_weights(classes, config)
   assert weights.dtype == np.float32

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax import calibration, trained
+from ecg_jax.evaluation import calibration
+from ecg_jax.prediction import ensemble
 from tools import export_onnx
 
 # .ci/run installs it.
@@ -46,12 +47,12 @@ def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
   assert (props['folds'], props['temperature']) == ('1', '1.7')
   rng = np.random.default_rng(0)
   window = rng.normal(0, 300, 777).astype(np.int16)
-  signal = np.full((1, trained.LONGEST_SAMPLES), 12_345, np.int16)
+  signal = np.full((1, ensemble.LONGEST_SAMPLES), 12_345, np.int16)
   signal[0, :777] = window
   [found] = session.run(
     None, {'signal': signal, 'length': np.array([777], np.int32)}
   )
-  logits = trained.load(small_run).logits([window])
+  logits = ensemble.load(small_run).logits([window])
   expected = calibration.softmax(logits[0], 1.7)
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 

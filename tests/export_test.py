@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from configs import cnn, crnn_fast
-from ecg_jax import (
-  artifacts,
-  calibration,
-  experiment,
-  export,
-  trained,
-)
+from ecg_jax import experiment, export
 from ecg_jax.errors import InputError
+from ecg_jax.evaluation import calibration
+from ecg_jax.prediction import ensemble, exporter
+from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.runs import artifacts, finished_run
 
 TEMPERATURE = 1.7
 
@@ -49,9 +47,9 @@ def random_folds(config):
       fan_in = np.prod(x.shape[:-1])
       return rng.normal(0, fan_in**-0.5, x.shape).astype(x.dtype)
 
-    return jax.tree.map(draw, trained.variable_shapes(network))
+    return jax.tree.map(draw, finished_run.variable_shapes(network))
 
-  return trained.TrainedFolds(
+  return TrainedFolds(
     run_folder=pathlib.Path('run'),
     config=config,
     folds=(0, 1),
@@ -82,10 +80,10 @@ def padded(windows, samples):
 def test_programs_answer_as_the_folds_do(folds):
   """Whatever the batch and the length, odd ones too, one frame at least."""
   rng = np.random.default_rng(0)
-  weights = export.stacked_weights(folds)
+  weights = exporter.stacked_weights(folds)
   loaded = {
     name: jax.export.deserialize(bytearray(program))
-    for name, program in export.programs(folds, TEMPERATURE).items()
+    for name, program in exporter.programs(folds, TEMPERATURE).items()
   }
   assert loaded.keys() == {'predict_int16', 'predict_millivolt'}
   for lengths, samples in (([64], 64), ([777, 64, 1300], 1301)):
@@ -139,7 +137,7 @@ def test_the_card_tells_how_to_use_them_without_ecg_jax(
   )
   assert done.stdout == 'set()\n'
   windows = [signal[0], signal[1, :500]]
-  each = calibration.softmax(trained.load(small_run).logits(windows), 1.0)
+  each = calibration.softmax(ensemble.load(small_run).logits(windows), 1.0)
   np.testing.assert_allclose(
     np.load(tmp_path / 'out.npy'), each.mean(axis=0), rtol=0, atol=1e-6
   )
@@ -162,11 +160,11 @@ def test_the_card_tells_of_the_run(model_folder, small_run):
 
 
 def test_the_card_shows_the_calibration(small_run):
-  folds = trained.load(small_run)
+  folds = ensemble.load(small_run)
   found = {'temperature': 1.25, 'folds': [1], 'error': 0.034}
   calibration.write(small_run, found)
   try:
-    card = export.model_card(folds, calibration.read(small_run, folds.folds))
+    card = exporter.model_card(folds, calibration.read(small_run, folds.folds))
   finally:
     (small_run / calibration.FILE).unlink()
   assert 'the temperature 1.25, fitted to' in card
@@ -177,7 +175,7 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   """In the run, whose calibration counts, and in the place to write to."""
   temperatures = []
   monkeypatch.setattr(
-    export, 'programs', lambda _, found: temperatures.append(found) or {}
+    exporter, 'programs', lambda _, found: temperatures.append(found) or {}
   )
   home = tmp_path / 'home'
   home.mkdir()
@@ -186,7 +184,7 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   calibration.write(small_run, {'temperature': 1.25, 'folds': [1]})
   try:
     assert export.main(['--run=~/run', '--out=~/model']) == 0
-    export.export(pathlib.Path('~/run'), tmp_path / 'model')
+    exporter.export(pathlib.Path('~/run'), tmp_path / 'model')
   finally:
     (small_run / calibration.FILE).unlink()
   assert temperatures == [1.25, 1.25]
@@ -204,12 +202,12 @@ def test_a_folder_that_is_there_is_left_alone(model_folder, small_run, capsys):
 
 
 def test_a_full_disk_leaves_nothing(small_run, tmp_path, monkeypatch):
-  monkeypatch.setattr(export, 'programs', lambda *_: {'predict_int16': b'1'})
+  monkeypatch.setattr(exporter, 'programs', lambda *_: {'predict_int16': b'1'})
 
   def fail(*_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(export.os, 'rename', fail)
+  monkeypatch.setattr(exporter.os, 'rename', fail)
   with pytest.raises(InputError, match=r'model cannot be written.*No space'):
-    export.export(small_run, tmp_path / 'model')
+    exporter.export(small_run, tmp_path / 'model')
   assert not list(tmp_path.iterdir())

@@ -7,12 +7,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from ecg_jax.datasets import folds
+from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 
 label_maps = st.dictionaries(
   st.text('0123456789', min_size=4, max_size=4),
-  st.sampled_from(folds.CLASSES),
+  st.sampled_from(schema.CLASSES),
   max_size=60,
 )
 
@@ -26,7 +26,7 @@ def test_divide_partitions_every_class_evenly(labels, parts, seed):
   divided = folds.divide(labels, parts, seed)
   assert sorted(r for part in divided for r in part) == sorted(labels)
   assert all(part == sorted(part) for part in divided)
-  for name in folds.CLASSES:
+  for name in schema.CLASSES:
     counts = [sum(labels[r] == name for r in part) for part in divided]
     assert max(counts) - min(counts) <= 1
 
@@ -135,7 +135,7 @@ def invent(table):
 
 def repeat_a_fold(table):
   first, second = table['folds']['0'], table['folds']['1']
-  for name in folds.SETS:
+  for name in schema.SETS:
     second[name] = list(first[name])
 
 

@@ -12,7 +12,11 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import augmentation, forward, models, optimizer, preprocessing
+from ecg_jax import models
+from ecg_jax.input_pipeline.batch import Batch
+from ecg_jax.models import augmentation, forward, preprocessing
+from ecg_jax.models.loss import weighted_cross_entropy
+from ecg_jax.training import optimizer
 
 SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
 BURSTS = augmentation.Bursts(span_samples=15, share=0.2)
@@ -66,7 +70,7 @@ def _batch(signals, *, rows, width, lengths=None, behind=0):
   wanted = own.copy()
   if lengths is not None:
     wanted[: len(lengths)] = lengths
-  return forward.Batch(
+  return Batch(
     signal=batch,
     signal_lengths=own,
     lengths=wanted,
@@ -169,7 +173,7 @@ def _training(network, batch, *, samples, kind):
       samples=samples,
       kind=kind,
     )
-    losses = forward.losses(logits, batch.labels, weights)
+    losses = weighted_cross_entropy(logits, batch.labels, weights)
     mean = jnp.sum(losses, where=batch.mask) / jnp.sum(batch.mask)
     return mean, changed
 
@@ -320,7 +324,7 @@ def test_losses_are_weighted_cross_entropies():
   labels = rng.integers(0, 4, 50)
   labels[0] = 1
   weights = np.array([1.14, 3.05, 0.0, 6.91], np.float32)
-  found = np.asarray(forward.losses(logits, labels, weights))
+  found = np.asarray(weighted_cross_entropy(logits, labels, weights))
   wide = logits.astype(np.float64)
   wide -= wide.max(axis=1, keepdims=True)
   log_probabilities = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import artifacts, checkpoint, summary, train_state
-from ecg_jax.datasets import folds
+from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
-from tests.conftest import FULL
-from tests.prepare_test import DUMMY
+from ecg_jax.evaluation import summary, tables
+from ecg_jax.runs import artifacts, checkpoint, predictions
+from ecg_jax.training import train_state
+from tests import conftest, prepare_test
 
-INPUTS = 10_000 if FULL else 100
+INPUTS = 10_000 if conftest.FULL else 100
 """Of each reader."""
 
 fuzzed = settings(
@@ -65,7 +66,7 @@ def accepts_or_explains(read):
 
 
 def _official():
-  with zipfile.ZipFile(DUMMY / 'training2017.zip') as archive:
+  with zipfile.ZipFile(prepare_test.DUMMY / 'training2017.zip') as archive:
     return {
       name.rpartition('/')[2]: archive.read(name)
       for name in archive.namelist()
@@ -105,7 +106,7 @@ def test_labels(content):
   if accepts_or_explains(
     lambda: found.update(folds.parse_labels(text, source='labels.csv'))
   ):
-    assert set(found.values()) <= {*folds.CLASSES}
+    assert set(found.values()) <= {*schema.CLASSES}
 
 
 def _archive():
@@ -127,7 +128,7 @@ def test_archives(content):
   )
 
 
-LABELS = {f'A{i:05d}': folds.CLASSES[i % 4] for i in range(16)}
+LABELS = {f'A{i:05d}': schema.CLASSES[i % 4] for i in range(16)}
 TABLE = json.dumps(
   folds.make_folds(LABELS, num_folds=2, train_validation_parts=2)
 ).encode()
@@ -208,7 +209,7 @@ def _finished_fold():
     'score': 100.0,
     'accuracy': 100.0,
     'loss': 0.1,
-    'classes': {name: {**measures, **counts} for name in folds.CLASSES},
+    'classes': {name: {**measures, **counts} for name in schema.CLASSES},
     'confusion': [[int(i == j) for j in range(4)] for i in range(4)],
   }
   scores = {
@@ -221,8 +222,8 @@ def _finished_fold():
     'best': {'phase': 0, 'epoch': 1},
     'sets': {'test': test},
   }
-  rows = [','.join(summary.PREDICTION_COLUMNS)]
-  for index, label in enumerate(folds.CLASSES):
+  rows = [','.join(predictions.COLUMNS)]
+  for index, label in enumerate(schema.CLASSES):
     chances = ','.join(str(float(index == j)) for j in range(4))
     rows.append(f'A{index:05d},0,{label},{label},{chances}')
   return json.dumps(scores).encode(), ('\n'.join(rows) + '\n').encode()
@@ -244,6 +245,6 @@ def test_finished_folds(folder, files):
   (run / 'fold0' / 'predictions.csv').write_bytes(files[1])
 
   def read():
-    summary.format_table([summary.summarize(run, 'test')])
+    tables.format_table([summary.summarize(run, 'test')])
 
   accepts_or_explains(read)

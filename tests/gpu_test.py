@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from ecg_jax import experiment, input_pipeline, jobs, sharding, train
-from ecg_jax.datasets import folds
+from ecg_jax import experiment
+from ecg_jax.datasets import schema
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.runtime import sharding
+from ecg_jax.training import job as job_lib
+from ecg_jax.training import train_loop
+from ecg_jax.training.job import make_job
 from tools import benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,11 +32,11 @@ def _train(device):
   config = quickstart.get_config()
   config.batch_size, config.buckets.training = len(LENGTHS), 1
   dataset = benchmark.random_dataset(np.array(LENGTHS))
-  sets = dict.fromkeys(folds.SETS, dataset.records)
+  sets = dict.fromkeys(schema.SETS, dataset.records)
   data = experiment.Data(dataset, {'folds': {'0': sets}})
-  job = jobs.make_job(config, data, 0, pathlib.Path())
+  job = make_job(config, data, 0, pathlib.Path())
   mesh = sharding.make_mesh([device])
-  arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  arrays = device_data.put_dataset(job.dataset, job.label_version, mesh)
   training = benchmark.Training(job, arrays, mesh)
   # The same weights, not those that each platform draws to the last bit.
   drawn = jax.device_get(training.state.variables)
@@ -46,11 +51,11 @@ def _train(device):
 
   before, losses = parameters(), []
   for epoch in range(1, STEPS + 1):
-    bounds = train.training_bounds(job)
-    training.state = train.train_chunks(
+    bounds = job_lib.training_bounds(job)
+    training.state = train_loop.train_chunks(
       training.program,
       training.state,
-      training._feed(chunks := train.epoch_chunks(job, bounds, 0, epoch)),
+      training._feed(chunks := job_lib.epoch_chunks(job, bounds, 0, epoch)),
       chunks,
       [1e-3] * len(chunks),
       mesh,

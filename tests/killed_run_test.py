@@ -19,15 +19,15 @@ import time
 
 import pytest
 
-from ecg_jax import configuration, experiment, jobs
+from ecg_jax import configuration, experiment
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
-from tests.conftest import FULL
-from tests.main_test import ROOT
+from ecg_jax.training.job import make_job
+from tests import conftest, main_test
 
-KILLS = 20 if FULL else 2
+KILLS = 20 if conftest.FULL else 2
 """At random moments, and so many restarts."""
 
-many = pytest.mark.skipif(not FULL, reason='for the full tests')
+many = pytest.mark.skipif(not conftest.FULL, reason='for the full tests')
 
 EPOCHS = 10
 ARGUMENTS = [
@@ -54,8 +54,10 @@ ARGUMENTS = [
 # the calls from 1. Or it cannot write files of more than TIME bytes.
 SCRIPT = """
 import os, pathlib, resource, signal, sys, time
-from ecg_jax import checkpoint, evaluate, main, summary
+from ecg_jax import main
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from ecg_jax.evaluation import eval_step
+from ecg_jax.runs import checkpoint
 
 synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
 point, _, file = sys.argv[1].partition(':')
@@ -86,7 +88,7 @@ elif point == 'writing':
 elif point == 'commit':
   kills_at(checkpoint, '_files')
 elif point == 'evaluation':
-  kills_at(evaluate, 'collect')
+  kills_at(eval_step, 'collect')
 elif point == 'limit':
   resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
 elif point == 'preparation':
@@ -123,7 +125,7 @@ class Command:
   def start(self, point='none', time=1):
     return subprocess.Popen(
       [sys.executable, '-c', SCRIPT, point, str(time), *self.arguments],
-      cwd=ROOT,
+      cwd=main_test.ROOT,
       env=self.environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -178,7 +180,7 @@ def read(read_result, shared):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
       [data] = experiment.load_data([config])
-    found = read_result(jobs.make_job(config, data, 0, command.workdir))
+    found = read_result(make_job(config, data, 0, command.workdir))
     found['progress'].seconds = 0.0
     for name in ('config.json', 'labels.csv', 'summary.json'):
       found[name] = (command.workdir / name).read_text()
@@ -264,7 +266,9 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
   assert resumed >= KILLS / 4
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'] if FULL else ['SIGTERM'])
+@pytest.mark.parametrize(
+  'name', ['SIGTERM', 'SIGINT'] if conftest.FULL else ['SIGTERM']
+)
 def test_signal_saves_and_the_run_goes_on(
   undisturbed, shared, read, tmp_path, name
 ):

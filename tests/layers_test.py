@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecg_jax.models import crnn, layers
-from ecg_jax.models.dropout import Dropout
+from ecg_jax.models.kernels.dropout import Dropout
 
 FRAMES = 9
 

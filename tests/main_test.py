@@ -12,20 +12,19 @@ import zipfile
 import jax
 import pytest
 
-from ecg_jax import (
-  artifacts,
-  compilation_cache,
-  configuration,
-  errors,
-  evaluate,
-  export,
-  main,
-  predict,
-)
+from ecg_jax import cli, configuration, evaluate, export, main, predict
 from ecg_jax.datasets import prepare
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
-from tests.prepare_test import DUMMY, use_dummy_as_official
+from ecg_jax.errors import (
+  InputError,
+  Interrupted,
+  PartialFailure,
+  TrainingError,
+)
+from ecg_jax.runs import artifacts
+from ecg_jax.runtime import files, startup
+from tests import prepare_test
 from tools import summarize
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -53,7 +52,7 @@ TINY = [
 def alone(monkeypatch):
   """Runs in the repository, and leaves JAX's settings and devices alone."""
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(compilation_cache, 'enable', lambda: None)
+  monkeypatch.setattr(startup, 'enable_compilation_cache', lambda: None)
   first = jax.devices()[:1]
   monkeypatch.setattr(jax, 'devices', lambda: first)
 
@@ -61,7 +60,7 @@ def alone(monkeypatch):
 @pytest.fixture
 def official(monkeypatch):
   """The dummy records, taken for the official ones."""
-  use_dummy_as_official(monkeypatch)
+  prepare_test.use_dummy_as_official(monkeypatch)
 
 
 def run(*arguments):
@@ -135,12 +134,12 @@ def test_debug_prints_the_traceback():
 @pytest.mark.parametrize(
   ('error', 'code', 'message'),
   [
-    (errors.InputError('This is wrong.'), 2, 'This is wrong.'),
-    (errors.PartialFailure('Two failed.'), 3, 'Two failed.'),
-    (errors.TrainingError('It is infinite.'), 1, 'It is infinite.'),
+    (InputError('This is wrong.'), 2, 'This is wrong.'),
+    (PartialFailure('Two failed.'), 3, 'Two failed.'),
+    (TrainingError('It is infinite.'), 1, 'It is infinite.'),
     (KeyboardInterrupt(), 130, 'Interrupted (SIGINT).\n'),
-    (errors.Interrupted(), 130, 'Interrupted (SIGINT): start again'),
-    (errors.Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),
+    (Interrupted(), 130, 'Interrupted (SIGINT): start again'),
+    (Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),
     (RuntimeError('RESOURCE_EXHAUSTED: 9 GB.\n x'), 1, 'Out of memory (RES'),
     (ZeroDivisionError('by 0'), 1, 'Failed (ZeroDivisionError: by 0): --debug'),
   ],
@@ -151,12 +150,12 @@ def test_every_error_is_one_line_and_a_traceback_only_on_demand(
   def fail():
     raise error
 
-  assert errors.run_command(fail, debug=False) == code
+  assert cli.run_command(fail, debug=False) == code
   out, err = capsys.readouterr()
   assert out == ''
   assert err.startswith(message)
   assert err.count('\n') == 1
-  assert errors.run_command(fail, debug=True) == code
+  assert cli.run_command(fail, debug=True) == code
   assert capsys.readouterr().err.startswith('Traceback')
 
 
@@ -261,7 +260,7 @@ def test_sources_that_cannot_be_used(
 ):
   monkeypatch.setattr(source, 'download', None)  # Not even tried.
   manual_dir = tmp_path / 'manual'
-  shutil.copytree(DUMMY, manual_dir)
+  shutil.copytree(prepare_test.DUMMY, manual_dir)
   change(manual_dir)
   err = refusal(*command(tmp_path, manual_dir=manual_dir))
   with pytest.raises(AssertionError, match=message):
@@ -273,7 +272,9 @@ def test_sources_that_cannot_be_used(
 def prepared(tmp_path, official):
   """A folder whose `data` holds the prepared dummy records."""
   prepare.prepare(
-    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path / 'data')
+    'physionet2017',
+    manual_dir=str(prepare_test.DUMMY),
+    data_dir=str(tmp_path / 'data'),
   )
   return tmp_path
 
@@ -332,7 +333,7 @@ def finished(tmp_path_factory):
   first = jax.devices()[:1]
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(ROOT)
-    patch.setattr(compilation_cache, 'enable', lambda: None)
+    patch.setattr(startup, 'enable_compilation_cache', lambda: None)
     patch.setattr(jax, 'devices', lambda: first)
     patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
     arguments = command(folder, name='synthetic_ecg')
@@ -514,7 +515,7 @@ def test_a_run_of_other_data_is_refused(copied):
 def test_a_fold_in_use_by_another_process_is_refused(copied):
   folder, arguments = copied
   fold = folder / 'run' / 'fold2'
-  with artifacts.locked(fold, wait=False):
+  with files.locked(fold, wait=False):
     code, out, err = run(*arguments, '--config.folds=2')
   assert code == 2
   assert f'{fold} is in use by process ' in err
@@ -525,7 +526,7 @@ def test_a_fold_in_use_by_another_process_is_refused(copied):
 
 def test_a_fold_that_fails_is_told_and_the_others_stand(copied):
   folder, arguments = copied
-  with artifacts.locked(folder / 'run' / 'fold2', wait=False):
+  with files.locked(folder / 'run' / 'fold2', wait=False):
     code, out, err = run(*arguments, '--config.folds=(0, 2)')
   assert code == 3
   assert err.splitlines()[-1].startswith('fold 2 failed')

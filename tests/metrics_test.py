@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ecg_jax import metrics, score
+from ecg_jax.evaluation import metrics, score
 
 add = jax.jit(metrics.Metrics.add)
 

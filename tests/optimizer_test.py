@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import models, optimizer, train_state
+from ecg_jax import models
+from ecg_jax.training import optimizer, train_state
 
 
 def _tree(seed):

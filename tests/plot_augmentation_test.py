@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from ecg_jax import experiment, forward
+from ecg_jax import experiment
 from ecg_jax.errors import InputError
-from tools import plot_augmentation as command
+from ecg_jax.input_pipeline.batch import Batch
+from ecg_jax.models import forward
+from ecg_jax.runtime import figures
+from tools import plot_augmentation
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,7 +21,9 @@ def make_views(small_config, small_data, record='S00003', **fields):
   config = small_config.copy_and_resolve_references()
   with config.unlocked():
     config.augmentation.update(fields)
-  return config, command.make_views(small_data.dataset, record, config, 3)
+  return config, plot_augmentation.make_views(
+    small_data.dataset, record, config, 3
+  )
 
 
 def test_first_view_is_the_record_itself(small_config, small_data):
@@ -44,7 +49,7 @@ def test_augmented_views_are_what_the_forward_pass_makes(
   forward.train_logits(
     network,
     {},
-    forward.Batch(
+    Batch(
       signal=np.tile(views[0].signal.astype(np.int16), (4, 1)),
       signal_lengths=np.full(4, lengths[0]),
       lengths=lengths,
@@ -126,10 +131,10 @@ def test_axes_of_the_spectrogram_are_true(
   """The middle of the highest row is the frequency of the highest bin."""
   config = small_config.copy_and_resolve_references()
   config.spectrogram.update(fields)
-  views = command.make_views(small_data.dataset, 'S00003', config, 1)
+  views = plot_augmentation.make_views(small_data.dataset, 'S00003', config, 1)
   spectrogram = experiment.make_network(config).spectrogram
-  monkeypatch.setattr(command.figures, 'encode', lambda figure, dpi: figure)
-  figure = command.plot_views(views, 'title', spectrogram, 1)
+  monkeypatch.setattr(figures, 'encode', lambda figure, dpi: figure)
+  figure = plot_augmentation.plot_views(views, 'title', spectrogram, 1)
   panels = [axes for axes in figure.axes if axes.images]
   assert len(panels) == 2
   for panel in panels:
@@ -170,11 +175,11 @@ def test_command_writes_the_picture(
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
   out = tmp_path / 'picture.png'
   given = ['main', '--config', 'configs/quickstart.py']
-  assert command.main([*given, f'--out={out}', '--seconds=2']) == 0
+  assert plot_augmentation.main([*given, f'--out={out}', '--seconds=2']) == 0
   assert capsys.readouterr().out == f'{out}\n'
   assert out.read_bytes().startswith(b'\x89PNG')
   for refused in '/proc/none/picture.png', tmp_path:
-    assert command.main([*given, f'--out={refused}']) == 2
+    assert plot_augmentation.main([*given, f'--out={refused}']) == 2
     message = capsys.readouterr().err
     assert '--out' in message
     assert message.count('\n') == 1
@@ -189,23 +194,25 @@ def test_record_of_the_command(small_data, tmp_path, monkeypatch, capsys):
     titles.append(title)
     return b''
 
-  monkeypatch.setattr(command, 'plot_views', plot_views)
+  monkeypatch.setattr(plot_augmentation, 'plot_views', plot_views)
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
   given = ['main', '--config', 'configs/quickstart.py']
   given += ['--out', str(tmp_path / 'picture.png')]
   labels = small_data.dataset.labels('v3')
   first = next(name for name, label in labels.items() if label == 'A')
-  assert command.main([*given, '--seconds=1']) == 0
-  assert command.main([*given, '--record=S00003', '--seconds=99']) == 0
+  assert plot_augmentation.main([*given, '--seconds=1']) == 0
+  assert (
+    plot_augmentation.main([*given, '--record=S00003', '--seconds=99']) == 0
+  )
   assert titles[0].startswith(f'Record {first} (class A), the first 1 s of its')
   assert titles[1].startswith('Record S00003')
   assert ', all of its' in titles[1]
   capsys.readouterr()
-  assert command.main([*given, '--record=A1']) == 2
+  assert plot_augmentation.main([*given, '--record=A1']) == 2
   assert "no record 'A1'" in capsys.readouterr().err
   classes = {'v3': np.zeros(60, np.int32)}
   dataset = dataclasses.replace(small_data.dataset, classes=classes)
   healthy = dataclasses.replace(small_data, dataset=dataset)
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [healthy])
-  assert command.main(given) == 2
+  assert plot_augmentation.main(given) == 2
   assert 'no record in atrial fibrillation' in capsys.readouterr().err

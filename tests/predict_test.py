@@ -9,21 +9,16 @@ import os
 import numpy as np
 import pytest
 
-from ecg_jax import answering, answers, evidence, predict, prediction_report
+from ecg_jax import predict
+from ecg_jax.datasets import schema
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
-from ecg_jax.score import CLASSES
-from tests.recordings_test import (
-  write_csv,
-  write_edf,
-  write_mat,
-  write_npy,
-  write_wfdb,
-)
+from ecg_jax.prediction import aggregation, attribution, predictor, report
+from tests import recordings_test
 
 _, COUNTS, _ = generator.generate_record(0, 3)
 COUNTS = COUNTS[: len(COUNTS) // 300 * 300]
-PROBABILITIES = [f'probability_{name}' for name in CLASSES]
+PROBABILITIES = [f'probability_{name}' for name in schema.CLASSES]
 
 
 @pytest.fixture
@@ -45,11 +40,11 @@ def write_all(folder):
   """One recording in every format, each by another name."""
   folder.mkdir()
   paths = [
-    write_mat(folder, COUNTS),
-    write_wfdb(folder, COUNTS, 'wfdb'),
-    write_edf(folder, {'ECG': (COUNTS, 'uV')}),
-    write_csv(folder, COUNTS),
-    write_npy(folder, COUNTS / 1000),
+    recordings_test.write_mat(folder, COUNTS),
+    recordings_test.write_wfdb(folder, COUNTS, 'wfdb'),
+    recordings_test.write_edf(folder, {'ECG': (COUNTS, 'uV')}),
+    recordings_test.write_csv(folder, COUNTS),
+    recordings_test.write_npy(folder, COUNTS / 1000),
   ]
   for path, name in zip(paths[2:], ('edf', 'csv', 'npy'), strict=True):
     path.rename(folder / f'{name}{path.suffix}')
@@ -63,7 +58,7 @@ def test_every_format_gets_the_same_answer(call, tmp_path):
   code, printed, _ = call(tmp_path / 'all', *options, '--units', 'mV')
   assert code == 0
   rows = read_csv(out)
-  assert list(rows[0]) == prediction_report.COLUMNS
+  assert list(rows[0]) == report.COLUMNS
   assert [row['recording'] for row in rows] == names
   shown = [line.split()[0] for line in printed.splitlines()]
   assert shown == ['recording', *names]
@@ -72,7 +67,7 @@ def test_every_format_gets_the_same_answer(call, tmp_path):
   for row in rows:
     found = [float(row[name]) for name in PROBABILITIES]
     np.testing.assert_allclose(found, first, atol=1e-3)
-    assert row['predicted'] == CLASSES[np.argmax(first)]
+    assert row['predicted'] == schema.CLASSES[np.argmax(first)]
     assert row['status'].startswith('answered')
     assert float(row['end_seconds']) == len(COUNTS) / 300
   assert answers.read_text() == ''.join(
@@ -110,7 +105,7 @@ def long(tmp_path_factory):
   """Seventy seconds, of which two are missing."""
   counts = np.resize(COUNTS, 21_000).astype(np.float32)
   counts[7000:7600] = np.nan
-  return write_npy(tmp_path_factory.mktemp('long'), counts)
+  return recordings_test.write_npy(tmp_path_factory.mktemp('long'), counts)
 
 
 def test_a_long_recording_is_answered_by_window_and_as_a_whole(
@@ -155,8 +150,8 @@ def test_pictures_show_the_window_that_is_the_most_certain(
     asked.append((folds.folds, counts, answer))
     return np.zeros(-(-len(counts) // 60), np.float32)
 
-  monkeypatch.setattr(evidence, 'integrated_gradients', gradients)
-  whole = write_mat(tmp_path, COUNTS)
+  monkeypatch.setattr(attribution, 'integrated_gradients', gradients)
+  whole = recordings_test.write_mat(tmp_path, COUNTS)
   broken = tmp_path / 'broken.edf'
   broken.write_bytes(b'junk')
   stated = ('--sampling_rate', 300, '--units', 'counts')
@@ -185,7 +180,7 @@ def test_pictures_show_the_window_that_is_the_most_certain(
 
 
 def test_undecided_recordings_are_in_no_answers(call, tmp_path):
-  path = write_mat(tmp_path, COUNTS)
+  path = recordings_test.write_mat(tmp_path, COUNTS)
   answers = tmp_path / 'answers.txt'
   code, printed, _ = call(path, '--abstain', 1, '--answers', answers)
   assert code == 0
@@ -196,7 +191,7 @@ def test_undecided_recordings_are_in_no_answers(call, tmp_path):
 def test_a_tilde_stands_for_the_home_folder(
   call, small_run, tmp_path, monkeypatch
 ):
-  path = write_mat(tmp_path, COUNTS)
+  path = recordings_test.write_mat(tmp_path, COUNTS)
   home = tmp_path / 'home'
   home.mkdir()
   (home / 'run').symlink_to(small_run)
@@ -214,14 +209,14 @@ def test_a_tilde_stands_for_the_home_folder(
 
 def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
   monkeypatch.setattr(
-    evidence,
+    attribution,
     'integrated_gradients',
     lambda folds, counts, answer: np.zeros(-(-len(counts) // 60), np.float32),
   )
   (tmp_path / 'all').mkdir()
   odd = (b'M\xfcller', b'a,b', b'line\nend', b'x' * 250, '心'.encode() * 80)
   for name in odd:
-    content = write_npy(tmp_path, COUNTS).read_bytes()
+    content = recordings_test.write_npy(tmp_path, COUNTS).read_bytes()
     (tmp_path / 'all' / os.fsdecode(name + b'.npy')).write_bytes(content)
   (tmp_path / 'all' / os.fsdecode(b'\xfc.npy')).write_bytes(b'junk')
   stated = ('--sampling_rate', 300, '--units', 'counts')
@@ -251,8 +246,8 @@ def test_what_was_found_is_told_though_a_picture_fails(
   def fail(*_):
     raise InputError('No picture.')
 
-  monkeypatch.setattr(evidence, 'integrated_gradients', fail)
-  path = write_mat(tmp_path, COUNTS)
+  monkeypatch.setattr(attribution, 'integrated_gradients', fail)
+  path = recordings_test.write_mat(tmp_path, COUNTS)
   (tmp_path / 'b.edf').write_bytes(b'junk')
   plots = ('--plot', tmp_path / 'plots')
   code, printed, errors = call(path, tmp_path / 'b.edf', *plots)
@@ -265,7 +260,7 @@ def test_what_was_found_is_told_though_a_picture_fails(
 def test_recordings_of_one_name_are_told_apart(call, tmp_path):
   (tmp_path / 'a').mkdir()
   (tmp_path / 'b').mkdir()
-  paths = [write_mat(tmp_path / name, COUNTS) for name in 'ab']
+  paths = [recordings_test.write_mat(tmp_path / name, COUNTS) for name in 'ab']
   code, printed, _ = call(*paths)
   assert code == 0
   for path in paths:
@@ -277,9 +272,9 @@ def test_a_name_that_is_the_path_of_another_loses_no_answer(
 ):
   monkeypatch.chdir(tmp_path)
   names = ['x.csv', 'x.npy', 'x.csv.npy']
-  write_csv(tmp_path, COUNTS).rename('x.csv')
+  recordings_test.write_csv(tmp_path, COUNTS).rename('x.csv')
   for name in names[1:]:
-    write_npy(tmp_path, COUNTS / 1000).rename(name)
+    recordings_test.write_npy(tmp_path, COUNTS / 1000).rename(name)
   stated = ('--sampling_rate', 300, '--units', 'mV')
   code, printed, _ = call(*names, *stated)
   assert code == 0
@@ -313,8 +308,8 @@ def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
   tmp_path = tmp_path / 'x'
   for name in ('', 'empty', 'empty.csv'):
     (tmp_path / name).mkdir()
-  write_mat(tmp_path, COUNTS)
-  write_csv(tmp_path, COUNTS)
+  recordings_test.write_mat(tmp_path, COUNTS)
+  recordings_test.write_csv(tmp_path, COUNTS)
   (tmp_path / 'A1').touch()
   monkeypatch.chdir(tmp_path)
   if arguments[:1] == ('.',):
@@ -334,8 +329,8 @@ def test_no_recording_of_a_folder_is_replaced(
   call, tmp_path, option, name, rate
 ):
   """Not even one that is not read since no rate is given."""
-  write_mat(tmp_path, COUNTS)
-  write_csv(tmp_path, COUNTS)
+  recordings_test.write_mat(tmp_path, COUNTS)
+  recordings_test.write_csv(tmp_path, COUNTS)
   (tmp_path / 'b.txt').write_text('1\n2\n')
   before = (tmp_path / name).read_bytes()
   code, _, errors = call(tmp_path, option, tmp_path / name, *rate)
@@ -345,7 +340,7 @@ def test_no_recording_of_a_folder_is_replaced(
 
 
 def test_answers_among_the_recordings_are_replaced_by_new_ones(call, tmp_path):
-  write_mat(tmp_path, COUNTS)
+  recordings_test.write_mat(tmp_path, COUNTS)
   outputs = ['--out', tmp_path / 'a.csv', '--answers', tmp_path / 'a.txt']
   for _ in range(2):
     code, _, errors = call(tmp_path, *outputs)
@@ -357,7 +352,7 @@ def test_answers_among_the_recordings_are_replaced_by_new_ones(call, tmp_path):
 @pytest.mark.parametrize('name', ['config.json', 'fold1/new.csv', '.'])
 @pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
 def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
-  path = write_mat(tmp_path, COUNTS)
+  path = recordings_test.write_mat(tmp_path, COUNTS)
   (tmp_path / 'link').symlink_to(small_run)
   kept = (small_run / 'config.json').read_bytes()
   if option == '--out' and name == '.':
@@ -369,7 +364,7 @@ def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
 
 
 def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
-  path = write_wfdb(
+  path = recordings_test.write_wfdb(
     tmp_path, np.stack([COUNTS, COUNTS], 1), names=('MLII', 'V5')
   )
   code, _, errors = call(path, '--lead', 'V1')
@@ -381,15 +376,17 @@ def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
 
 
 def test_noise_alone_is_called_so():
-  noise = answers.Answer('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
-  stretches = [answers.Stretch(30 * k, 30 * k + 30, noise) for k in range(3)]
-  outcome = answering.Outcome(
+  noise = aggregation.Answer('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
+  stretches = [
+    aggregation.Stretch(30 * k, 30 * k + 30, noise) for k in range(3)
+  ]
+  outcome = predictor.Outcome(
     'a',
     seconds=90,
     windowed=True,
     stretches=stretches,
-    summary=answers.summarize(stretches),
+    summary=aggregation.summarize(stretches),
   )
-  last = prediction_report.rows(outcome)[-1]
+  last = report.rows(outcome)[-1]
   assert last['predicted'] == '~'
   assert last['status'] == 'mean of 3 windows, all noise'

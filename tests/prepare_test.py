@@ -12,12 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 
-from ecg_jax.datasets import folds
-from ecg_jax.datasets.physionet2017 import (
-  physionet2017_dataset_builder,
-  source,
-)
-from ecg_jax.datasets.prepare import prepare
+from ecg_jax.datasets import folds, prepare, schema
+from ecg_jax.datasets.physionet2017 import physionet2017_dataset_builder, source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
 
@@ -58,8 +54,12 @@ def datasets_in(folder):
 
 
 def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
-  prepare('physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path))
-  builder = prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+  prepare.prepare(
+    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
+  )
+  builder = prepare.prepare(
+    'physionet2017', manual_dir=None, data_dir=str(tmp_path)
+  )
   table = folds.make_folds({r.name: r.labels['v2'] for r in records})
   by_name = {record.name: record for record in records}
   seen = []
@@ -74,9 +74,9 @@ def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
       assert np.array_equal(example['signal'], record.signal)
       assert example['sampling_rate'] == 300
       for version, label in record.labels.items():
-        assert folds.CLASSES[example[f'label_{version}']] == label
+        assert schema.CLASSES[example[f'label_{version}']] == label
       for other, other_sets in table['folds'].items():
-        membership = folds.SETS[example['fold_membership'][f'fold{other}']]
+        membership = schema.SETS[example['fold_membership'][f'fold{other}']]
         assert name in other_sets[membership]
   assert sorted(seen) == [record.name for record in records]
   assert len(builder.as_data_source('fold0+fold3')) == len(
@@ -85,7 +85,7 @@ def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
 
 
 def test_real_set(real_data, tmp_path):
-  builder = prepare(
+  builder = prepare.prepare(
     'physionet2017', manual_dir=str(real_data), data_dir=str(tmp_path)
   )
   sizes = {name: s.num_examples for name, s in builder.info.splits.items()}
@@ -96,7 +96,7 @@ def test_real_set(real_data, tmp_path):
   members: dict[tuple[str, str], list[str]] = {}
   for example in examples:
     for fold, membership in example['fold_membership'].items():
-      key = fold[-1], folds.SETS[membership]
+      key = fold[-1], schema.SETS[membership]
       members.setdefault(key, []).append(example['record'].decode())
   assert len(members) == 15
   for (fold, name), names in members.items():
@@ -108,13 +108,15 @@ def test_real_set(real_data, tmp_path):
 def test_synthetic_set_needs_no_source(no_network, monkeypatch, tmp_path):
   builder_class = synthetic_ecg_dataset_builder.Builder
   monkeypatch.setattr(builder_class, 'NUM_RECORDS', 200)
-  builder = prepare('synthetic_ecg', manual_dir=None, data_dir=str(tmp_path))
+  builder = prepare.prepare(
+    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
+  )
   assert sorted(builder.info.splits) == [f'fold{fold}' for fold in range(5)]
 
 
 def test_unknown_dataset_is_refused(tmp_path):
   with pytest.raises(InputError, match=r'physionet2018.*physionet2017, synth'):
-    prepare('physionet2018', manual_dir=None, data_dir=str(tmp_path))
+    prepare.prepare('physionet2018', manual_dir=None, data_dir=str(tmp_path))
 
 
 def test_missing_and_empty_folders_are_refused(no_network, tmp_path):
@@ -124,7 +126,9 @@ def test_missing_and_empty_folders_are_refused(no_network, tmp_path):
     (tmp_path, 'is empty'),
   ]:
     with pytest.raises(InputError, match=message):
-      prepare('physionet2017', manual_dir=str(folder), data_dir=str(data_dir))
+      prepare.prepare(
+        'physionet2017', manual_dir=str(folder), data_dir=str(data_dir)
+      )
   assert not data_dir.exists()
 
 
@@ -134,7 +138,7 @@ def test_empty_text_is_not_taken_for_no_folder(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'notes.txt').write_text('no records here')
   with pytest.raises(InputError, match='is empty: name one'):
-    prepare('physionet2017', manual_dir='', data_dir=str(tmp_path))
+    prepare.prepare('physionet2017', manual_dir='', data_dir=str(tmp_path))
 
 
 def test_folder_is_never_supplemented_from_the_network(
@@ -145,9 +149,11 @@ def test_folder_is_never_supplemented_from_the_network(
   manual_dir.mkdir()
   shutil.copy(DUMMY / 'training2017.zip', manual_dir)
   with pytest.raises(InputError, match=r'REFERENCE-v3\.csv is missing'):
-    prepare('physionet2017', manual_dir=str(manual_dir), data_dir=str(tmp_path))
+    prepare.prepare(
+      'physionet2017', manual_dir=str(manual_dir), data_dir=str(tmp_path)
+    )
   assert not datasets_in(tmp_path)
-  prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+  prepare.prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
   assert [path.name for path in datasets_in(tmp_path)] == ['1.0.0']
 
 
@@ -162,7 +168,7 @@ def test_failure_leaves_nothing_and_the_next_try_succeeds(
   archive.write_bytes(whole[:5000])
   for folder, message in [(manual_dir, 'damaged'), (None, 'no network')]:
     with pytest.raises(InputError, match=message):
-      prepare(
+      prepare.prepare(
         'physionet2017',
         manual_dir=folder and str(folder),
         data_dir=str(data_dir),
@@ -172,14 +178,16 @@ def test_failure_leaves_nothing_and_the_next_try_succeeds(
       p.stat().st_size for p in data_dir.rglob('*.*') if p.is_file()
     )
   archive.write_bytes(whole)
-  prepare('physionet2017', manual_dir=str(manual_dir), data_dir=str(data_dir))
+  prepare.prepare(
+    'physionet2017', manual_dir=str(manual_dir), data_dir=str(data_dir)
+  )
   assert [path.name for path in datasets_in(data_dir)] == ['1.0.0']
 
 
 def test_folder_that_cannot_be_written_to_is_refused(records, tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(InputError, match=r'--config\.data\.data_dir'):
-    prepare(
+    prepare.prepare(
       'physionet2017', manual_dir=str(DUMMY), data_dir=f'{tmp_path}/file/data'
     )
 
@@ -199,18 +207,20 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(
   generate = builder_class._generate_examples
   monkeypatch.setattr(builder_class, '_generate_examples', write_then_fail)
   with pytest.raises(InputError, match='No space left'):
-    prepare('physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path))
+    prepare.prepare(
+      'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
+    )
   assert not datasets_in(tmp_path)
 
 
 def test_prepared_dataset_that_lost_a_file_is_refused(records, tmp_path):
-  builder = prepare(
+  builder = prepare.prepare(
     'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
   )
   for pattern in ['*fold3*array_record*', 'dataset_info.json']:
     next(pathlib.Path(builder.data_dir).glob(pattern)).unlink()
     with pytest.raises(InputError, match='incomplete: delete that folder'):
-      prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+      prepare.prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
 
 
 TWO_AT_ONCE = """

@@ -13,7 +13,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import preprocessing
+from ecg_jax.models import preprocessing
 
 SPECTROGRAM = preprocessing.Spectrogram()
 SIZE = 1000

@@ -14,10 +14,11 @@ import wfdb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecg_jax import recording_files, recordings
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
-from tests.fuzz_test import accepts_or_explains, fuzzed, mutated
+from ecg_jax.recordings import find, formats, wfdb_files, windows
+from ecg_jax.recordings import lead as lead_lib
+from tests import fuzz_test
 
 RATE = 300
 STATED = {'sampling_rate': 300.0, 'units': 'counts'}
@@ -82,8 +83,8 @@ def write_npy(folder, array):
 
 
 def counts_of(path, **options):
-  recording = recordings.open_recording(path, **options)
-  return recordings.window_counts(recording)
+  recording = lead_lib.open_recording(path, **options)
+  return windows.window_counts(recording)
 
 
 def check_all_formats(folder, counts):
@@ -120,7 +121,7 @@ def test_real_records_in_all_formats(tmp_path, real_data):
         content = archive.read(f'training2017/{record}.{suffix}')
         (tmp_path / f'{record}.{suffix}').write_bytes(content)
       counts = scipy.io.loadmat(tmp_path / f'{record}.mat')['val'][0]
-      [path] = recording_files.find([tmp_path], with_arrays=False)
+      [path] = find.find([tmp_path], with_arrays=False)
       np.testing.assert_array_equal(counts_of(path), counts)
       folder = tmp_path / record
       folder.mkdir()
@@ -154,8 +155,8 @@ def test_plain_wfdb_is_read_as_the_package_reads_it(
   (tmp_path / 'a.bin').write_bytes(b'head' + samples.tobytes())
   path = tmp_path / 'a.hea'
   path.write_text(f'{record}\n{signal}\n# a comment\n')
-  assert (recording_files._read_plain_wfdb(path) is not None) == plain
-  found = recording_files.read_channels(path)
+  assert (wfdb_files._read_plain_wfdb(path) is not None) == plain
+  found = formats.read_channels(path)
   expected = wfdb.rdrecord(str(tmp_path / 'a'), smooth_frames=False)
   assert found.names == tuple(expected.sig_name)
   assert found.units == tuple(expected.units)
@@ -176,10 +177,10 @@ def test_plain_wfdb_of_another_size_or_place_is_the_packages(tmp_path, signal):
   for record, size in ((PLAIN[0], 13), (PLAIN[0], 15), ('a 1 300 0', 4)):
     (tmp_path / 'a.bin').write_bytes(bytes(size))
     (tmp_path / 'a.hea').write_text(f'{record}\n{PLAIN[1]}\n')
-    assert recording_files._read_plain_wfdb(tmp_path / 'a.hea') is None
+    assert wfdb_files._read_plain_wfdb(tmp_path / 'a.hea') is None
   (tmp_path / 'a.bin').write_bytes(bytes(14))
   (tmp_path / 'a.hea').write_text(f'{PLAIN[0]}\n{signal}\n')
-  assert recording_files._read_plain_wfdb(tmp_path / 'a.hea') is None
+  assert wfdb_files._read_plain_wfdb(tmp_path / 'a.hea') is None
 
 
 def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
@@ -199,10 +200,10 @@ def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
     baseline=[0, 0],
     write_dir=str(tmp_path),
   )
-  recording = recordings.open_recording(tmp_path / 'b.hea')
+  recording = lead_lib.open_recording(tmp_path / 'b.hea')
   assert (recording.lead, recording.sampling_rate) == ('ECG', 300)
   np.testing.assert_array_equal(
-    recordings.window_counts(recording, 3.01, 2), small[903:1503]
+    windows.window_counts(recording, 3.01, 2), small[903:1503]
   )
 
 
@@ -210,9 +211,9 @@ def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
   COUNTS.astype('<i2').tofile(tmp_path / 'a.dat')
   path = tmp_path / 'a.hea'
   path.write_text('a 1 300\na.dat 16 1000/mV 16 0 0 0 0 ECG\n')
-  recording = recordings.open_recording(path)
-  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
-  found = recordings.window_counts(recording, 5, 10)
+  recording = lead_lib.open_recording(path)
+  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
+  found = windows.window_counts(recording, 5, 10)
   np.testing.assert_array_equal(found, COUNTS[1500:4500])
 
 
@@ -225,9 +226,9 @@ def test_a_wfdb_header_without_a_rate_has_to_be_told_it(tmp_path):
     InputError, match=r'a\.hea does not say its sampling rate'
   ):
     counts_of(path)
-  recording = recordings.open_recording(path, sampling_rate=300)
+  recording = lead_lib.open_recording(path, sampling_rate=300)
   assert (recording.sampling_rate, recording.notes) == (300, ())
-  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
+  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
 
 
 @pytest.mark.parametrize('gain', ['', ' 0', ' 0/mV 16', ' 0(0)/mV 16 0 0 0 0'])
@@ -235,12 +236,12 @@ def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
   (COUNTS // 8).astype('<i2').tofile(tmp_path / 'a.dat')
   path = tmp_path / 'a.hea'
   path.write_text(f'a 1 300 {len(COUNTS)}\na.dat 16{gain}\n')
-  recording = recordings.open_recording(path)
+  recording = lead_lib.open_recording(path)
   assert recording.notes == ('no gain stated: taken to be 200 a mV',)
-  found = recordings.window_counts(recording)
+  found = windows.window_counts(recording)
   np.testing.assert_array_equal(found, COUNTS // 8 * 5)
   path.write_text(f'a 1 300 {len(COUNTS)}\na.dat 16 200\n')
-  assert not recordings.open_recording(path).notes
+  assert not lead_lib.open_recording(path).notes
 
 
 @pytest.mark.parametrize('comment', ['', ' # from the ward'])
@@ -270,10 +271,10 @@ def test_gain_is_that_of_the_segments_not_of_their_layout(
   )
   path = tmp_path / 's.hea'
   path.write_text('s/2 1 300 3000\nlayout 0\ns1 3000\n')
-  recording = recordings.open_recording(path)
+  recording = lead_lib.open_recording(path)
   assert bool(recording.notes) == noted
   expected = COUNTS[:3000] * (5 if noted else 1)
-  np.testing.assert_array_equal(recordings.window_counts(recording), expected)
+  np.testing.assert_array_equal(windows.window_counts(recording), expected)
 
 
 def test_a_gain_that_segments_do_not_state_is_noted(tmp_path):
@@ -283,7 +284,7 @@ def test_a_gain_that_segments_do_not_state_is_noted(tmp_path):
     (tmp_path / f'{name}.hea').write_text(text)
   path = tmp_path / 's.hea'
   path.write_text('s/2 1 300 6000\ns1 3000\ns2 3000\n')
-  [note] = recordings.open_recording(path).notes
+  [note] = lead_lib.open_recording(path).notes
   assert note.startswith('no gain stated')
 
 
@@ -303,39 +304,39 @@ def write_segments(folder):
 
 def test_segments_of_a_recording_are_one(tmp_path):
   path = write_segments(tmp_path)
-  assert recording_files.find([tmp_path], with_arrays=False) == [path]
-  recording = recordings.open_recording(path, lead='v5')
+  assert find.find([tmp_path], with_arrays=False) == [path]
+  recording = lead_lib.open_recording(path, lead='v5')
   assert (recording.lead, recording.num_samples) == ('V5', 5700)
   found = recording.millivolt(2000, 5000) * 1000
   np.testing.assert_allclose(found[:1000], COUNTS[2000:3000] // 2, atol=1e-3)
   assert np.isnan(found[1000:2200]).all()
   np.testing.assert_allclose(found[2200:], COUNTS[3000:3800], atol=1e-3)
   np.testing.assert_array_equal(
-    recordings.window_counts(recording, 14, 5), COUNTS[3000:4500]
+    windows.window_counts(recording, 14, 5), COUNTS[3000:4500]
   )
   with pytest.raises(InputError, match=r'no samples at 10\.00 s'):
-    recordings.window_counts(recording, 9, 3)
-  lost = recordings.open_recording(path, lead='MLII')
+    windows.window_counts(recording, 9, 3)
+  lost = lead_lib.open_recording(path, lead='MLII')
   with pytest.raises(InputError, match='no samples'):
-    recordings.window_counts(lost, 14, 5)
+    windows.window_counts(lost, 14, 5)
 
 
 def test_what_is_found(tmp_path):
   header = write_mat(tmp_path, COUNTS)
   csv, npy = write_csv(tmp_path, COUNTS), write_npy(tmp_path, COUNTS)
   (tmp_path / 'RECORDS').write_text('A1\n')
-  assert recording_files.find([tmp_path], with_arrays=False) == [header]
-  assert recording_files.find([tmp_path], with_arrays=True) == [
+  assert find.find([tmp_path], with_arrays=False) == [header]
+  assert find.find([tmp_path], with_arrays=True) == [
     header,
     csv,
     npy,
   ]
   named = [tmp_path / 'A1.mat', tmp_path / 'A1', csv, header]
-  assert recording_files.find(named, with_arrays=False) == [header, csv]
+  assert find.find(named, with_arrays=False) == [header, csv]
   link = tmp_path / 'link.csv'
   link.symlink_to(csv)
   spellings = [csv, link, tmp_path / '..' / tmp_path.name / csv.name]
-  assert recording_files.find(spellings, with_arrays=True) == [csv]
+  assert find.find(spellings, with_arrays=True) == [csv]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +356,7 @@ def test_what_is_found(tmp_path):
   ],
 )
 def test_the_lead_that_is_chosen(names, units, wanted, chosen):
-  assert recordings.choose_lead('f', names, units, wanted) == chosen
+  assert lead_lib.choose_lead('f', names, units, wanted) == chosen
 
 
 @pytest.mark.parametrize(
@@ -371,7 +372,7 @@ def test_the_lead_that_is_chosen(names, units, wanted, chosen):
 )
 def test_an_unknown_lead_is_refused_with_those_there(names, units, wanted):
   with pytest.raises(InputError) as error:
-    recordings.choose_lead('a.edf', names, units, wanted)
+    lead_lib.choose_lead('a.edf', names, units, wanted)
   assert 'a.edf' in str(error.value)
   for name in names:
     assert name in str(error.value)
@@ -390,11 +391,11 @@ def test_an_unknown_lead_is_refused_with_those_there(names, units, wanted):
   ],
 )
 def test_units(units, scale):
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     COUNTS * scale, sampling_rate=300, units=units
   )
   assert not recording.notes
-  np.testing.assert_array_equal(recordings.window_counts(recording), COUNTS)
+  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
 
 
 def _wave(rate, seconds, frequency=7.3):
@@ -405,20 +406,20 @@ def _wave(rate, seconds, frequency=7.3):
 
 @pytest.mark.parametrize('rate', [100, 128, 250, 257, 360, 500, 999.5, 1000])
 def test_resampling_keeps_a_tone_and_its_time(rate):
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     _wave(rate, 20), sampling_rate=rate, units='mV'
   )
-  found = recordings.window_counts(recording, 5, 10)
+  found = windows.window_counts(recording, 5, 10)
   assert found.shape == (3000,)
   expected = 1000 * _wave(300, 20)[1500:4500]
   assert np.abs(found - expected).max() < 4
 
 
 def test_resampling_takes_away_what_300_hz_cannot_hold():
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     _wave(1000, 20, 190) - 3, sampling_rate=1000, units='mV'
   )
-  assert np.abs(recordings.window_counts(recording, 2, 16)).max() <= 1
+  assert np.abs(windows.window_counts(recording, 2, 16)).max() <= 1
 
 
 @pytest.mark.parametrize('bandpass', [False, True])
@@ -431,12 +432,12 @@ def test_a_window_does_not_depend_on_how_it_was_cut(
   bandpass, rate, start, seconds
 ):
   rng = np.random.default_rng(0)
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     rng.normal(0, 1, round(30 * rate)), sampling_rate=rate, units='mV'
   )
-  whole = recordings.window_counts(recording, bandpass=bandpass)
-  assert len(whole) == recordings.num_counts(recording)
-  found = recordings.window_counts(recording, start, seconds, bandpass=bandpass)
+  whole = windows.window_counts(recording, bandpass=bandpass)
+  assert len(whole) == windows.num_counts(recording)
+  found = windows.window_counts(recording, start, seconds, bandpass=bandpass)
   at = round(start * 300)
   expected = whole[at : at + round(seconds * 300)].astype(int)
   assert len(found) == len(expected)
@@ -446,10 +447,10 @@ def test_a_window_does_not_depend_on_how_it_was_cut(
 def test_bandpass_keeps_the_heart_and_takes_the_rest():
   times = np.arange(9000) / 300
   for frequency, least, most in ((0.05, 0, 20), (8, 970, 1030), (100, 0, 40)):
-    recording = recordings.from_array(
+    recording = lead_lib.from_array(
       np.sin(2 * np.pi * frequency * times), sampling_rate=300, units='mV'
     )
-    found = recordings.window_counts(recording, 10, 10, bandpass=True)
+    found = windows.window_counts(recording, 10, 10, bandpass=True)
     assert least <= np.abs(found).max() <= most
 
 
@@ -457,43 +458,43 @@ def test_short_gaps_are_bridged_and_long_ones_refused():
   signal = np.arange(9000.0) / 1000
   signal[1000:1015] = np.nan
   signal[3000] = np.inf
-  recording = recordings.from_array(signal, sampling_rate=300, units='mV')
+  recording = lead_lib.from_array(signal, sampling_rate=300, units='mV')
   np.testing.assert_array_equal(
-    recordings.window_counts(recording), np.arange(9000)
+    windows.window_counts(recording), np.arange(9000)
   )
   signal[5000:5016] = np.nan
-  recording = recordings.from_array(signal, sampling_rate=300, units='mV')
+  recording = lead_lib.from_array(signal, sampling_rate=300, units='mV')
   with pytest.raises(InputError, match=r'at 16\.67 s'):
-    recordings.window_counts(recording)
-  recordings.window_counts(recording, 0, 5000 / 300)
-  recordings.window_counts(recording, 5016 / 300, 10)
+    windows.window_counts(recording)
+  windows.window_counts(recording, 0, 5000 / 300)
+  windows.window_counts(recording, 5016 / 300, 10)
   for part in ((0, 5001 / 300), (5015 / 300, 10)):
     with pytest.raises(InputError, match='no samples'):
-      recordings.window_counts(recording, *part)
+      windows.window_counts(recording, *part)
 
 
 def test_a_gap_names_the_file(tmp_path):
   """Several of one name may be read together."""
   path = write_npy(tmp_path, np.full(900, np.nan))
-  with pytest.raises(recordings.GapError) as error:
+  with pytest.raises(windows.GapError) as error:
     counts_of(path, **STATED)
   assert str(error.value).startswith(f'{path} has no samples at 0.00 s')
 
 
 @pytest.mark.parametrize('count', [1, 3, 100])
 def test_nothing_but_gaps_is_refused(count):
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     np.full(count, np.nan), sampling_rate=300, units='mV'
   )
   with pytest.raises(InputError, match='no samples'):
-    recordings.window_counts(recording)
+    windows.window_counts(recording)
 
 
 def test_samples_out_of_range_are_held_at_its_ends():
-  recording = recordings.from_array(
+  recording = lead_lib.from_array(
     np.array([1e30, -1e30, 0.0]), sampling_rate=300, units='mV'
   )
-  assert recordings.window_counts(recording).tolist() == [32767, -32768, 0]
+  assert windows.window_counts(recording).tolist() == [32767, -32768, 0]
 
 
 @pytest.mark.parametrize(
@@ -529,7 +530,7 @@ def test_samples_out_of_range_are_held_at_its_ends():
 def test_texts(tmp_path, text, lead, expected):
   path = tmp_path / 'a.txt'
   path.write_text(text, encoding='utf-8', newline='')
-  recording = recordings.open_recording(
+  recording = lead_lib.open_recording(
     path, lead=lead, **{**STATED, 'units': 'mV'}
   )
   np.testing.assert_allclose(
@@ -578,30 +579,30 @@ def test_the_longer_axis_of_an_array_is_time(shape):
   array = np.zeros(shape)
   rows = array if shape[0] == 3 else array.T
   rows[1] = np.arange(9000)
-  recording = recordings.from_array(array, lead='1', **STATED)
+  recording = lead_lib.from_array(array, lead='1', **STATED)
   np.testing.assert_array_equal(
-    recordings.window_counts(recording), np.arange(9000)
+    windows.window_counts(recording), np.arange(9000)
   )
 
 
 def test_what_a_bare_mat_is_taken_for_is_noted(tmp_path):
   scipy.io.savemat(tmp_path / 'a.mat', {'val': COUNTS})
-  recording = recordings.open_recording(tmp_path / 'a.mat')
+  recording = lead_lib.open_recording(tmp_path / 'a.mat')
   assert len(recording.notes) == 2
-  recording = recordings.open_recording(tmp_path / 'a.mat', **STATED)
+  recording = lead_lib.open_recording(tmp_path / 'a.mat', **STATED)
   assert not recording.notes
 
 
 def test_what_is_given_but_stated_otherwise_is_noted(tmp_path):
   path = write_wfdb(tmp_path, COUNTS)
-  same = recordings.open_recording(path, sampling_rate=300, units='mV')
+  same = lead_lib.open_recording(path, sampling_rate=300, units='mV')
   assert not same.notes
-  other = recordings.open_recording(path, sampling_rate=1000, units='V')
+  other = lead_lib.open_recording(path, sampling_rate=1000, units='V')
   assert [note.split(':')[0] for note in other.notes] == [
     'states 300 Hz itself',
     'states mV itself',
   ]
-  np.testing.assert_array_equal(recordings.window_counts(other), COUNTS)
+  np.testing.assert_array_equal(windows.window_counts(other), COUNTS)
 
 
 @pytest.mark.parametrize('suffix', ['npy', 'csv'])
@@ -791,20 +792,20 @@ def test_broken_files_are_explained(broken, tmp_path, monkeypatch):
 @pytest.mark.parametrize('rate', [0.0, -1.0, np.nan, np.inf, 49.0, 1e9])
 def test_impossible_rates_are_refused(rate, tmp_path):
   with pytest.raises(InputError, match='sampling rate of'):
-    recordings.from_array(COUNTS, sampling_rate=rate, units='mV')
+    lead_lib.from_array(COUNTS, sampling_rate=rate, units='mV')
   path = write_npy(tmp_path, COUNTS)
   with pytest.raises(InputError, match=r'a\.npy has a sampling rate of'):
-    recordings.open_recording(path, sampling_rate=rate, units='mV')
+    lead_lib.open_recording(path, sampling_rate=rate, units='mV')
 
 
 def test_what_a_file_does_not_state_has_to_be_given(tmp_path):
   path = write_npy(tmp_path, COUNTS)
   for options in ({}, {'units': 'mV'}):
     with pytest.raises(InputError, match='--sampling_rate'):
-      recordings.open_recording(path, **options)
+      lead_lib.open_recording(path, **options)
   for units in (None, 'furlong'):
     with pytest.raises(InputError, match='--units'):
-      recordings.open_recording(path, sampling_rate=300, units=units)
+      lead_lib.open_recording(path, sampling_rate=300, units=units)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason='root reads everything')
@@ -819,9 +820,9 @@ def test_an_unreadable_file_is_explained(tmp_path):
 def test_missing_files_and_empty_folders_are_explained(tmp_path):
   for path in (tmp_path, tmp_path / 'nothing.csv'):
     with pytest.raises(InputError, match=str(path)):
-      recording_files.find([path], with_arrays=True)
+      find.find([path], with_arrays=True)
   with pytest.raises(InputError, match=r'x cannot be looked for \(File name'):
-    recording_files.find([pathlib.Path('x' * 5000)], with_arrays=True)
+    find.find([pathlib.Path('x' * 5000)], with_arrays=True)
 
 
 @pytest.fixture(scope='module')
@@ -842,15 +843,17 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
   'kind', ['hea', 'mat', 'edf', 'csv', 'npy', 'segments']
 )
-@fuzzed
+@fuzz_test.fuzzed
 @given(data=st.data())
 def test_accidents_are_explained(whole, kind, data):
   folder, files = whole
-  content = data.draw(mutated(files[kind]) | mutated(files[kind][:256]))
+  content = data.draw(
+    fuzz_test.mutated(files[kind]) | fuzz_test.mutated(files[kind][:256])
+  )
   suffix = 'hea' if kind == 'segments' else kind
   path = folder / f'{"s" if kind == "segments" else "a"}.{suffix}'
   path.write_bytes(content)
   try:
-    accepts_or_explains(lambda: counts_of(path, **STATED))
+    fuzz_test.accepts_or_explains(lambda: counts_of(path, **STATED))
   finally:
     path.write_bytes(files[kind])

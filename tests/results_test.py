@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from ecg_jax import summary
+from ecg_jax.evaluation import summary
+from ecg_jax.runs import predictions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'results'
@@ -52,7 +53,7 @@ def _readme_says(run):
   ]
 
 
-@pytest.mark.parametrize('set_name', summary.PREDICTION_FILES)
+@pytest.mark.parametrize('set_name', predictions.FILES)
 def test_predictions_give_the_stated_scores(run, set_name):
   assert not summary.summarize(run, set_name)['missing']
 

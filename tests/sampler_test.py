@@ -10,7 +10,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import sampler
+from ecg_jax.input_pipeline import sampler
+from ecg_jax.models import loss
 
 RESAMPLING = sampler.Resampling(60.0, 120.0)
 
@@ -262,13 +263,13 @@ def _classes(counts):
   'counts', [(5076, 758, 2415, 279), (10, 0, 5, 1), (1, 0, 0, 0), (3, 3, 3, 3)]
 )
 def test_class_weights_are_the_formula(counts):
-  weights = sampler.class_weights(_classes(counts))
+  weights = loss.class_weights(_classes(counts))
   assert weights.dtype == np.float32
   for weight, count in zip(weights, counts, strict=True):
     percentage = 100 * count / sum(counts)
     expected = 0.8 + 0.2 * 100 / percentage if count else 0
     assert weight == pytest.approx(expected, rel=1e-6)
-  weights = sampler.class_weights(_classes(counts), 0.3)
+  weights = loss.class_weights(_classes(counts), 0.3)
   for weight, count in zip(weights, counts, strict=True):
     expected = (sum(counts) / count) ** 0.3 if count else 0
     assert weight == pytest.approx(expected, rel=1e-6)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax import score
+from ecg_jax.evaluation import score
 
 
 def _reference(pairs):

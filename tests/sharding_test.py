@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ecg_jax import sharding
 from ecg_jax.errors import InputError
+from ecg_jax.runtime import sharding
 
 
 class Device(NamedTuple):

@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax import score, summary
-from tools import summarize as command
+from ecg_jax.evaluation import score, summary, tables
+from ecg_jax.runs import metrics_csv, predictions
+from tools import summarize
 
 ROOT = pathlib.Path(__file__).parents[1]
 MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
@@ -21,7 +22,7 @@ MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
 def _write_predictions(path, fold, labels, predicted, first):
   with path.open('w', newline='', encoding='utf-8') as file:
     writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(summary.PREDICTION_COLUMNS)
+    writer.writerow(predictions.COLUMNS)
     for i, (label, answer) in enumerate(zip(labels, predicted, strict=True)):
       probabilities = [0.7 if name == answer else 0.1 for name in 'NAO~']
       record = f'S{first + i:05d}'
@@ -52,7 +53,7 @@ def _make_run(folder, folds=(0, 1, 2), letters='NAO~', **settings):
       labels = rng.choice(list(letters), number)
       wrong = rng.choice(list(letters), number)
       predicted = np.where(rng.random(number) < 0.7, labels, wrong)
-      file = fold_folder / summary.PREDICTION_FILES[name]
+      file = fold_folder / predictions.FILES[name]
       _write_predictions(file, fold, labels, predicted, first)
       confusion = np.zeros((4, 4), np.int64)
       for label, answer in zip(labels, predicted, strict=True):
@@ -69,7 +70,7 @@ def _make_run(folder, folds=(0, 1, 2), letters='NAO~', **settings):
     }
     (fold_folder / 'scores.json').write_text(json.dumps(content))
     with (fold_folder / 'metrics.csv').open('w', encoding='utf-8') as file:
-      print(','.join(command.METRIC_COLUMNS), file=file)
+      print(','.join(metrics_csv.COLUMNS), file=file)
       for phase in (0, 1):
         for epoch in range(1, 8 + fold):
           validation = f'{1 / epoch},{100 - 50 / epoch}'
@@ -117,7 +118,7 @@ def test_figures_are_those_of_the_label_pairs(tmp_path, set_name):
 def test_table_has_a_line_a_fold_with_one_decimal(tmp_path):
   _make_run(tmp_path / 'run')
   found = summary.summarize(tmp_path / 'run')
-  lines = summary.format_table([found]).splitlines()
+  lines = tables.format_table([found]).splitlines()
   rows = [[c.strip() for c in line.split('|')[1:-1]] for line in lines[4:9]]
   assert [row[0] for row in rows[:3]] == ['0', '1', '2']
   sets = [*found['folds'].values(), None, found['pooled']]
@@ -152,7 +153,7 @@ def test_missing_fold_is_named_and_left_out(tmp_path, remove, reason):
   other = tmp_path / 'other'
   _make_run(other)
   for found_list in ([found], [found, summary.summarize(other)]):
-    text = summary.format_table(found_list)
+    text = tables.format_table(found_list)
     assert '2 of 3' in text
     assert f'run: fold 1 is not included ({reason}).' in text
 
@@ -162,19 +163,19 @@ def test_one_fold_has_no_deviation_and_no_fold_has_no_figures(tmp_path):
   _make_run(run, folds=(4,))
   found = summary.summarize(run)
   assert found['standard_deviation'] is None
-  assert f'{found["mean"]["score"]:.1f} ± –' in summary.format_table([found])
+  assert f'{found["mean"]["score"]:.1f} ± –' in tables.format_table([found])
   (run / 'fold4' / 'scores.json').unlink()
   found = summary.summarize(run)
   assert found['mean'] is None
   assert found['pooled'] is None
-  assert '0 of 1 folds' in summary.format_table([found])
+  assert '0 of 1 folds' in tables.format_table([found])
 
 
 def test_undefined_f1_counts_as_zero_and_is_marked(tmp_path):
   _make_run(tmp_path / 'run', letters='NO~')
   found = summary.summarize(tmp_path / 'run')
   assert found['mean']['f1_A'] == 0
-  lines = summary.format_table([found]).splitlines()
+  lines = tables.format_table([found]).splitlines()
   for line in lines[4:9]:
     cells = [cell.strip() for cell in line.split('|')[2:-1]]
     # The score and F1 of A, which is part of it; nothing else.
@@ -187,11 +188,11 @@ def test_footer_says_what_limits_a_comparison(tmp_path):
   _make_run(tmp_path / 'a', max_records=60, max_epochs=1)
   _make_run(tmp_path / 'b', label_version='v2')
   found = [summary.summarize(tmp_path / name) for name in 'ab']
-  text = summary.format_table(found)
+  text = tables.format_table(found)
   assert 'a: data.max_records = 60' in text
   assert 'a: max_epochs = 1' in text
   assert 'differ, scores do not compare: a v3, b v2.' in text
-  alone = summary.format_table(found[1:])
+  alone = tables.format_table(found[1:])
   assert 'labels v2' in alone
   assert 'max_' not in alone
   assert 'differ' not in alone
@@ -200,13 +201,13 @@ def test_footer_says_what_limits_a_comparison(tmp_path):
 def test_command_writes_what_it_prints(tmp_path, capsys):
   run = tmp_path / 'run'
   _make_run(run)
-  assert command.main([str(run)]) == 0
+  assert summarize.main([str(run)]) == 0
   printed = capsys.readouterr().out
   assert (run / 'summary.md').read_text(encoding='utf-8') == printed
   content = json.loads((run / 'summary.json').read_text())
   assert content == summary.summarize(run)
   # The validation set never replaces the test scores.
-  assert command.main([str(run), '--set', 'validation']) == 0
+  assert summarize.main([str(run), '--set', 'validation']) == 0
   assert json.loads((run / 'summary.json').read_text()) == content
   other = json.loads((run / 'validation_summary.json').read_text())
   assert other['set'] == 'validation'
@@ -217,7 +218,7 @@ def test_list_of_runs_has_a_row_a_seed(tmp_path, capsys):
   names = ['cnn/seed0', 'crnn/seed2', 'crnn/seed10']
   for name in names:
     _make_run(tmp_path / name)
-  assert command.main([str(tmp_path)]) == 0
+  assert summarize.main([str(tmp_path)]) == 0
   printed = capsys.readouterr().out
   rows = [line.split('|')[1].strip() for line in printed.splitlines()[4:10]]
   assert rows[::2] == names
@@ -232,7 +233,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path, capsys):
   folders = [tmp_path / 'a' / 'run', tmp_path / 'b' / 'run']
   for folder in folders:
     _make_run(folder)
-  assert command.main([str(folder) for folder in folders]) == 0
+  assert summarize.main([str(folder) for folder in folders]) == 0
   printed = capsys.readouterr().out
   assert all(str(folder) in printed for folder in folders)
 
@@ -262,9 +263,9 @@ def test_plots_are_written_where_asked(tmp_path):
   metrics = tmp_path / 'a' / 'fold1' / 'metrics.csv'
   metrics.write_text('\n'.join(metrics.read_text().splitlines()[:2]))
   (tmp_path / 'a' / 'fold2' / 'metrics.csv').unlink()
-  assert command.main([str(tmp_path / 'a'), '--plot']) == 0
+  assert summarize.main([str(tmp_path / 'a'), '--plot']) == 0
   both = [str(tmp_path / 'a'), str(tmp_path / 'b')]
-  assert command.main([*both, '--plot', str(tmp_path / 'plots')]) == 0
+  assert summarize.main([*both, '--plot', str(tmp_path / 'plots')]) == 0
   names = ['confusion.png', 'learning_curves.png', 'score_over_time.png']
   plots = [tmp_path / 'a' / name for name in names]
   plots += [tmp_path / 'plots' / f'{run}_{x}' for run in 'ab' for x in names]
@@ -328,13 +329,13 @@ def test_damage_gets_one_sentence_and_writes_nothing(
   path.write_text(damage(before))
   assert path.read_text() != before
   files = sorted(run.rglob('*'))
-  assert command.main([str(run), '--plot']) == 2
+  assert summarize.main([str(run), '--plot']) == 2
   printed = capsys.readouterr()
   assert told in printed.err
   assert printed.err.count('\n') == 1
   assert printed.out == ''
   assert sorted(run.rglob('*')) == files
-  assert command.main([str(run), '--plot', '--debug']) == 2
+  assert summarize.main([str(run), '--plot', '--debug']) == 2
   assert 'Traceback' in capsys.readouterr().err
 
 
@@ -348,7 +349,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
     (['--plot', run, empty], 'put --plot after'),
     ([run, '--plot', f'{run}/config.json'], 'cannot be written'),
   ):
-    assert command.main(arguments) == 2
+    assert summarize.main(arguments) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count('\n') == 1
@@ -358,7 +359,7 @@ def test_a_note_that_runs_share_stands_once(tmp_path):
   for name, limit in [('a', 60), ('b', 60), ('c', None)]:
     _make_run(tmp_path / name, max_records=limit, max_epochs=1)
   found = [summary.summarize(tmp_path / name) for name in 'abc']
-  text = summary.format_table(found)
+  text = tables.format_table(found)
   assert '- a, b: data.max_records = 60: ' in text
   assert '- Each run: max_epochs = 1: ' in text
-  assert '- c: max_epochs = 1: ' in summary.format_table(found[2:])
+  assert '- c: max_epochs = 1: ' in tables.format_table(found[2:])

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ecg_jax.datasets import folds
+from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.synthetic_ecg import (
   generator,
   synthetic_ecg_dataset_builder,
 )
 
 SECONDS = 30
-CLASSES = folds.CLASSES
+CLASSES = schema.CLASSES
 
 
 @pytest.fixture(scope='module')
@@ -221,6 +221,6 @@ def test_builder_round_trip(builder):
       for version in ('v1', 'v2', 'v3'):
         assert CLASSES[example[f'label_{version}']] == label
       for other in range(5):
-        member = folds.SETS[example['fold_membership'][f'fold{other}']]
+        member = schema.SETS[example['fold_membership'][f'fold{other}']]
         assert name in table['folds'][str(other)][member]
   assert sorted(seen) == sorted(generated)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from ecg_jax import training_range
+from ecg_jax.recordings import training_range
 
 
 def ecg(seconds=30.0, millivolt=1.0, noise=0.005):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from ecg_jax.models import winograd
+from ecg_jax.models.kernels import winograd
 
 
 def _direct(x, kernel):

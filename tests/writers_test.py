@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from ecg_jax import summary, writers
 from ecg_jax.errors import InputError
+from ecg_jax.runs import metrics_csv
+from ecg_jax.training import writers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -41,7 +42,7 @@ def written(rows):
 def test_rows_have_exactly_the_columns_and_exact_numbers(tmp_path):
   path = tmp_path / 'fold0' / 'metrics.csv'
   rows = [row(0, 1, validated=False), row(0, 2), row(1, 1)]
-  file = writers.MetricsFile(path, 0, 0, enabled=True)
+  file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
   assert path.read_text().splitlines()[0] == (
@@ -61,17 +62,17 @@ def test_a_restart_replaces_the_rows_after_where_it_goes_on(
   path = tmp_path / 'metrics.csv'
   rows = [row(0, 1), row(0, 2, validated=False), row(0, 3), row(1, 1)]
   rows += [row(1, 2)]
-  file = writers.MetricsFile(path, 0, 0, enabled=True)
+  file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
   new = {**row(phase, epochs + 1), 'train_loss': 9.0}
-  writers.MetricsFile(path, phase, epochs, enabled=True).append(new)
+  metrics_csv.MetricsFile(path, phase, epochs, enabled=True).append(new)
   assert rows_of(path) == written([*rows[:kept], new])
 
 
 def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
   path = tmp_path / 'metrics.csv'
-  file = writers.MetricsFile(path, 0, 0, enabled=True)
+  file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
   file.append(row(0, 1))
   before = path.read_text()
 
@@ -87,9 +88,9 @@ def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
 
 def test_a_key_that_is_no_column_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='speed'):
-    writers.MetricsFile(tmp_path / 'metrics.csv', 0, 0, enabled=True).append(
-      {**row(0, 1), 'speed': 3}
-    )
+    metrics_csv.MetricsFile(
+      tmp_path / 'metrics.csv', 0, 0, enabled=True
+    ).append({**row(0, 1), 'speed': 3})
 
 
 def bar(**fields):
@@ -145,7 +146,7 @@ def test_tensorboard_is_written_unless_switched_off(tmp_path):
     assert folder.exists() is enabled
   (events,) = (tmp_path / 'True').iterdir()
   content = events.read_bytes()
-  for column in set(summary.METRIC_COLUMNS) - {'step'}:
+  for column in set(metrics_csv.COLUMNS) - {'step'}:
     assert column.encode() in content
 
 
@@ -154,7 +155,7 @@ def test_training_goes_on_where_tensorboard_cannot_be_written(tmp_path, when):
   """In a process of its own: it ends without a word from anything else."""
   script = f"""
 import pathlib, resource, signal
-from ecg_jax import writers
+from ecg_jax.training import writers
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def limit(size):
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -205,8 +206,8 @@ print('done')
 )
 def test_a_damaged_file_is_found_before_anything_is_trained(tmp_path, change):
   path = tmp_path / 'metrics.csv'
-  writers.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
-  writers.MetricsFile(path, 0, 1, enabled=True)
+  metrics_csv.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
+  metrics_csv.MetricsFile(path, 0, 1, enabled=True)
   path.write_text(change(path.read_text()))
   with pytest.raises(InputError, match=r'metrics\.csv is damaged'):
-    writers.MetricsFile(path, 0, 1, enabled=True)
+    metrics_csv.MetricsFile(path, 0, 1, enabled=True)

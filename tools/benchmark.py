@@ -4,8 +4,8 @@
       [--lengths FILE] [--augmentation off] [--threads 2] [--json FILE]
 
 What is timed is what a run runs, from the int16 samples on: the programs of
-`ecg_jax.train` and `ecg_jax.evaluate`, the chunks of an epoch, the loop that
-dispatches them, on one device. Every program is compiled and makes a step
+`ecg_jax.training` and `ecg_jax.evaluation`, the chunks of an epoch, the loop
+that dispatches them, on one device. Every program is compiled and makes a step
 before it is timed. Of each bucket only some steps are timed, enough for one
 pass of a few seconds; its time then counts as often as the bucket has batches
 in an epoch, so a rate is that of a whole epoch.
@@ -34,28 +34,18 @@ from jax.sharding import Mesh
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import (
-  artifacts,
-  configuration,
-  errors,
-  evaluate,
-  experiment,
-  forward,
-  huge_pages,
-  input_pipeline,
-  jobs,
-  models,
-  optimizer,
-  preprocessing,
-  sampler,
-  sharding,
-  summary,
-  train,
-  train_state,
-)
-from ecg_jax.datasets import folds as folds_lib
-from ecg_jax.datasets import prepare
+from ecg_jax import cli, configuration, experiment, models
+from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError
+from ecg_jax.evaluation import eval_step, tables
+from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.models import forward, preprocessing
+from ecg_jax.runs import artifacts
+from ecg_jax.runtime import files, sharding, startup
+from ecg_jax.training import job as job_lib
+from ecg_jax.training import optimizer, train_loop, train_state, train_step
+from ecg_jax.training.job import Job, make_job
 
 FIXED_SAMPLES = 9000
 """Length of the records of `fixed_records_per_second`: 30 s."""
@@ -195,9 +185,9 @@ def memory_bytes(compiled: jax.stages.Compiled) -> float:
 class Training:
   """The programs of a phase that trains everything, and their state."""
 
-  def __init__(self, job: train.Job, data: input_pipeline.Data, mesh: Mesh):
+  def __init__(self, job: Job, data: device_data.Data, mesh: Mesh):
     phase = optimizer.Phase('all', 1, 1e-3)
-    variables = jax.jit(lambda: train.initial_variables(job))()
+    variables = jax.jit(lambda: job_lib.initial_variables(job))()
     state = train_state.begin_phase(
       variables,
       0,
@@ -210,16 +200,18 @@ class Training:
     )
     self.job, self.phase, self.mesh = job, phase, mesh
     self.data, self.shared = data, (key, weights)
-    self.program = train.phase_program(job, phase, *self.shared, mesh)
+    self.program = train_loop.phase_program(job, phase, *self.shared, mesh)
 
   def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
     """The program of the chunk's bucket, not compiled."""
-    return train.train_chunk.lower(
+    return train_step.train_chunk.lower(
       self.state,
       *next(self._feed([chunk])),
       *self.shared,
       self.rate,
-      **train.static_arguments(self.job, self.phase, chunk.samples, self.mesh),
+      **train_loop.static_arguments(
+        self.job, self.phase, chunk.samples, self.mesh
+      ),
     )
 
   def run(self, chunk: sampler.Chunk) -> float:
@@ -236,18 +228,18 @@ class Training:
 
   def _feed(
     self, chunks: Sequence[sampler.Chunk]
-  ) -> Iterator[input_pipeline.Inputs]:
-    return input_pipeline.feed(
+  ) -> Iterator[device_data.Inputs]:
+    return device_data.feed(
       self.data,
       chunks,
       self.mesh,
-      functools.partial(train.window_samples, self.job),
+      functools.partial(job_lib.window_samples, self.job),
     )
 
   def loop(self, chunks: Sequence[sampler.Chunk]) -> float:
     """Seconds of the loop that trains a fold."""
     begun = time.perf_counter()
-    self.state = train.train_chunks(
+    self.state = train_loop.train_chunks(
       self.program,
       self.state,
       self._feed(chunks),
@@ -278,17 +270,17 @@ def read_lengths(path: pathlib.Path) -> np.ndarray:
   return np.array(lengths)
 
 
-def random_dataset(lengths: np.ndarray) -> input_pipeline.Dataset:
+def random_dataset(lengths: np.ndarray) -> Dataset:
   """Noise of these lengths, with labels in the challenge's class shares."""
   rng = np.random.default_rng(0)
   shares = CLASS_COUNTS / CLASS_COUNTS.sum()
   classes = rng.choice(4, size=len(lengths), p=shares).astype(np.int32)
-  return input_pipeline.Dataset(
+  return Dataset(
     records=tuple(f'random{index:08d}' for index in range(len(lengths))),
     signal=rng.integers(-1000, 1000, lengths.sum(), dtype=np.int16),
     offsets=np.cumsum(lengths) - lengths,
     lengths=lengths,
-    classes=dict.fromkeys(input_pipeline.LABEL_VERSIONS, classes),
+    classes=dict.fromkeys(schema.LABEL_VERSIONS, classes),
   )
 
 
@@ -302,7 +294,7 @@ def load_data(
   if lengths is not None:
     dataset = random_dataset(lengths)
     experiment.check_lengths(dataset, config)
-    sets = dict.fromkeys(folds_lib.SETS, dataset.records)
+    sets = dict.fromkeys(schema.SETS, dataset.records)
     table = {'folds': {str(config.folds[0]): sets}}
     return experiment.Data(dataset, table), 0.0
   prepare.prepare(
@@ -400,8 +392,8 @@ def use_threads(count: int) -> None:
   os.sched_setaffinity(0, cores[:count])
 
 
-def _epoch(job: train.Job) -> list[sampler.Chunk]:
-  return train.epoch_chunks(job, train.training_bounds(job), 0, 1)
+def _epoch(job: Job) -> list[sampler.Chunk]:
+  return job_lib.epoch_chunks(job, job_lib.training_bounds(job), 0, 1)
 
 
 def benchmark(
@@ -423,9 +415,9 @@ def benchmark(
     What --json writes.
   """
   data, load_seconds = load_data(config, lengths)
-  job = jobs.make_job(config, data, config.folds[0], pathlib.Path())
+  job = make_job(config, data, config.folds[0], pathlib.Path())
   mesh = sharding.make_mesh(jax.devices()[:1])
-  arrays = input_pipeline.put_dataset(job.dataset, job.label_version, mesh)
+  arrays = device_data.put_dataset(job.dataset, job.label_version, mesh)
   training = Training(job, arrays, mesh)
   ragged, efficiency = time_buckets(
     'training',
@@ -447,7 +439,7 @@ def benchmark(
   )
   training = Training(
     fixed_job,
-    input_pipeline.put_dataset(fixed_job.dataset, job.label_version, mesh),
+    device_data.put_dataset(fixed_job.dataset, job.label_version, mesh),
     mesh,
   )
   fixed, _ = time_buckets(
@@ -466,7 +458,7 @@ def benchmark(
 
   def evaluate_alone(chunk):
     begun = time.perf_counter()
-    outputs = evaluate.dispatch(
+    outputs = eval_step.dispatch(
       variables,
       arrays,
       [chunk],
@@ -475,13 +467,13 @@ def benchmark(
       kind='all',
       mesh=mesh,
     )
-    evaluate.collect([chunk], outputs)
+    eval_step.collect([chunk], outputs)
     return time.perf_counter() - begun
 
   def lower_evaluation(chunk):
-    return evaluate.evaluate_chunk.lower(
+    return eval_step.evaluate_chunk.lower(
       variables,
-      *next(input_pipeline.feed(arrays, [chunk], mesh, lambda x: x)),
+      *next(device_data.feed(arrays, [chunk], mesh, lambda x: x)),
       class_weights,
       network=job.network,
       kind='all',
@@ -491,7 +483,7 @@ def benchmark(
 
   evaluation, _ = time_buckets(
     'evaluation',
-    train.set_chunks(job, 'validation'),
+    job_lib.set_chunks(job, 'validation'),
     evaluate_alone,
     lower=lower_evaluation,
     steps=steps,
@@ -540,7 +532,7 @@ def format_report(found: dict[str, Any]) -> str:
     ]
     row += [f'{bucket.seconds_per_step:.4f}']
     rows.append([*row, f'{records_per_second([bucket]):.2f}'])
-  lines = [*summary.markdown_table(header, rows), '']
+  lines = [*tables.markdown_table(header, rows), '']
   for name, value in found.items():
     if isinstance(value, dict):
       value = ', '.join(f'{key} {version}' for key, version in value.items())
@@ -577,7 +569,7 @@ def main(argv: Sequence[str]) -> int:
     flag_values=values,
   )
   debug = '--debug' in argv
-  return errors.run_command(lambda: _run(values, argv), debug=debug)
+  return cli.run_command(lambda: _run(values, argv), debug=debug)
 
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
@@ -591,9 +583,9 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     for value in (values.lengths, values.profile, values.json)
   )
   if profile is not None:
-    artifacts.check_writable(profile, '--profile')
+    files.check_writable(profile, '--profile')
   if out is not None:
-    artifacts.check_writable(out.parent, '--json')
+    files.check_writable(out.parent, '--json')
     if out.is_dir():
       raise InputError(f'--json {out} is a folder: name a file.')
   if values.threads is not None:
@@ -609,10 +601,10 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   print(format_report(found))
   if out is not None:
     content = json.dumps(found, indent=2) + '\n'
-    summary.write_atomically(out, content.encode())
+    files.write_atomically(out, content.encode())
   return 0
 
 
 if __name__ == '__main__':
-  huge_pages.restart()
+  startup.restart_in_huge_pages()
   sys.exit(main(sys.argv))

@@ -19,7 +19,10 @@ from matplotlib.figure import Figure
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import calibration, errors, figures, summary
+from ecg_jax import cli
+from ecg_jax.evaluation import calibration, summary, tables
+from ecg_jax.runs import predictions
+from ecg_jax.runtime import figures, files
 
 SHOWN_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Least confidences of the table, and those named in coverage.png."""
@@ -35,7 +38,7 @@ MEASURES = {
 
 
 def fit(
-  validation: Sequence[summary.Predictions], *, without: Sequence[str] = ()
+  validation: Sequence[predictions.Predictions], *, without: Sequence[str] = ()
 ) -> float:
   """The temperature of all folds' validation sets.
 
@@ -58,8 +61,8 @@ def fit(
 
 
 def rescale_test(
-  test: Sequence[summary.Predictions],
-  validation: Sequence[summary.Predictions],
+  test: Sequence[predictions.Predictions],
+  validation: Sequence[predictions.Predictions],
 ) -> np.ndarray:
   """Test probabilities after calibration, float64 [n, 4], fold behind fold.
 
@@ -193,13 +196,11 @@ def plot_coverage(
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
-  )
+  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = errors.ArgumentParser(
+  parser = cli.ArgumentParser(
     prog='calibrate.py', description='Calibrates the answers of a run.'
   )
   parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
@@ -235,7 +236,7 @@ def _run(arguments: Sequence[str]) -> int:
     ),
   }
   for file, content in pictures.items():
-    summary.write_atomically(folder / file, content)
+    files.write_atomically(folder / file, content)
   calibration.write(
     folder,
     {
@@ -253,7 +254,7 @@ def _run(arguments: Sequence[str]) -> int:
   print(
     '\n'.join(
       [
-        *summary.markdown_table(
+        *tables.markdown_table(
           [f'test set, {len(labels):,} records', 'before', 'after'],
           [
             [name, *(f'{measured[when][key]:.4f}' for when in measured)]
@@ -261,7 +262,7 @@ def _run(arguments: Sequence[str]) -> int:
           ],
         ),
         '',
-        *summary.markdown_table(
+        *tables.markdown_table(
           ['least confidence', 'answered (%)', 'score', 'accuracy (%)'],
           [
             [

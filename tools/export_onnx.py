@@ -25,8 +25,10 @@ import numpy as np
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import artifacts, calibration, errors, summary
+from ecg_jax import cli
 from ecg_jax.errors import InputError
+from ecg_jax.evaluation import calibration
+from ecg_jax.runtime import files
 
 TOLERANCE = 1e-4
 """Of a probability, between ONNX Runtime and the folds."""
@@ -52,10 +54,10 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
         f'{package} is not installed: run pip install --no-deps -r'
         ' tools/onnx_requirements.txt.'
       )
-  artifacts.check_writable(out.parent, '--out')
-  from ecg_jax import trained  # Imports JAX.
+  files.check_writable(out.parent, '--out')
+  from ecg_jax.prediction import ensemble  # Imports JAX.
 
-  folds = trained.load(run_folder)
+  folds = ensemble.load(run_folder)
   temperature = calibration.read(folds.run_folder, folds.folds)
   content = convert(folds, temperature)
   difference = compare(content, folds, temperature)
@@ -64,7 +66,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
       f'ONNX Runtime answers up to {difference:.1e} off the folds of'
       f' {run_folder}, more than {TOLERANCE:g}: use ecg_jax.export.'
     )
-  summary.write_atomically(out, content)
+  files.write_atomically(out, content)
   return difference
 
 
@@ -78,11 +80,11 @@ def convert(folds: Any, temperature: float) -> bytes:
   import jax2onnx
   import onnx
 
-  from ecg_jax import export as program
-  from ecg_jax.models import convolution
+  from ecg_jax.models.kernels import convolution
+  from ecg_jax.prediction import exporter
 
-  weights = program.stacked_weights(folds)
-  predict = program.make_predict(folds, temperature)
+  weights = exporter.stacked_weights(folds)
+  predict = exporter.make_predict(folds, temperature)
   # ONNX knows the convolution, and not a choice by platform.
   with (
     mock.patch.object(convolution, 'convolve', convolution.plain),
@@ -144,20 +146,20 @@ def compare(content: bytes, folds: Any, temperature: float) -> float:
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
+  return cli.run_command(
     lambda: _run(arguments),
     debug='--debug' in arguments,
-    memory=errors.FREE_MEMORY,
+    memory=cli.FREE_MEMORY,
   )
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = errors.ArgumentParser(
+  parser = cli.ArgumentParser(
     prog='export_onnx',
     description='Writes the finished folds of a run as one ONNX file.',
   )
-  parser.add_argument('--run', required=True, type=errors.path_argument)
-  parser.add_argument('--out', required=True, type=errors.path_argument)
+  parser.add_argument('--run', required=True, type=cli.path_argument)
+  parser.add_argument('--out', required=True, type=cli.path_argument)
   parser.add_argument(
     '--debug', action='store_true', help='print the traceback of an error'
   )

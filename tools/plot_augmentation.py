@@ -4,7 +4,8 @@
       [--config.FIELD VALUE] [--augmentations 3] [--seconds 6] [--out FILE.png]
 
 What is drawn comes from the functions that training uses: the sampler draws the
-heart rates, `ecg_jax.forward` resamples, drops bursts and makes the features.
+heart rates, `ecg_jax.models.forward` resamples, drops bursts and makes the
+features.
 """
 
 import pathlib
@@ -22,19 +23,13 @@ from matplotlib.figure import Figure
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import (
-  artifacts,
-  configuration,
-  errors,
-  experiment,
-  figures,
-  forward,
-  input_pipeline,
-  preprocessing,
-  sampler,
-  summary,
-)
+from ecg_jax import cli, configuration, experiment
 from ecg_jax.errors import InputError
+from ecg_jax.input_pipeline import sampler
+from ecg_jax.input_pipeline.batch import Batch
+from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.models import forward, preprocessing
+from ecg_jax.runtime import figures, files
 
 
 class View(NamedTuple):
@@ -52,7 +47,7 @@ class View(NamedTuple):
 
 
 def make_views(
-  dataset: input_pipeline.Dataset,
+  dataset: Dataset,
   record: str,
   config: ml_collections.ConfigDict,
   augmentations: int,
@@ -95,7 +90,7 @@ def make_views(
     begin = start + first
     part = dataset.signal[begin : begin + used[row]]
     signal[row, : len(part)] = part
-  batch = forward.Batch(
+  batch = Batch(
     signal=jnp.asarray(signal),
     signal_lengths=jnp.asarray(used),
     lengths=jnp.array([own, *chunk.lengths[0]], jnp.int32),
@@ -252,13 +247,13 @@ def main(argv: Sequence[str]) -> int:
     flag_values=values,
   )
   debug = '--debug' in argv
-  return errors.run_command(lambda: _run(values, argv), debug=debug)
+  return cli.run_command(lambda: _run(values, argv), debug=debug)
 
 
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   out = pathlib.Path(values.out).expanduser()
-  artifacts.check_writable(out.parent, '--out')
+  files.check_writable(out.parent, '--out')
   if out.is_dir():
     raise InputError(f'--out {out} is a folder: name a file.')
   [data] = experiment.load_data([config])
@@ -280,7 +275,7 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     f'Record {record} (class {labels[record]}), {part} of its {duration:.3g} s,'
     ' as recorded and with the random augmentation of training'
   )
-  summary.write_atomically(out, plot_views(views, title, spectrogram, seconds))
+  files.write_atomically(out, plot_views(views, title, spectrogram, seconds))
   print(out)
   return 0
 

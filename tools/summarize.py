@@ -6,7 +6,6 @@ Reads the artifacts of a run and nothing else; needs NumPy and Matplotlib only.
 Also writes summary.json and summary.md into each run folder.
 """
 
-import csv
 import pathlib
 import sys
 from typing import Any
@@ -18,53 +17,14 @@ from matplotlib.ticker import MaxNLocator
 # So that the package is found without an installation, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ecg_jax import errors, figures
+from ecg_jax import cli
+from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
-from ecg_jax.score import CLASSES
-from ecg_jax.summary import (
-  METRIC_COLUMNS,
-  PREDICTION_FILES,
-  format_table,
-  read_text,
-  summarize_folders,
-  write_atomically,
-  write_summaries,
-)
-
-
-def read_metrics(path: pathlib.Path) -> np.ndarray:
-  """Reads the metrics.csv of a fold.
-
-  Args:
-    path: The file; one row an epoch.
-
-  Returns:
-    [epochs, 9] float64, columns as `METRIC_COLUMNS`; NaN where no validation
-    was made.
-
-  Raises:
-    InputError: The file cannot be read or is damaged.
-  """
-  lines = csv.reader(read_text(path).splitlines(), strict=True)
-  try:
-    header = next(lines, [])
-    if header != METRIC_COLUMNS:
-      raise InputError(
-        f'{path} has the columns {",".join(header)!r} instead of '
-        f'{",".join(METRIC_COLUMNS)!r}; restore it.'
-      )
-    rows = []
-    for row in lines:
-      if len(row) != len(header):
-        raise ValueError
-      rows.append([float(cell) if cell else np.nan for cell in row])
-      if not np.all(np.isfinite(rows[-1][:3])):
-        raise ValueError
-  except (ValueError, csv.Error) as error:
-    raise InputError(
-      f'Line {lines.line_num} of {path} is not a row of metrics; restore it.'
-    ) from error
-  return np.array(rows).reshape(-1, len(header))
+from ecg_jax.evaluation import summary as summary_lib
+from ecg_jax.evaluation import tables
+from ecg_jax.runs import metrics_csv, predictions
+from ecg_jax.runtime import figures
+from ecg_jax.runtime import files as files_lib
 
 
 def plot_learning_curves(
@@ -77,9 +37,9 @@ def plot_learning_curves(
   kept (none where a phase did not improve on those that it was given).
 
   Args:
-    summary: Result of `ecg_jax.summary.summarize`.
-    metrics: Result of `read_metrics` by fold, with no rows for a fold that has
-      no such file.
+    summary: Result of `ecg_jax.evaluation.summary.summarize`.
+    metrics: Result of `metrics_csv.read` by fold, with no rows for a fold that
+      has no such file.
 
   Returns:
     A PNG file.
@@ -103,7 +63,7 @@ def plot_learning_curves(
       name = name if len(values) else f'fold {fold} (no epochs)'
       for phase in phases:
         part = values[values[:, 0] == phase]
-        y = part[:, METRIC_COLUMNS.index(column)]
+        y = part[:, metrics_csv.COLUMNS.index(column)]
         part, y = part[np.isfinite(y)], y[np.isfinite(y)]
         x = starts[phase] + part[:, 1]
         # One point makes no line: show it as a marker.
@@ -158,14 +118,14 @@ def plot_score_over_time(
   are not in them.
 
   Args:
-    summary: Result of `ecg_jax.summary.summarize`.
+    summary: Result of `ecg_jax.evaluation.summary.summarize`.
     metrics: As for `plot_learning_curves`.
 
   Returns:
     A PNG file.
   """
   seconds, score = (
-    METRIC_COLUMNS.index(name) for name in ('seconds', 'validation_score')
+    metrics_csv.COLUMNS.index(name) for name in ('seconds', 'validation_score')
   )
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
@@ -193,7 +153,8 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
   """Draws the pooled confusion matrix with counts and row percentages.
 
   Args:
-    summary: Result of `ecg_jax.summary.summarize` with a finished fold.
+    summary: Result of `ecg_jax.evaluation.summary.summarize` with a finished
+      fold.
 
   Returns:
     A PNG file.
@@ -214,8 +175,8 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
       fontsize=12,
       color='white' if share > 50 else 'black',
     )
-  axes.set_xticks(range(len(CLASSES)), CLASSES, fontsize=12)
-  axes.set_yticks(range(len(CLASSES)), CLASSES, fontsize=12)
+  axes.set_xticks(range(len(schema.CLASSES)), schema.CLASSES, fontsize=12)
+  axes.set_yticks(range(len(schema.CLASSES)), schema.CLASSES, fontsize=12)
   axes.set_xlabel('predicted')
   axes.set_ylabel('actual')
   axes.tick_params(length=0)
@@ -236,7 +197,7 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
 
   Args:
     run: Folder of the run.
-    summary: Its result of `ecg_jax.summary.summarize`.
+    summary: Its result of `ecg_jax.evaluation.summary.summarize`.
 
   Returns:
     PNG files by name: the learning curves and the score over time where an
@@ -249,9 +210,9 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
   for fold in summary['folds_expected']:
     path = run / f'fold{fold}' / 'metrics.csv'
     metrics[fold] = (
-      read_metrics(path)
+      metrics_csv.read(path)
       if path.exists()
-      else np.empty((0, len(METRIC_COLUMNS)))
+      else np.empty((0, len(metrics_csv.COLUMNS)))
     )
   plots = {}
   if any(map(len, metrics.values())):
@@ -287,7 +248,7 @@ def _summarize(
       f'--plot {plot_folder} takes a run folder as the place for the plots; '
       'put --plot after the run folders.'
     )
-  found = summarize_folders(folders, set_name)
+  found = summary_lib.summarize_folders(folders, set_name)
   summaries = {run: s for runs in found.values() for run, s in runs.items()}
   files = {}
   if plot_folder is not None:
@@ -296,22 +257,20 @@ def _summarize(
         if plot_folder and len(summaries) > 1:
           name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
         files[pathlib.Path(plot_folder or run) / name] = content
-  print(format_table(list(summaries.values())))
-  write_summaries(found)
+  print(tables.format_table(list(summaries.values())))
+  tables.write_summaries(found)
   for path, content in files.items():
-    write_atomically(path, content)
+    files_lib.write_atomically(path, content)
     print(path)
 
 
 def main(arguments: list[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
-  )
+  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
 
 
 def _run(arguments: list[str]) -> int:
-  parser = errors.ArgumentParser(
+  parser = cli.ArgumentParser(
     description='Fold scores of training runs as a table.'
   )
   parser.add_argument(
@@ -322,7 +281,7 @@ def _run(arguments: list[str]) -> int:
     help='folder of a run, or of a list of runs (NAME/seedS in it)',
   )
   parser.add_argument(
-    '--set', choices=list(PREDICTION_FILES), default='test', dest='set_name'
+    '--set', choices=list(predictions.FILES), default='test', dest='set_name'
   )
   parser.add_argument(
     '--plot',

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ecg_jax.datasets import folds
+from ecg_jax.datasets import schema
 
 NUM_FOLDS = 5
 
@@ -19,8 +19,8 @@ def ecg_features() -> tfds.features.FeaturesDict:
     label_v3: class by version of the labels. sampling_rate: int32, Hz.
     fold_membership: the set that the record is in, for fold0 to fold4.
   """
-  label = tfds.features.ClassLabel(names=folds.CLASSES)
-  membership = tfds.features.ClassLabel(names=folds.SETS)
+  label = tfds.features.ClassLabel(names=schema.CLASSES)
+  membership = tfds.features.ClassLabel(names=schema.SETS)
   return tfds.features.FeaturesDict(
     {
       'record': tfds.features.Text(),

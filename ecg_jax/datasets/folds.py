@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ecg_jax import errors
+from ecg_jax import cli
+from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 
-CLASSES = ('N', 'A', 'O', '~')
-SETS = ('train', 'validation', 'test')
 ALGORITHM = (
   'by class in the order N A O ~: sorted ids, RandomState(seed).shuffle, '
   'array_split; validation = part 1 of the division of what is not test'
@@ -50,10 +49,10 @@ def parse_labels(text: str, *, source: str) -> dict[str, str]:
   labels: dict[str, str] = {}
   for number, line in enumerate(text.splitlines(), 1):
     record, _, label = line.partition(',')
-    if not record or label not in CLASSES:
+    if not record or label not in schema.CLASSES:
       raise InputError(
         f'Line {number} of {source} is {line!r}: write record,class with a '
-        f'class of {", ".join(CLASSES)}.'
+        f'class of {", ".join(schema.CLASSES)}.'
       )
     if record in labels:
       raise InputError(
@@ -76,7 +75,7 @@ def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
     The parts, each a sorted list of records.
   """
   divided: list[list[str]] = [[] for _ in range(parts)]
-  for class_name in CLASSES:
+  for class_name in schema.CLASSES:
     records = np.array(sorted(r for r, c in labels.items() if c == class_name))
     np.random.RandomState(seed).shuffle(records)
     for part, share in zip(
@@ -286,8 +285,10 @@ def _structure_problem(table: Any) -> str:
   if not folds or list(folds) != [str(k) for k in range(len(folds))]:
     return f'has folds named {list(folds)} in place of 0, 1, 2 and so on'
   for fold, sets in folds.items():
-    if not isinstance(sets, dict) or sorted(sets) != sorted(SETS):
-      return f'has a fold {fold} without exactly the sets {", ".join(SETS)}'
+    if not isinstance(sets, dict) or sorted(sets) != sorted(schema.SETS):
+      return (
+        f'has a fold {fold} without exactly the sets {", ".join(schema.SETS)}'
+      )
     for name, members in sets.items():
       if not members or not _is_list_of_text(members):
         return f'has a {name} set of fold {fold} that lists no record names'
@@ -301,13 +302,11 @@ def _is_list_of_text(value: Any) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(
-    lambda: _run(arguments), debug='--debug' in arguments
-  )
+  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
-  parser = errors.ArgumentParser(
+  parser = cli.ArgumentParser(
     prog='ecg_jax.datasets.folds', description=__doc__
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter

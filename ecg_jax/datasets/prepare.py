@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 
-from ecg_jax import configuration, errors
+from ecg_jax import cli, configuration
 from ecg_jax.errors import InputError
 
 DATASETS = ('physionet2017', 'synthetic_ecg')
@@ -136,7 +136,7 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return errors.run_command(lambda: _run(argv), debug='--debug' in argv)
+  return cli.run_command(lambda: _run(argv), debug='--debug' in argv)
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -8,11 +8,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax.models.cnn import CNN
-from ecg_jax.models.crnn import CRNN
-from ecg_jax.models.residual_crnn import ResidualCRNN
+from ecg_jax.models import cnn, crnn, residual_crnn
 
-MODELS = {'cnn': CNN, 'crnn': CRNN, 'residual_crnn': ResidualCRNN}
+
+def halvings(model: Mapping[str, Any]) -> int:
+  """How often a model halves time, of its fields in a config."""
+  return len(model['widths']) if 'widths' in model else model['blocks']
+
+
+MODELS = {
+  'cnn': cnn.CNN,
+  'crnn': crnn.CRNN,
+  'residual_crnn': residual_crnn.ResidualCRNN,
+}
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax import preprocessing
-from ecg_jax.models import layers
+from ecg_jax.models import layers, preprocessing
 
 
 class CNN(nn.Module):

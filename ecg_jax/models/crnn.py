@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax import preprocessing
-from ecg_jax.models import layers
-from ecg_jax.models.dropout import Dropout
+from ecg_jax.models import layers, preprocessing
+from ecg_jax.models.kernels.dropout import Dropout
 
 
 class CRNN(nn.Module):

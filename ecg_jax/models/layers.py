@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import batch_axis, preprocessing
-from ecg_jax.models import convolution, pooling
-from ecg_jax.models.dropout import Dropout
+from ecg_jax.models import preprocessing
+from ecg_jax.models.kernels import convolution, max_pool
+from ecg_jax.models.kernels.dropout import Dropout
+from ecg_jax.runtime import collectives
 
 
 def masked(x: jax.Array, mask_BxT: jax.Array) -> jax.Array:
@@ -64,7 +65,7 @@ class BatchNorm(nn.Module):
       axes = tuple(range(x.ndim - 1))
       sums = (count, jnp.sum(valid, axis=axes), jnp.sum(valid**2, axis=axes))
       count, total, total_of_squares = checkpoint_name(
-        batch_axis.total(sums), 'statistics'
+        collectives.total(sums), 'statistics'
       )
       count = jnp.maximum(count, 1.0)
       mean = total / count
@@ -132,7 +133,7 @@ class ConvolutionBlock(nn.Module):
     if self.reduction == 'max_pool':
       # After the ReLU and the mask nothing is negative and padding is zero, so
       # a window that reaches over the end has the maximum of its valid part.
-      x = pooling.max_pool(x)
+      x = max_pool.max_pool(x)
       lengths = -(-lengths // 2)
     return x, lengths
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import preprocessing
-from ecg_jax.models import convolution, layers
-from ecg_jax.models.dropout import Dropout
+from ecg_jax.models import layers, preprocessing
+from ecg_jax.models.kernels import convolution
+from ecg_jax.models.kernels.dropout import Dropout
 
 
 class ResidualCRNN(nn.Module):

@@ -27,7 +27,9 @@ from ecg_jax.datasets import folds
 from ecg_jax.errors import InputError
 
 ADDRESS = 'https://physionet.org/files/challenge-2017/1.0.0'
+
 ZIP_URL = f'{ADDRESS}/training2017.zip'
+
 LABELS_URL = f'{ADDRESS}/REFERENCE-v3.csv'
 
 SAMPLING_RATE = 300
@@ -53,6 +55,7 @@ CONTENT_DIGEST = (
 """SHA-256 of the lines `A00001 <SHA-256 of A00001.mat>` in record order."""
 
 ATTEMPTS = 3
+
 TIMEOUT = 8.0
 """Seconds without an answer; with ATTEMPTS it gives up within about 30 s."""
 
@@ -63,6 +66,7 @@ _LARGEST_TOTAL = 2**29
 """Bytes of all files; the official ones have 167,393,618."""
 
 _WANTED = re.compile(r'A\d{5}\.(mat|hea)|REFERENCE(-original|-v3)?\.csv')
+
 _GET_AGAIN = f'get it again from {ZIP_URL}.'
 
 

@@ -20,29 +20,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecg_jax.datasets.folds import CLASSES
+from ecg_jax.datasets import schema
 
 SAMPLING_RATE = 300  # Hz
+
+
 # Classes and lengths are dealt out in blocks of so many records, each with
 # the shares of the real set.
 BLOCK = 600
+
+
 # Records of each class in the real set, label version v3.
 CLASS_COUNTS = (5076, 758, 2415, 279)
+
+
 # Share of the real records with exactly 9,000 and 18,000 samples, and evenly
 # spaced quantiles (0, 10, ... 100%) of the length of all others.
 SHARE_9000, SHARE_18000 = 5977 / 8528, 809 / 8528
+
+
 OTHER_LENGTHS = (
   2714, 3659, 4440, 5361, 6485, 8023, 9513, 10192, 11673, 14777, 18286,
 )  # fmt: skip
+
 LARGEST = 10_000  # counts; the range of the real set is -10,636 to 8,318
+
 
 # Angle in the cardiac cycle (McSharry 2003, table I) and width, radians, and
 # typical height as a share of the R wave. Widths and heights are tuned to the
 # spectrum of the real records. P waves have times of their own, Beats.p_times.
 P_WAVE = (0.0, 0.16, 0.13)
+
+
 Q_WAVE = (-np.pi / 12, 0.055, -0.12)
+
 R_WAVE = (0.0, 0.06, 1.0)
+
 S_WAVE = (np.pi / 12, 0.065, -0.22)
+
 T_WAVE = (np.pi / 2, 0.36, 0.22)
 
 
@@ -105,7 +120,7 @@ def make_beats(rng: np.random.Generator, label: str, seconds: float) -> Beats:
     The beats, from 2 s or less before the record to after its end.
   """
   if label == '~':
-    label = rng.choice(CLASSES[:3], p=(0.7, 0.1, 0.2))
+    label = rng.choice(schema.CLASSES[:3], p=(0.7, 0.1, 0.2))
   if label == 'N':
     return _sinus_beats(rng, _sinus_intervals(rng, seconds, _usual_rate(rng)))
   if label == 'A':
@@ -125,7 +140,7 @@ def _rng(*key: int) -> np.random.Generator:
 def _deal_block(rng: np.random.Generator) -> tuple[list[str], list[int]]:
   """Labels and lengths (samples) of the records of one block, shuffled."""
   ends = np.rint(np.cumsum(CLASS_COUNTS) * BLOCK / sum(CLASS_COUNTS))
-  labels = np.repeat(CLASSES, np.diff(ends.astype(int), prepend=0))
+  labels = np.repeat(schema.CLASSES, np.diff(ends.astype(int), prepend=0))
   num_9000, num_18000 = round(SHARE_9000 * BLOCK), round(SHARE_18000 * BLOCK)
   num_others = BLOCK - num_9000 - num_18000
   others = np.interp(

@@ -1,0 +1,1 @@
+"""Predictions -> scores, tables and calibration."""

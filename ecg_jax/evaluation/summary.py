@@ -1,0 +1,299 @@
+"""Scores over the folds of a run, read from its artifacts alone; no jax."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ecg_jax.datasets import schema
+from ecg_jax.errors import InputError
+from ecg_jax.evaluation import score
+from ecg_jax.runs import predictions
+from ecg_jax.runtime import files
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(files.read_text(path))
+  except json.JSONDecodeError as error:
+    raise InputError(
+      f'{path} is not valid JSON ({error}); restore it or run again.'
+    ) from error
+
+
+def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
+  path = run_folder / 'config.json'
+  content = _read_json(path)
+  config = content.get('config') if isinstance(content, dict) else None
+  folds = config.get('folds') if isinstance(config, dict) else None
+  if (
+    not isinstance(folds, list)
+    or not folds
+    or not all(type(fold) is int for fold in folds)
+    or not isinstance(content['config'].get('data'), dict)
+  ):
+    raise InputError(
+      f'{path} has {folds!r} as config.folds, not a list of whole numbers, or '
+      'no config.data; give the folder of a training run.'
+    )
+  return content['config']
+
+
+def measures(set_scores: dict[str, Any]) -> dict[str, float]:
+  """The six figures of a table, in percent: score, f1 by class, accuracy."""
+  return {
+    'score': set_scores['score'],
+    **{
+      f'f1_{name}': set_scores['classes'][name]['f1'] for name in schema.CLASSES
+    },
+    'accuracy': set_scores['accuracy'],
+  }
+
+
+def _check_agreement(
+  path: pathlib.Path, stored: dict[str, Any], found: dict[str, Any]
+) -> None:
+  """Refuses stored scores that are not those of the predictions in `path`."""
+  same = (
+    stored['records'] == found['records']
+    and stored['confusion'] == found['confusion']
+    and np.allclose(
+      list(measures(stored).values()),
+      list(measures(found).values()),
+      rtol=0,
+      atol=1e-6,
+    )
+  )
+  if not same:
+    raise InputError(
+      f'{path} gives a score of {found["score"]:.4f} over {found["records"]} '
+      f'records, but scores.json beside it says {stored["score"]:.4f} over '
+      f'{stored["records"]} or differs in the counts; score the fold again.'
+    )
+
+
+def _read_fold(
+  run_folder: pathlib.Path, fold: int, set_name: str
+) -> tuple[dict[str, Any], list[str]] | str:
+  """Reads one fold.
+
+  Returns:
+    Scores from the predictions with `best`, `label_version` and
+    `max_records` of the score file, and the record names; or, for a fold that
+    is not finished, why it is not.
+  """
+  folder = run_folder / f'fold{fold}'
+  score_file = folder / 'scores.json'
+  path = folder / predictions.FILES[set_name]
+  if not folder.is_dir():
+    return 'not started'
+  if not score_file.exists():
+    return 'unfinished, no scores.json'
+  content = _read_json(score_file)
+  try:
+    if content['fold'] != fold:
+      raise ValueError(f'fold is {content["fold"]!r}')
+    if set_name not in content['sets']:
+      return f'no {set_name} set in scores.json'
+    if not path.exists():
+      return f'no {path.name}'
+    answers = predictions.read(path, fold)
+    found = score.scores(
+      score.confusion_matrix(answers.labels, answers.predicted)
+    )
+    _check_agreement(path, content['sets'][set_name], found)
+    found['best'] = {
+      key: int(content['best'][key]) for key in ('phase', 'epoch')
+    }
+    found.update(
+      {key: content[key] for key in ('label_version', 'max_records')}
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise InputError(
+      f'{score_file} is no score file of fold {fold} '
+      f'({type(error).__name__}: {error}); score the fold again.'
+    ) from error
+  return found, answers.records
+
+
+def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Finds the runs of a folder.
+
+  Args:
+    folder: The folder of one run, or of a list of runs (NAME/seedS in it).
+
+  Returns:
+    Folders with a config.json: `folder` itself, then those of its NAME/seedS,
+    by name and then by seed.
+
+  Raises:
+    InputError: There is no such folder, or no run in it.
+  """
+  if not folder.is_dir():
+    raise InputError(
+      f'There is no folder {folder}; give the --workdir of a training run.'
+    )
+  own = [folder] if (folder / 'config.json').exists() else []
+  runs = [path.parent for path in folder.glob('*/seed*/config.json')]
+  if not own and not runs:
+    raise InputError(
+      f'There is no config.json in {folder}, nor in any NAME/seedS in it; '
+      'give the --workdir of a training run.'
+    )
+  # seed10 comes after seed9.
+  runs.sort(key=lambda run: (run.parent, len(run.name), run.name))
+  return own + runs
+
+
+def summarize_folders(
+  folders: Sequence[pathlib.Path], set_name: str = 'test'
+) -> dict[pathlib.Path, dict[pathlib.Path, dict[str, Any]]]:
+  """Summarises all runs in some folders; writes nothing.
+
+  Args:
+    folders: Folders of runs or of lists of runs.
+    set_name: A key of `predictions.FILES`.
+
+  Returns:
+    By folder, by folder of a run in it: the result of `summarize`. Runs of one
+    name are called by their whole paths.
+
+  Raises:
+    InputError: A folder is not that of a run, or is damaged.
+  """
+  found = {
+    folder: {run: summarize(run, set_name) for run in find_runs(folder)}
+    for folder in folders
+  }
+  summaries = [item for runs in found.values() for item in runs.items()]
+  names = [summary['run'] for _, summary in summaries]
+  for run, summary in summaries:
+    if names.count(summary['run']) > 1:
+      summary['run'] = str(run)
+  return found
+
+
+def summarize(
+  run_folder: pathlib.Path, set_name: str = 'test'
+) -> dict[str, Any]:
+  """Summarises the finished folds of one run; writes nothing.
+
+  All scores are computed from the predictions, and must be those that
+  scores.json states.
+
+  Args:
+    run_folder: Folder with config.json and foldK/.
+    set_name: A key of `predictions.FILES`.
+
+  Returns:
+    Values ready for JSON:
+      `run`: name of the folder, NAME/seedS for one of a list of runs;
+      `set`, `data`, `label_version`, `max_records`, `max_epochs`: what was
+        scored, and what limits it (None: nothing);
+      `folds_expected`: the folds of config.json;
+      `missing`: by fold, why it is not in the figures;
+      `folds`: by fold, the result of `score.scores` and `best`, the
+        {phase, epoch} whose weights were scored;
+      `mean`, `standard_deviation` (ddof 1): `measures` over these folds, None
+        with fewer than one and two of them;
+      `pooled`: `score.scores` over the predictions of these folds, or None;
+      `pooled_interval`: 95 % of the pooled score over resampled records,
+        [low, high] in percent, or None;
+      `repeated_records`: predictions in `pooled` of records that it has
+        already: always 0 for test sets, which are disjoint, while the
+        validation sets of two folds may share records.
+
+  Raises:
+    InputError: An artifact is damaged, contradicts another, or is not of
+      this fold; the test sets of two folds share a record; or the folds are
+      scored with different labels or limits.
+  """
+  config = _read_config(run_folder)
+  expected = sorted(set(config['folds']))
+  folds: dict[str, Any] = {}
+  missing: dict[str, str] = {}
+  pooled = np.zeros((len(schema.CLASSES), len(schema.CLASSES)), np.int64)
+  seen: set[str] = set()
+  repeated = 0
+  for fold in expected:
+    result = _read_fold(run_folder, fold, set_name)
+    if isinstance(result, str):
+      missing[str(fold)] = result
+      continue
+    folds[str(fold)], records = result
+    pooled += np.array(folds[str(fold)]['confusion'])
+    repeated += len(seen.intersection(records))
+    seen.update(records)
+  if set_name == 'test' and repeated:
+    raise InputError(
+      f'{repeated} records are in the test predictions of two folds of '
+      f'{run_folder}; use folds without common records and score them again.'
+    )
+  data = config['data']
+  limits = {
+    'label_version': config.get('label_version'),
+    'max_records': data.get('max_records'),
+  }
+  for key in limits:
+    values = {fold: found.pop(key) for fold, found in folds.items()}
+    if len(set(map(str, values.values()))) > 1:
+      raise InputError(
+        f'The folds of {run_folder} were not scored with one {key} ({values}); '
+        'score them again in one way.'
+      )
+    limits[key] = next(iter(values.values()), limits[key])
+  rows = [list(measures(found).values()) for found in folds.values()]
+  names = list(measures(score.scores(pooled)))
+  full = run_folder.resolve()
+  return {
+    'run': (
+      f'{full.parent.name}/{full.name}'
+      if full.name.startswith('seed')
+      else full.name
+    ),
+    'set': set_name,
+    'data': data.get('name'),
+    **limits,
+    'max_epochs': config.get('max_epochs'),
+    'folds_expected': expected,
+    'missing': missing,
+    'folds': folds,
+    'mean': (
+      dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+      if folds
+      else None
+    ),
+    'standard_deviation': (
+      dict(zip(names, np.std(rows, axis=0, ddof=1).tolist(), strict=True))
+      if len(folds) > 1
+      else None
+    ),
+    'pooled': score.scores(pooled) if folds else None,
+    'pooled_interval': list(score.bootstrap_interval(pooled))
+    if folds
+    else None,
+    'repeated_records': repeated,
+  }
+
+
+def read_set(
+  run_folder: pathlib.Path, set_name: str
+) -> dict[int, predictions.Predictions]:
+  """The predictions of each finished fold, in ascending order.
+
+  Raises:
+    InputError: The run has no finished fold or is damaged.
+  """
+  found = summarize(run_folder, set_name)  # Checks all artifacts.
+  if not found['folds']:
+    raise InputError(
+      f'{run_folder} has no finished fold with {set_name} predictions: train'
+      ' one first.'
+    )
+  name = predictions.FILES[set_name]
+  return {
+    fold: predictions.read(run_folder / f'fold{fold}' / name, fold)
+    for fold in map(int, found['folds'])
+  }

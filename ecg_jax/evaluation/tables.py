@@ -1,0 +1,198 @@
+"""Tables of scores, printed and written."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ecg_jax.datasets import schema
+from ecg_jax.evaluation import summary as summary_lib
+from ecg_jax.runtime import files
+
+
+def write_summaries(
+  found: Mapping[pathlib.Path, Mapping[pathlib.Path, dict[str, Any]]],
+) -> None:
+  """Writes what `summarize_folders` found into each run and list of runs.
+
+  Raises:
+    InputError: A folder is not writable.
+  """
+  for folder, runs in found.items():
+    for run, summary in runs.items():
+      write_summary(run, [summary])
+    if folder not in runs:
+      write_summary(folder, list(runs.values()))
+
+
+def _is_undefined(set_scores: dict[str, Any], measure: str) -> bool:
+  """Whether a 0/0 went into a measure."""
+  names = 'NAO' if measure == 'score' else [measure.removeprefix('f1_')]
+  classes = set_scores['classes']
+  return any(classes[name]['undefined'] for name in names if name in classes)
+
+
+def _set_cells(set_scores: dict[str, Any] | None) -> list[str]:
+  """Records and the six measures of one set; a dagger marks 0/0."""
+  if set_scores is None:
+    return ['–'] * 7
+  return [
+    str(set_scores['records']),
+    *(
+      f'{value:.1f}{"†" if _is_undefined(set_scores, measure) else ""}'
+      for measure, value in summary_lib.measures(set_scores).items()
+    ),
+  ]
+
+
+def _mean_cells(summary: dict[str, Any]) -> list[str]:
+  """Nothing for the records, and the six measures as mean ± deviation."""
+  if summary['mean'] is None:
+    return _set_cells(None)
+  deviation = summary['standard_deviation']
+  cells = ['']
+  for measure, value in summary['mean'].items():
+    spread = f'{deviation[measure]:.1f}' if deviation else '–'
+    undefined = any(
+      _is_undefined(found, measure) for found in summary['folds'].values()
+    )
+    cells.append(f'{value:.1f} ± {spread}{"†" if undefined else ""}')
+  return cells
+
+
+def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
+  """What a reader has to know before the figures are compared."""
+  runs: dict[str, list[str]] = {}  # Those that share a note, by its text.
+  for summary in summaries:
+    texts = []
+    if summary['pooled_interval']:
+      low, high = summary['pooled_interval']
+      texts.append(
+        'of the pooled score, 95 % of what its records give if drawn anew '
+        f'with replacement: {low:.1f} to {high:.1f}.'
+      )
+    texts += [
+      f'fold {fold} is not included ({reason}).'
+      for fold, reason in summary['missing'].items()
+    ]
+    if summary['max_records'] is not None:
+      texts.append(
+        f'data.max_records = {summary["max_records"]}: its sets are thinned, '
+        'not the full ones.'
+      )
+    if summary['max_epochs'] is not None:
+      texts.append(
+        f'max_epochs = {summary["max_epochs"]}: its phases were cut short.'
+      )
+    if summary['repeated_records']:
+      texts.append(
+        f'the folds share records; {summary["repeated_records"]} pooled '
+        'predictions are of a record counted already.'
+      )
+    for text in texts:
+      runs.setdefault(text, []).append(summary['run'])
+  notes = [
+    f'{"Each run" if 1 < len(names) == len(summaries) else ", ".join(names)}: '
+    f'{text}'
+    for text, names in runs.items()
+  ]
+  for field, name in (('label_version', 'Label versions'), ('data', 'Data')):
+    if len({summary[field] for summary in summaries}) > 1:
+      listed = ', '.join(f'{s["run"]} {s[field]}' for s in summaries)
+      notes.append(f'{name} differ, scores do not compare: {listed}.')
+  if any(
+    values['undefined']
+    for summary in summaries
+    for found in summary['folds'].values()
+    for values in found['classes'].values()
+  ):
+    notes.append(
+      '† F1 of a class neither present nor predicted is 0/0: undefined, '
+      'counted as 0.'
+    )
+  return notes
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+  """Lines of a table, first column to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+  def line(cells: list[str]) -> str:
+    padded = [cells[0].ljust(widths[0])]
+    padded += [
+      cell.rjust(n) for cell, n in zip(cells[1:], widths[1:], strict=True)
+    ]
+    return f'| {" | ".join(padded)} |'
+
+  rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
+  return [line(header), line(rule), *map(line, rows)]
+
+
+def format_table(summaries: Sequence[dict[str, Any]]) -> str:
+  """Formats a Markdown table that reads well in a terminal too.
+
+  Args:
+    summaries: Results of `summarize`, all of one set. One gives a line a
+      fold, several give two lines a run: mean ± standard deviation and pooled.
+
+  Returns:
+    Title, table and notes, in percent with one decimal, without a final
+    newline. Folds that are missing are named.
+  """
+  first, columns = summaries[0], ['records', 'score']
+  columns += [*(f'F1 {name}' for name in schema.CLASSES), 'accuracy']
+  if len(summaries) == 1:
+    title = (
+      f'{first["run"]}: {first["set"]} set, data {first["data"]}, '
+      f'labels {first["label_version"]}, percent'
+    )
+    rows = [
+      [str(fold), *_set_cells(first['folds'].get(str(fold)))]
+      for fold in first['folds_expected']
+    ]
+    count = f'{len(first["folds"])} of {len(first["folds_expected"])} folds'
+    rows.append([f'mean ± sd, {count}', *_mean_cells(first)])
+    rows.append([f'pooled, {count}', *_set_cells(first['pooled'])])
+    table = markdown_table(['fold', *columns], rows)
+  else:
+    title = f'{len(summaries)} runs: {first["set"]} set, '
+    # Where the runs differ in these, a note lists them.
+    for field, name in (('data', 'data'), ('label_version', 'labels')):
+      if len({summary[field] for summary in summaries}) == 1:
+        title += f'{name} {first[field]}, '
+    title += 'percent'
+    rows = []
+    for summary in summaries:
+      count = f'{len(summary["folds"])} of {len(summary["folds_expected"])}'
+      rows.append([summary['run'], count, 'mean ± sd', *_mean_cells(summary)])
+      rows.append(['', '', 'pooled', *_set_cells(summary['pooled'])])
+    table = markdown_table(['run', 'folds', 'over', *columns], rows)
+  notes = [f'- {note}' for note in _notes(summaries)]
+  return '\n'.join([title, '', *table, *(['', *notes] if notes else [])])
+
+
+def write_summary(
+  folder: pathlib.Path, summaries: Sequence[dict[str, Any]]
+) -> None:
+  """Writes summary.json and summary.md into a folder, each in one step.
+
+  Those of the validation set are validation_summary.json and .md, so that
+  they never replace the test scores.
+
+  Args:
+    folder: The folder that was summarised.
+    summaries: Results of `summarize`. One is written as it is, several (a
+      list of runs) as {"runs": [...]}.
+
+  Raises:
+    InputError: The folder is not writable.
+  """
+  prefix = '' if summaries[0]['set'] == 'test' else f'{summaries[0]["set"]}_'
+  content = summaries[0] if len(summaries) == 1 else {'runs': list(summaries)}
+  files.write_atomically(
+    folder / f'{prefix}summary.json',
+    (json.dumps(content, indent=2) + '\n').encode(),
+  )
+  files.write_atomically(
+    folder / f'{prefix}summary.md', (format_table(summaries) + '\n').encode()
+  )

@@ -1,0 +1,1 @@
+"""Prepared records -> batches on the device."""

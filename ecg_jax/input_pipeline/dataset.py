@@ -1,0 +1,165 @@
+"""A prepared dataset in memory, or on the disk."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ecg_jax.datasets import schema
+from ecg_jax.errors import InputError
+
+_READ_TOGETHER = 1024  # records
+
+
+class StoredSignal:
+  """The samples of a prepared dataset on the disk, read like an array [S]."""
+
+  def __init__(
+    self,
+    sources: Sequence[Sequence[Mapping[str, Any]]],
+    places: Sequence[tuple[int, int]],
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+  ):
+    """Takes what holds the recordings.
+
+    Args:
+      sources: Of array_record, read at random.
+      places: Of each recording: which source, and where in it.
+      offsets: int64 [R], where each recording starts, ascending.
+      lengths: int64 [R].
+    """
+    self._sources, self._places = sources, places
+    self._offsets, self._size = offsets, int(lengths.sum())
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, part: slice) -> np.ndarray:
+    """int16 [stop - start]: samples of one recording."""
+    record = int(np.searchsorted(self._offsets, part.start, side='right')) - 1
+    source, place = self._places[record]
+    signal = self._sources[source][place]['signal']
+    first = part.start - self._offsets[record]
+    return signal[first : first + part.stop - part.start]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """All records, sorted by name."""
+
+  records: tuple[str, ...]
+  """Their names."""
+  signal: np.ndarray | StoredSignal
+  """int16 [S], counts of 1/1000 mV, one recording behind the other."""
+  offsets: np.ndarray
+  """int64 [R], where each recording starts."""
+  lengths: np.ndarray
+  """int64 [R], samples of each recording."""
+  classes: Mapping[str, np.ndarray]
+  """By label version: int32 [R], class in the order N, A, O, ~."""
+
+  def labels(self, version: str) -> dict[str, str]:
+    """Record -> class letter, in that version."""
+    letters = [schema.CLASSES[index] for index in self.classes[version]]
+    return dict(zip(self.records, letters, strict=True))
+
+  def record_digests(self) -> dict[str, str]:
+    """Record -> SHA-256 of its int16 samples (little-endian bytes)."""
+    ends = self.offsets + self.lengths
+    return {
+      record: hashlib.sha256(
+        self.signal[start:end].astype('<i2').tobytes()
+      ).hexdigest()
+      for record, start, end in zip(
+        self.records, self.offsets, ends, strict=True
+      )
+    }
+
+  def find(self, records: Sequence[str]) -> np.ndarray:
+    """Positions, int32, of records in the dataset."""
+    position = {record: index for index, record in enumerate(self.records)}
+    return np.array([position[record] for record in records], np.int32)
+
+
+def load(builder: tfds.core.DatasetBuilder, *, in_memory: bool) -> Dataset:
+  """Reads a prepared dataset (see ecg_jax.datasets.prepare).
+
+  Args:
+    builder: Of the dataset.
+    in_memory: Whether to keep its samples, or to read them again when needed.
+
+  Raises:
+    InputError: A file of it is damaged.
+  """
+  sources = [builder.as_data_source(split=x) for x in builder.info.splits]
+  examples: list[dict[str, Any]] = []
+  try:
+    for number, source in enumerate(sources):
+      for first in range(0, len(source), _READ_TOGETHER):
+        places = range(first, min(first + _READ_TOGETHER, len(source)))
+        for place, read in zip(
+          places, source.__getitems__(places), strict=True
+        ):
+          example = {**read, 'place': (number, place)}
+          example['length'] = len(read['signal'])
+          if not in_memory:
+            del example['signal']
+          examples.append(example)
+  except RuntimeError as error:  # What array_record raises of a damaged file.
+    raise InputError(
+      f'The prepared dataset in {builder.data_dir} is damaged ({error}): delete'
+      ' that folder to have it built again.'
+    ) from error
+  examples.sort(key=lambda example: example['record'])
+  lengths = np.array([example['length'] for example in examples])
+  offsets = np.cumsum(lengths) - lengths
+  signal: np.ndarray | StoredSignal
+  if in_memory:
+    signal = np.concatenate([example['signal'] for example in examples])
+  else:
+    places_of = [example['place'] for example in examples]
+    signal = StoredSignal(sources, places_of, offsets, lengths)
+  return Dataset(
+    records=tuple(example['record'].decode() for example in examples),
+    signal=signal,
+    offsets=offsets,
+    lengths=lengths,
+    classes={
+      version: np.array(
+        [example[f'label_{version}'] for example in examples], np.int32
+      )
+      for version in schema.LABEL_VERSIONS
+    },
+  )
+
+
+def thin(
+  records: Sequence[str], labels: Mapping[str, str], max_records: int | None
+) -> list[str]:
+  """Thins a set to about `max_records`, keeping its class shares.
+
+  Each class keeps its share, rounded, and at least one record; which ones is
+  fixed: evenly spaced in the order of names.
+
+  Args:
+    records: One set of a fold.
+    labels: Record -> class.
+    max_records: Records to keep, or None for all.
+
+  Returns:
+    Sorted records.
+  """
+  if max_records is None or len(records) <= max_records:
+    return sorted(records)
+  kept = []
+  for letter in schema.CLASSES:
+    members = sorted(record for record in records if labels[record] == letter)
+    count = round(len(members) * max_records / len(records))
+    count = min(len(members), max(1, count))
+    chosen = np.linspace(0, len(members), count, endpoint=False).astype(int)
+    kept += [members[index] for index in chosen]
+  return sorted(kept)

@@ -1,0 +1,245 @@
+"""Which records in which batch: a pure function of seed and position.
+
+NumPy only. Draws go into length buckets by their length AFTER resampling, each
+bucket into batches, batches of one bucket into chunks of steps that run as one
+program. K: steps of a chunk, B: batch size.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+HEART_RATE = 80.0
+"""Beats per minute that every recording is taken to have (section 2.2)."""
+
+_QUANTUM = 32
+
+_LONGEST_PRODUCT = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Up to K batches of one bucket; rows without a record are masked."""
+
+  samples: int
+  """Length of the bucket: what the batch's signals are padded to."""
+  num_steps: int
+  """Steps that have records; the rows of later ones are all masked."""
+  records: np.ndarray
+  """int32 [K, B], positions in the dataset; 0 in masked rows."""
+  starts: np.ndarray
+  """int32 [K, B], first sample of the recording that is used."""
+  signal_lengths: np.ndarray
+  """int32 [K, B], samples of the recording from there on that are used."""
+  lengths: np.ndarray
+  """int32 [K, B], samples after resampling; 0 in masked rows."""
+  mask: np.ndarray
+  """bool [K, B], rows that hold a record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampling:
+  """Random resampling: heart rates are stretched to a uniform random one."""
+
+  slowest: float
+  """Lowest heart rate, in beats per minute, if all had HEART_RATE."""
+  fastest: float
+  """Highest heart rate, in beats per minute."""
+
+  def lengths(
+    self, lengths: np.ndarray, rates: np.ndarray | float
+  ) -> np.ndarray:
+    """Samples, int64, of recordings stretched to `rates` (beats per minute)."""
+    return np.rint(lengths * (HEART_RATE / rates)).astype(np.int64)
+
+
+def longest_resampled(resampling: Resampling | None) -> int:
+  """Longest recording, in samples, whose resampling is exact in 32 bits.
+
+  Without resampling a step takes each sample by the same arithmetic.
+  """
+  stretch = HEART_RATE / resampling.slowest if resampling else 1
+  return int((_LONGEST_PRODUCT / stretch) ** 0.5) - 1
+
+
+def bucket_bounds(
+  lengths: np.ndarray, *, num_buckets: int, resampling: Resampling | None
+) -> tuple[int, ...]:
+  """Chooses the buckets that compute the fewest samples of padding.
+
+  Dynamic programming over bounds in steps of about 1/200 of the longest. With
+  resampling, each length stands for 64 evenly spaced heart rates.
+
+  Args:
+    lengths: Samples of the dataset's recordings.
+    num_buckets: How many buckets at most.
+    resampling: Random resampling, or None.
+
+  Returns:
+    Ascending upper bounds in samples; the last holds the longest recording.
+  """
+  lengths = np.asarray(lengths)
+  longest = lengths.max()
+  if resampling is not None:
+    rates = np.linspace(resampling.slowest, resampling.fastest, 65)
+    middles = (rates[1:] + rates[:-1]) / 2
+    longest = resampling.lengths(longest, resampling.slowest)
+    lengths = resampling.lengths(lengths[:, None], middles).ravel()
+  quantum = _QUANTUM * max(1, round(longest / 200 / _QUANTUM))
+  # A bound just above a length that many recordings share wastes nothing.
+  values, counts = np.unique(lengths, return_counts=True)
+  frequent = values[counts > len(lengths) / 20]
+  grid = np.arange(1, -(-longest // quantum) + 1) * quantum
+  grid[-1] = longest
+  grid = np.unique(np.concatenate([grid, frequent]))
+  below = np.searchsorted(np.sort(lengths), grid, side='right')
+  # cost[j]: samples computed for all recordings up to grid[j].
+  cost = below * grid
+  previous = np.zeros((num_buckets, len(grid)), np.int64)
+  for bucket in range(1, num_buckets):
+    steps = cost[:, None] + (below[None, :] - below[:, None]) * grid[None, :]
+    steps[np.tril_indices(len(grid), -1)] = np.iinfo(np.int64).max
+    previous[bucket] = steps.argmin(axis=0)
+    cost = steps.min(axis=0)
+  bounds, at = [], len(grid) - 1
+  for bucket in reversed(range(num_buckets)):
+    bounds.append(int(grid[at]))
+    at = previous[bucket, at]
+  return tuple(sorted(set(bounds)))
+
+
+def window_samples(
+  samples: int, longest: int, resampling: Resampling | None
+) -> int:
+  """Samples, before resampling, that hold any recording of a bucket.
+
+  Args:
+    samples: The bucket.
+    longest: Samples of the longest recording of all.
+    resampling: Random resampling, or None.
+  """
+  if resampling is None:
+    return samples
+  # A length is rounded, and may have lost half a sample.
+  return min(
+    longest, int((samples + 0.5) * resampling.fastest / HEART_RATE) + 1
+  )
+
+
+def class_repeats(classes: np.ndarray) -> np.ndarray:
+  """How often class-compensated sampling takes each record, int [n].
+
+  A record of class c is taken int(100 * 0.2 / percentage of c) + 1 times.
+
+  Args:
+    classes: int [n], the class of each record of the fold's train set.
+  """
+  counts = np.bincount(classes, minlength=4)
+  # In whole numbers, so that a quotient on the border is not rounded down.
+  repeats = len(classes) // (5 * np.maximum(counts, 1)) + 1
+  return np.where(counts > 0, repeats, 0)[classes]
+
+
+def training_chunks(
+  *,
+  key: Sequence[int],
+  records: np.ndarray,
+  lengths: np.ndarray,
+  repeats: np.ndarray | None,
+  max_samples: int | None,
+  resampling: Resampling | None,
+  shortest: int,
+  bounds: Sequence[int],
+  batch_size: int,
+  chunk_steps: int,
+) -> list[Chunk]:
+  """Draws one epoch of training.
+
+  Every draw is used exactly once, of a long recording a random part. With
+  `repeats`, each record is taken that many times, all are shuffled, and the
+  first len(records) make the epoch (class-compensated sampling of the authors'
+  configuration).
+
+  Args:
+    key: Whole numbers that name the epoch: seed, fold, phase, epoch.
+    records: int [n], positions in the dataset of the fold's train set.
+    lengths: int [n], samples of each of them.
+    repeats: int [n], how often each is taken before the cut, or None for once.
+    max_samples: Samples used of a recording at most, or None for all.
+    resampling: Random resampling, or None.
+    shortest: Samples that resampling squeezes no recording below (one frame),
+      unless it was shorter before.
+    bounds: Buckets.
+    batch_size: B.
+    chunk_steps: K.
+
+  Returns:
+    The chunks in the order of training.
+  """
+  rng = np.random.default_rng(np.random.SeedSequence(list(key)))
+  draws = np.arange(len(records))
+  if repeats is not None:
+    draws = np.repeat(draws, repeats)
+  draws = rng.permutation(draws)[: len(records)]
+  drawn_lengths = signal_lengths = lengths[draws].astype(np.int64)
+  starts = np.zeros_like(signal_lengths)
+  if max_samples is not None:
+    signal_lengths = np.minimum(signal_lengths, max_samples)
+    starts = rng.integers(0, drawn_lengths - signal_lengths, endpoint=True)
+    drawn_lengths = signal_lengths
+  if resampling is not None:
+    rates = rng.uniform(resampling.slowest, resampling.fastest, len(draws))
+    least = np.minimum(drawn_lengths, shortest)
+    drawn_lengths = np.maximum(resampling.lengths(drawn_lengths, rates), least)
+  chunks = _chunks(
+    {
+      'records': records[draws],
+      'starts': starts,
+      'signal_lengths': signal_lengths,
+      'lengths': drawn_lengths,
+    },
+    bounds,
+    batch_size,
+    chunk_steps,
+  )
+  return [chunks[index] for index in rng.permutation(len(chunks))]
+
+
+def evaluation_chunks(
+  *,
+  records: np.ndarray,
+  lengths: np.ndarray,
+  bounds: Sequence[int],
+  batch_size: int,
+  chunk_steps: int,
+) -> list[Chunk]:
+  """Each record once, in its own length; arguments as in training_chunks."""
+  rows = {
+    'records': records,
+    'starts': np.zeros_like(lengths),
+    'signal_lengths': lengths,
+    'lengths': lengths,
+  }
+  return _chunks(rows, bounds, batch_size, chunk_steps)
+
+
+def _chunks(rows, bounds, batch_size, chunk_steps):
+  buckets = np.searchsorted(bounds, rows['lengths'])
+  chunks = []
+  for bucket, samples in enumerate(bounds):
+    (members,) = np.nonzero(buckets == bucket)
+    if not len(members):
+      continue
+    batches = np.array_split(members, -(-len(members) // batch_size))
+    for first in range(0, len(batches), chunk_steps):
+      steps = batches[first : first + chunk_steps]
+      shape = chunk_steps, batch_size
+      mask = np.zeros(shape, bool)
+      arrays = {name: np.zeros(shape, np.int32) for name in rows}
+      for step, batch in enumerate(steps):
+        mask[step, : len(batch)] = True
+        for name, values in rows.items():
+          arrays[name][step, : len(batch)] = values[batch]
+      chunks.append(Chunk(samples, len(steps), **arrays, mask=mask))
+  return chunks

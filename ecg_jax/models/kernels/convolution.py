@@ -1,0 +1,175 @@
+"""The convolutions, by the fastest exact way of each platform.
+
+On a GPU all of it is XLA's (cuDNN's). On a CPU, XLA reaches half of what its
+matrix products do, and neither gradient convolution comes into its fast layout
+inside a loop; so there a convolution is matrix products (see `winograd` for two
+dimensions). The choice is made when the program is lowered for a platform.
+
+B: batch, T: frames, F: frequency bins, I: channels in, O: channels out.
+"""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from jax import lax
+
+from ecg_jax.models.kernels import winograd
+
+_LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: ('NHWC', 'HWIO', 'NHWC')}
+"""By the number of dimensions of input and kernel."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Convolves with zeros around: output t is centred on input t * stride.
+
+  Over time and frequency, or over time alone.
+
+  The padding is the same for every length, unlike 'SAME', so that valid frames
+  do not depend on how much padding follows them.
+
+  Args:
+    x: [B, T, F, I], or [B, T, I].
+    kernel: [5, 5, I, O], or [K, I, O] with K odd.
+    stride: 1 or 2, of time and frequency; over time alone any.
+
+  Returns:
+    [B, ceil(T / stride), ceil(F / stride), O], or [B, ceil(T / stride), O].
+  """
+  if jax.export.is_symbolic_dim(x.shape[1]):
+    # An export for any length, which the products' tiles must know.
+    return plain(x, kernel, stride=stride)
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_cpu_forward, stride=stride),
+    default=functools.partial(plain, stride=stride),
+  )
+
+
+def _forward(x, kernel, stride):
+  return convolve(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, gradient):
+  x, kernel = residuals
+  return lax.platform_dependent(
+    x,
+    kernel,
+    gradient,
+    cpu=functools.partial(_cpu_gradients, stride=stride),
+    default=lambda x, kernel, gradient: jax.vjp(
+      functools.partial(plain, stride=stride), x, kernel
+    )[1](gradient),
+  )
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """The same as `convolve`, by XLA's own convolution on every platform."""
+  half, dimensions = kernel.shape[0] // 2, kernel.ndim - 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,) * dimensions,
+    ((half, half),) * dimensions,
+    dimension_numbers=_LAYOUTS[kernel.ndim],
+  )
+
+
+def _cpu_forward(x, kernel, *, stride):
+  if kernel.ndim == 3:
+    return _frames_by_product(x, kernel, stride=stride)
+  if _is_first(kernel, stride):
+    return plain(x, kernel, stride=1)
+  return winograd.convolve(*_without_stride(x, kernel, stride=stride))
+
+
+def _cpu_gradients(x, kernel, gradient, *, stride):
+  if kernel.ndim == 3:
+    _, pull = jax.vjp(
+      functools.partial(_frames_by_product, stride=stride), x, kernel
+    )
+    return pull(gradient)
+  if _is_first(kernel, stride):
+    # The spectrogram's gradient is not asked for, so it is not computed.
+    by_x = jax.linear_transpose(lambda x: plain(x, kernel, stride=1), x)
+    return *by_x(gradient), _kernel_gradient_of_one_channel(x, kernel, gradient)
+  (x, kernel), pull = jax.vjp(
+    functools.partial(_without_stride, stride=stride), x, kernel
+  )
+  return pull(winograd.gradients(x, kernel, gradient))
+
+
+def _is_first(kernel, stride):
+  """Whether it is a model's first layer, too narrow for matrix products."""
+  return kernel.shape[2] == 1 and stride == 1
+
+
+def _without_stride(x, kernel, *, stride):
+  """The same convolution of stride 1.
+
+  Two by two frames and bins become channels of one, and so do the kernel's
+  taps: three by three of them are left.
+  """
+  if stride == 1:
+    return x, kernel
+  assert stride == 2, stride
+  batch, frames, bins, channels_in = x.shape
+  x = jnp.pad(x, ((0, 0), (0, frames % 2), (0, bins % 2), (0, 0)))
+  x = x.reshape(batch, -(-frames // 2), 2, -(-bins // 2), 2, channels_in)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  x = x.reshape(*x.shape[:3], 4 * channels_in)
+  kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+  kernel = kernel.reshape(3, 2, 3, 2, channels_in, -1)
+  kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+  return x, kernel.reshape(3, 3, 4 * channels_in, -1)
+
+
+def _kernel_gradient_of_one_channel(x, kernel, gradient):
+  """The gradient by a [5, 5, 1, O] kernel as one matrix product a recording.
+
+  Its left factor has the taps of each output side by side.
+  """
+  size, _, _, channels_out = kernel.shape
+  half = size // 2
+  frames, bins = x.shape[1:3]
+  padded = jnp.pad(x[..., 0], ((0, 0), (half, half), (half, half)))
+
+  def add(total, recording):
+    x_TxF, gradient_TxFxO = recording
+    seen = [
+      x_TxF[frame : frame + frames, tap : tap + bins].reshape(-1)
+      for frame in range(size)
+      for tap in range(size)
+    ]
+    product = lax.dot_general(
+      jnp.stack(seen, axis=-1),
+      gradient_TxFxO.reshape(-1, channels_out),
+      (((0,), (0,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+    return total + product, None
+
+  zeros = jnp.zeros((size * size, channels_out), jnp.float32)
+  total, _ = lax.scan(add, zeros, (padded, gradient))
+  return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _frames_by_product(x, kernel, *, stride):
+  """One product of the taps of each frame, side by side, and the kernel."""
+  size, channels_in, channels_out = kernel.shape
+  batch, frames, _ = x.shape
+  last = size + (-(-frames // stride) - 1) * stride
+  x = jnp.pad(x, ((0, 0), (size // 2, max(0, last - frames)), (0, 0)))
+  taps = [x[:, tap : last - size + tap + 1 : stride] for tap in range(size)]
+  product = lax.dot_general(
+    jnp.concatenate(taps, axis=-1).reshape(-1, size * channels_in),
+    kernel.reshape(-1, channels_out),
+    (((1,), (0,)), ((), ())),
+  )
+  return product.reshape(batch, -1, channels_out)

@@ -1,0 +1,1 @@
+"""Answers for recordings of users, by a run's finished folds."""

@@ -1,0 +1,283 @@
+"""The picture of one recording: ECG paper, probabilities, and evidence.
+
+All sizes are millimetres of paper; 25 of them are a second, 10 a millivolt.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ecg_jax.datasets import schema
+
+CLASS_NAMES = {
+  'N': 'normal rhythm',
+  'A': 'atrial fibrillation',
+  'O': 'other rhythm',
+  '~': 'noise',
+}
+
+ROW_SECONDS = 10
+
+LONGEST_SECONDS = 120
+"""Of a longer recording the first ones are drawn."""
+
+LEAST_MILLIVOLT, MOST_MILLIVOLT = 1.5, 5.0
+"""Height of a row; what goes beyond it is cut off, and marked."""
+
+LEAST_EVIDENCE = 1e-4
+"""Of the strongest stretch; below, as on a flat line, it is rounding alone and
+is not drawn. That of a real record is around 0.1."""
+
+PNG_DPI = 127
+"""Five pixels a millimetre, so that the lines of the paper are even."""
+
+_SECOND, _MILLIVOLT = 25, 10
+
+_MARGIN, _HEADER, _STRIP, _GAP = 6, 26, 8, 7
+
+_PULSE_SECONDS = 0.4  # Left of each row, for the pulse of 1 mV.
+
+_PAPER, _FINE, _COARSE = '#fffafa', '#f9dcdc', '#eeaaaa'
+
+_REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
+
+_FOR, _AGAINST = '#d95f02', '#1f78b4'
+
+
+def robust_range(trace: np.ndarray) -> tuple[float, float]:
+  """Lowest and highest value of a trace, but for a few spikes."""
+  low, high = np.percentile(trace, [0.2, 99.8])
+  return float(low), float(high)
+
+
+def draw_trace(
+  axes: Axes, trace: np.ndarray, sampling_rate: float, start: float = 0.0
+) -> None:
+  """Draws a trace over time.
+
+  Args:
+    axes: What to draw on.
+    trace: Float [samples].
+    sampling_rate: In Hz.
+    start: Time of the first sample, seconds.
+  """
+  time = start + np.arange(len(trace)) / sampling_rate
+  axes.plot(time, trace, color='black', linewidth=0.6)
+
+
+def draw(
+  signal: np.ndarray,
+  sampling_rate: float,
+  *,
+  name: str,
+  lead: str,
+  answer: str,
+  probabilities: np.ndarray,
+  evidence: np.ndarray,
+  stretch_seconds: float,
+) -> Figure:
+  """Draws one recording, or one window of it.
+
+  Args:
+    signal: Float [samples], mV; its median is drawn as zero.
+    sampling_rate: In Hz.
+    name: Of the recording, any text.
+    lead: Its name.
+    answer: A class letter, or what is said in its place.
+    probabilities: Float [4], order N, A, O, ~.
+    evidence: Float [stretches], what each stretch says for (above 0) or
+      against (below) the class of the highest probability.
+    stretch_seconds: Length of a stretch.
+
+  Returns:
+    The figure, at true scale.
+  """
+  seconds = len(signal) / sampling_rate
+  shown = signal[: round(LONGEST_SECONDS * sampling_rate)]
+  shown = np.asarray(shown, np.float64) - np.median(shown)
+  low, high = _paper_limits(shown)
+  row_samples = round(ROW_SECONDS * sampling_rate)
+  starts = range(0, len(shown), row_samples)
+  row_height = _MILLIVOLT * (high - low) + _STRIP + _GAP
+  width = _SECOND * (_PULSE_SECONDS + ROW_SECONDS) + 2 * _MARGIN
+  height = _HEADER + row_height * len(starts) + _MARGIN
+  figure = Figure(figsize=(width / 25.4, height / 25.4), facecolor='white')
+
+  def place(left, top, width_, height_):
+    return figure.add_axes(
+      (
+        left / width,
+        1 - (top + height_) / height,
+        width_ / width,
+        height_ / height,
+      )
+    )
+
+  def write(left, top, text, **style):
+    figure.text(
+      left / width, 1 - top / height, text, parse_math=False, va='top', **style
+    )
+
+  length = f'{seconds:.1f} s'
+  if len(shown) < len(signal):
+    length = f'the first {LONGEST_SECONDS} s of {seconds:.0f} s'
+  write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
+  write(
+    _MARGIN,
+    11.5,
+    f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}'
+    '      25 mm/s, 10 mm/mV',
+    fontsize=9,
+  )
+  likeliest = schema.CLASSES[int(np.argmax(probabilities))]
+  write(
+    _MARGIN, 17.5, f'bars below the trace: what speaks for {likeliest} (up)',
+    fontsize=9, color=_FOR,
+  )  # fmt: skip
+  write(_MARGIN + 76, 17.5, 'and against it (down)', fontsize=9, color=_AGAINST)
+  meaning = f', {CLASS_NAMES[answer]}' if answer in CLASS_NAMES else ''
+  write(width - 95, 4, f'{answer}{meaning}', fontsize=13, fontweight='bold')
+  _draw_probabilities(place(width - 58, 11, 38, 13), probabilities)
+
+  # A few strong stretches must not hide the rest.
+  scale = max(float(np.quantile(np.abs(evidence), 0.98)), 1e-9)
+  heights = np.clip(evidence / scale, -1, 1)
+  if np.abs(evidence).max() < LEAST_EVIDENCE:
+    heights = np.zeros_like(heights)
+  top: float = _HEADER
+  for first in starts:
+    row = shown[first : first + row_samples]
+    start = first / sampling_rate
+    times = (start - _PULSE_SECONDS, start + len(row) / sampling_rate)
+    row_width = _SECOND * (times[1] - times[0])
+    paper = place(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
+    _draw_paper(paper, times, (low, high))
+    _draw_pulse(paper, start, high)
+    draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
+    _mark_cut(paper, row, sampling_rate, start, (low, high))
+    strip = place(
+      _MARGIN, top + _MILLIVOLT * (high - low) + 0.5, row_width, _STRIP
+    )
+    _draw_evidence(strip, heights, stretch_seconds, times, start)
+    top += row_height
+  return figure
+
+
+def _printable(text: str, longest: int = 60) -> str:
+  """The text without line breaks and the like, shortened if need be."""
+  text = ''.join(
+    letter if letter.isprintable() else _REPLACEMENT for letter in text
+  )
+  return text if len(text) <= longest else f'{text[: longest - 1]}…'
+
+
+def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
+  """Lowest and highest mV of a row, multiples of half a millivolt."""
+  low, high = float(trace.min()), float(trace.max())
+  if high - low > MOST_MILLIVOLT - 1:
+    low, high = robust_range(trace)
+  middle = round(low + high) / 2  # Up to 0.25 mV off the trace's.
+  half = np.ceil(high - low + 0.5) / 2
+  half = np.clip(half, LEAST_MILLIVOLT / 2, MOST_MILLIVOLT / 2)
+  return middle - half, middle + half
+
+
+def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
+  """Parallel lines as one path: positions and ends with gaps between."""
+  along = np.repeat(positions, 3)
+  across = np.tile([*ends, np.nan], len(positions))
+  return along, across
+
+
+def _draw_paper(
+  axes: Axes, times: tuple[float, float], limits: tuple[float, float]
+) -> None:
+  """Lines each millimetre and stronger ones each five; one path a kind."""
+  axes.set(xlim=times, ylim=limits, xticks=[], yticks=[], facecolor=_PAPER)
+  axes.spines[:].set_color(_COARSE)
+  for step, color, width in ((1, _FINE, 0.4), (5, _COARSE, 0.6)):
+    for scale, ends, (first, last) in (
+      (_SECOND, limits, times),
+      (_MILLIVOLT, times, limits),
+    ):
+      marks = np.arange(
+        np.ceil(first * scale / step - 1e-6), last * scale / step + 1e-6
+      )
+      along, across = _lines(marks * step / scale, ends)
+      x, y = (along, across) if scale == _SECOND else (across, along)
+      axes.plot(x, y, color=color, linewidth=width, zorder=0.5)
+
+
+def _draw_pulse(axes: Axes, start: float, highest: float) -> None:
+  """The pulse of 1 mV and 0.2 s that shows the scale, within the paper."""
+  time = start - _PULSE_SECONDS + np.array([0.04, 0.1, 0.1, 0.3, 0.3, 0.36])
+  pulse = np.array([0, 0, 1, 1, 0, 0]) + min(0, highest - 1.2)
+  axes.plot(time, pulse, color='black', linewidth=0.8)
+
+
+def _mark_cut(
+  axes: Axes,
+  row: np.ndarray,
+  sampling_rate: float,
+  start: float,
+  limits: tuple[float, float],
+) -> None:
+  """Marks, in red, where the trace goes beyond the paper."""
+  time = start + np.arange(len(row)) / sampling_rate
+  for cut, edge in zip((row < limits[0], row > limits[1]), limits, strict=True):
+    axes.plot(
+      time[cut],
+      np.full(cut.sum(), edge),
+      '.',
+      color='red',
+      markersize=3,
+      clip_on=False,
+    )
+
+
+def _draw_evidence(
+  axes: Axes,
+  heights: np.ndarray,
+  stretch_seconds: float,
+  times: tuple[float, float],
+  start: float,
+) -> None:
+  """Bars between -1 and 1 under a row that begins at `start`, and seconds."""
+  begins = np.arange(len(heights)) * stretch_seconds
+  middles = begins + stretch_seconds / 2
+  inside = (start < middles) & (middles < times[1])
+  values = heights[inside]
+  axes.bar(
+    begins[inside],
+    values,
+    stretch_seconds,
+    align='edge',
+    color=np.where(values > 0, _FOR, _AGAINST),
+  )
+  axes.plot([start, times[1]], [0, 0], color='0.5', linewidth=0.5)
+  axes.set(xlim=times, ylim=(-1, 1), yticks=[])
+  axes.spines[:].set_visible(False)
+  seconds = np.arange(np.ceil(start - 1e-6), times[1] + 1e-6)
+  axes.set_xticks(
+    seconds, [f'{abs(second):.0f}' for second in seconds], fontsize=7
+  )
+  axes.tick_params(length=2, pad=1, color='0.5', labelcolor='0.3')
+
+
+def _draw_probabilities(axes: Axes, probabilities: np.ndarray) -> None:
+  """A bar a class, the likeliest one dark."""
+  places = range(len(schema.CLASSES))
+  colors = np.where(probabilities == probabilities.max(), '0.25', '0.7')
+  axes.barh(places, probabilities, 0.7, color=colors)
+  for place, probability in zip(places, probabilities, strict=True):
+    axes.text(
+      1.05, place, f'{100 * probability:.0f} %', va='center', fontsize=8
+    )
+  axes.set(xlim=(0, 1), xticks=[])
+  axes.set_yticks(places, [CLASS_NAMES[x] for x in schema.CLASSES], fontsize=8)
+  axes.invert_yaxis()
+  axes.tick_params(length=0)
+  axes.spines[['top', 'right', 'bottom']].set_visible(False)
+  axes.spines.left.set_color('0.6')

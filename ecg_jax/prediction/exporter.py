@@ -1,0 +1,243 @@
+"""Writes a run's finished folds as programs that need neither it nor ecg_jax.
+
+python -m ecg_jax.export --run RUN_FOLDER --out MODEL_FOLDER
+
+The folder holds `predict_int16.bin` and `predict_millivolt.bin` (jax.export,
+for CPUs and NVIDIA GPUs, any number of recordings of any length),
+`weights.npz`, and `MODEL_CARD.md`, which says how to call them and what they
+are worth. The weights stand beside the programs: so they are there once and not
+in each program, and can be read by anything.
+
+B: batch, N: samples.
+"""
+
+import io
+import json
+import os
+import pathlib
+import string
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from ecg_jax import models
+from ecg_jax.errors import InputError
+from ecg_jax.evaluation import calibration, summary, tables
+from ecg_jax.input_pipeline.batch import Batch
+from ecg_jax.models import forward, preprocessing
+from ecg_jax.prediction import ensemble
+from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.runs import artifacts
+from ecg_jax.runtime import files as files_lib
+from ecg_jax.runtime import sharding
+
+# Weights of all folds, signal, lengths -> probabilities.
+Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+PLATFORMS = ('cpu', 'cuda')
+
+_CARD = pathlib.Path(__file__).with_name('model_card.md')
+
+_DATA = {
+  'physionet2017': (
+    'the public training set of the PhysioNet/CinC Challenge 2017 (Clifford et'
+    ' al. 2017): 8,528 single-lead recordings of 9 to 61 s from one hand-held'
+    ' device, 300 Hz, band-passed by it to 0.5 to 40 Hz'
+  ),
+  'synthetic_ecg': (
+    'synthetic recordings (`ecg_jax.datasets.synthetic_ecg`), which are no'
+    ' basis for answers about real ones'
+  ),
+}
+
+
+def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes the folder, whole or not at all.
+
+  Args:
+    run_folder: The run.
+    out: A folder that is not there yet.
+
+  Raises:
+    InputError: The run cannot be loaded, or the folder not be written.
+  """
+  if out.exists():
+    raise InputError(
+      f'{out} is there already: delete it, or name another folder with --out.'
+    )
+  files_lib.check_writable(out.parent, '--out')
+  folds = ensemble.load(run_folder)
+  temperature = calibration.read(folds.run_folder, folds.folds)
+  files = {
+    'MODEL_CARD.md': model_card(folds, temperature).encode(),
+    'weights.npz': _npz(stacked_weights(folds)),
+    **{
+      f'{name}.bin': program
+      for name, program in programs(folds, temperature).items()
+    },
+  }
+  out.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with tempfile.TemporaryDirectory(
+      dir=out.parent, prefix=f'.{out.name}.', suffix='.tmp'
+    ) as temporary:
+      whole = pathlib.Path(temporary) / 'model'
+      whole.mkdir()
+      for name, content in files.items():
+        (whole / name).write_bytes(content)
+      os.rename(whole, out)
+  except OSError as error:
+    raise InputError(
+      f'{out} cannot be written ({error.strerror}): free some space, or name'
+      ' another folder with --out.'
+    ) from error
+
+
+def stacked_weights(folds: TrainedFolds) -> dict[str, np.ndarray]:
+  """Path -> float32 [folds, ...] of each array."""
+  variables = sharding.fetch(folds.variables)
+  return _by_path(jax.tree.map(lambda *arrays: np.stack(arrays), *variables))
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Path -> leaf, in the order of the leaves."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def programs(folds: TrainedFolds, temperature: float) -> dict[str, bytes]:
+  """Name -> serialised program of any batch and length, as `jax.export` does.
+
+  Each takes the weights of `stacked_weights`, a signal [B, N] (int16 counts of
+  1/1000 mV, or float32 mV) with N at least the spectrogram's window, and
+  lengths, int32 [B], and gives probabilities, float32 [B, 4].
+  """
+  of_whole = make_predict(folds, temperature)
+  spectrogram = folds.network.spectrogram
+
+  def predict(weights, signal, lengths):
+    signal = _pad(signal, spectrogram, models.halvings(folds.config.model))
+    return of_whole(weights, signal, lengths)
+
+  def predict_millivolt(weights, signal, lengths):
+    limits = jnp.iinfo(jnp.int16)
+    counts = jnp.clip(jnp.round(signal * 1000.0), limits.min, limits.max)
+    return predict(weights, counts.astype(jnp.int16), lengths)
+
+  shortest = spectrogram.window_samples
+  batch, samples = jax.export.symbolic_shape(
+    'batch, samples', constraints=[f'samples >= {shortest}']
+  )
+  weights = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stacked_weights(folds)
+  )
+  lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
+  return {
+    name: bytes(
+      jax.export.export(jax.jit(function), platforms=PLATFORMS)(
+        weights, jax.ShapeDtypeStruct((batch, samples), dtype), lengths
+      ).serialize()
+    )
+    for name, function, dtype in (
+      ('predict_int16', predict, jnp.int16),
+      ('predict_millivolt', predict_millivolt, jnp.float32),
+    )
+  }
+
+
+def make_predict(folds: TrainedFolds, temperature: float) -> Predict:
+  """Mean of the folds' probabilities at a temperature, of int16 signals."""
+  network = folds.network
+  structure = jax.tree.structure(folds.variables[0])
+  paths = list(_by_path(folds.variables[0]))
+
+  def predict(weights, signal, lengths):
+    batch = Batch(
+      signal=signal,
+      signal_lengths=lengths,
+      lengths=lengths,
+      labels=jnp.zeros_like(lengths),
+      mask=lengths > 0,
+    )
+
+    def of_fold(arrays):
+      leaves = [arrays[path] for path in paths]
+      variables = jax.tree.unflatten(structure, leaves)
+      logits = forward.evaluate_logits(network, variables, batch, kind='all')
+      return jax.nn.softmax(logits / temperature)
+
+    return jnp.mean(jax.lax.map(of_fold, weights), axis=0)
+
+  return predict
+
+
+def _pad(
+  signal_BxN: jax.Array, spectrogram: preprocessing.Spectrogram, times: int
+) -> jax.Array:
+  """Pads a signal of symbolic length so that its frames halve evenly.
+
+  Then no shape needs rounding, about which nothing can be proved for a length
+  that is not known.
+  """
+  size, hop = spectrogram.window_samples, spectrogram.hop_samples
+  unit, before = hop * 2**times, size - hop
+  samples = signal_BxN.shape[1]
+  whole = -(-(samples - before) // unit) * unit + before
+  return jnp.pad(signal_BxN, ((0, 0), (0, whole - samples)))
+
+
+def model_card(folds: TrainedFolds, temperature: float) -> str:
+  """What MODEL_CARD.md says, of the run's own files."""
+  config, run_folder = folds.config, folds.run_folder
+  found = summary.summarize(run_folder)
+  run = artifacts.read_run(run_folder)
+  text = 'It was not calibrated; the temperature is 1.'
+  path = run_folder / calibration.FILE
+  if path.exists():
+    kept = json.dumps(json.loads(files_lib.read_text(path)), indent=1)
+    text = (
+      f'Logits are divided by the temperature {temperature:.4g}, fitted to'
+      ' validation sets, before the softmax:\n\n'
+      f'```json\n{kept}\n```'
+    )
+  return string.Template(_CARD.read_text()).substitute(
+    model=config.model.name,
+    run=run_folder.resolve().name,
+    data=_DATA[config.data.name],
+    labels=config.label_version,
+    start=(
+      ''
+      if config.init_from is None
+      else f' Training started from the weights of the run {config.init_from},'
+      ' which learnt from records of its own.'
+    ),
+    thinned=(
+      ''
+      if config.data.max_records is None
+      else f', of which each set was thinned to {config.data.max_records}'
+    ),
+    folds=', '.join(map(str, folds.folds)),
+    count=len(folds.folds),
+    scores=tables.format_table([found]),
+    calibration=text,
+    shortest=folds.network.spectrogram.window_samples,
+    longest=f'{folds.longest_samples / 300:.0f}',
+    platforms=' and '.join(PLATFORMS),
+    jax=jax.__version__,
+    trained_with=run['versions'].get('jax'),
+    commit=run['commit'],
+  )
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  return file.getvalue()

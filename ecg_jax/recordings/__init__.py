@@ -1,0 +1,1 @@
+"""Recordings of users: files, a lead of one, windows of it. No JAX here."""

@@ -1,0 +1,85 @@
+"""The recordings among files and in folders."""
+
+import os
+import pathlib
+
+from ecg_jax.errors import InputError
+from ecg_jax.recordings import formats, wfdb_files
+
+ARRAY_SUFFIXES = ('.csv', '.txt', '.npy')
+"""Formats that state neither a sampling rate nor units."""
+
+
+def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
+  """The recordings among files and in folders.
+
+  A `.dat` or `.mat` with a `.hea` beside it is one recording, of that header.
+  The segments of a recording in a folder are none of their own, and a folder's
+  sub-folders are not looked into.
+
+  Args:
+    paths: Files and folders.
+    with_arrays: Whether CSV, TXT and NumPy files of a folder count too. Those
+      named themselves always do.
+
+  Returns:
+    Files, each once even if named in several ways, in the order given, those
+    of a folder by name.
+
+  Raises:
+    InputError: Nothing is at a path, or no recording is in a folder.
+  """
+  found: dict[str, pathlib.Path] = {}
+  for path in paths:
+    try:
+      files = _find_at(path, with_arrays)
+    except OSError as error:
+      raise InputError(
+        f'{str(path)[:200]} cannot be looked for ({error.strerror}): name a'
+        ' file or a folder.'
+      ) from error
+    for file in files:
+      found.setdefault(os.path.realpath(file), file)
+  return list(found.values())
+
+
+def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
+  if path.is_dir() and path.suffix.lower() not in formats.READERS:
+    inside = _find_inside(path, with_arrays)
+    if not inside:
+      raise InputError(
+        f'The folder {path} holds no recordings (.hea, .edf, .mat; with'
+        ' --sampling_rate and --units .csv, .txt and .npy too): name one'
+        ' that does.'
+      )
+    return inside
+  if path.exists():
+    return [wfdb_files.header_beside(path)]
+  header = path.with_name(f'{path.name}.hea')
+  if header.exists():  # As WFDB names records.
+    return [header]
+  raise InputError(f'{path} is not there: name a file or a folder.')
+
+
+def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
+  try:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+  except OSError as error:
+    raise InputError(
+      f'The folder {folder} cannot be read ({error.strerror}): make it'
+      ' readable.'
+    ) from error
+  wanted = {'.hea', '.edf', '.mat', *(ARRAY_SUFFIXES if with_arrays else ())}
+  segments = {
+    folder / f'{name}.hea'
+    for path in files
+    if path.suffix == '.hea'
+    for name in wfdb_files.segment_names(path)
+  }
+  return [
+    path
+    for path in files
+    if path.suffix.lower() in wanted
+    and path not in segments
+    and wfdb_files.header_beside(path) == path
+  ]

@@ -1,0 +1,274 @@
+"""A lead of a recording of the user's, and windows of it as the models see it.
+
+File -> lead, in mV at its own rate -> polyphase resampling to 300 Hz -> int16
+counts of 1/1000 mV. Only as much is read at a time as a window needs, and a
+window's samples do not depend on how the recording was cut into windows.
+"""
+
+import dataclasses
+import numbers
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ecg_jax.errors import InputError
+from ecg_jax.recordings import arrays, formats
+from ecg_jax.recordings.channels import Channels, explained, to_float32
+from ecg_jax.recordings.training_range import SAMPLING_RATE
+
+MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6, 'counts': 1e-3}
+"""Unit -> mV. A count is 1/1000 mV, as in the challenge's records."""
+
+SLOWEST, FASTEST = 50.0, 100_000.0
+"""Hz, the sampling rates that are taken."""
+
+_ECG_NAME = re.compile(
+  r'.*(ecg|ekg).*'
+  r'|(lead|mod\.?|ml?)?[ _]*(i|ii|iii|av[rlf]|v\d\w*|mcl\d|c[mc]\d)([-+ ].*)?',
+  re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+  """One lead of a file or an array, read in blocks."""
+
+  name: str
+  """Path of the file, or what it is called."""
+  lead: str
+  sampling_rate: float
+  """Hz."""
+  num_samples: int
+  notes: tuple[str, ...]
+  """What was assumed."""
+  read: Callable[[int, int], np.ndarray]
+  """start, stop -> mV."""
+
+  def millivolt(self, start: int, stop: int) -> np.ndarray:
+    """Samples, float32 [stop - start], in mV at its own rate.
+
+    Args:
+      start: First sample, at least 0.
+      stop: Behind the last, at most `num_samples`.
+
+    Returns:
+      The samples; NaN where one is missing.
+
+    Raises:
+      InputError: The file is damaged there.
+    """
+    return to_float32(self.read(start, stop))
+
+
+def open_recording(
+  path: pathlib.Path,
+  *,
+  lead: str | None = None,
+  sampling_rate: float | None = None,
+  units: str | None = None,
+) -> Recording:
+  """Opens a lead of a file.
+
+  Args:
+    path: A WFDB header, .edf, .mat (`val`), .csv, .txt or .npy.
+    lead: Name or number (from 0) of the lead; None for the first that is named
+      or measured like an ECG.
+    sampling_rate: Hz, for files that do not state it.
+    units: A key of MILLIVOLT, for files that do not state it.
+
+  Raises:
+    InputError: The file, the lead, its rate or units cannot be used.
+  """
+  channels = formats.read_channels(path)
+  notes = []
+  if path.suffix.lower() == '.mat':
+    # As the challenge's, which are the best known of this form.
+    if sampling_rate is None:
+      sampling_rate = SAMPLING_RATE
+      notes.append(f'no header: taken to have {SAMPLING_RATE} samples a second')
+    if units is None:
+      units = 'counts'
+      notes.append('no header: taken to be in units of 1/1000 mV')
+  return _open_lead(
+    channels,
+    path=str(path),
+    lead=lead,
+    sampling_rate=sampling_rate,
+    units=units,
+    notes=tuple(notes),
+  )
+
+
+def from_array(
+  signal: np.ndarray,
+  *,
+  sampling_rate: float,
+  units: str,
+  lead: int | str | None = None,
+  name: str = 'signal',
+) -> Recording:
+  """A recording of samples that are in memory.
+
+  Args:
+    signal: Real numbers [samples], or [leads, samples], either way round; NaN
+      or masked where one is missing.
+    sampling_rate: Hz.
+    units: A key of MILLIVOLT.
+    lead: Number of the lead, where there are several.
+    name: What to call it.
+
+  Raises:
+    InputError: They cannot be used.
+  """
+  if not isinstance(sampling_rate, numbers.Real):
+    raise InputError(
+      f'sampling_rate is {sampling_rate!r}, not a number: give it in Hz.'
+    )
+  try:
+    array = np.asarray(signal)
+  except (TypeError, ValueError) as error:
+    raise InputError(
+      f'{name} cannot be made an array: give samples, or leads of as many'
+      ' samples each.'
+    ) from error
+  if np.ma.is_masked(signal) and array.dtype.kind in 'iuf':
+    array = np.where(np.ma.getmaskarray(signal), np.nan, array)
+  return _open_lead(
+    arrays.array_channels(name, array),
+    path=name,
+    lead=None if lead is None else str(lead),
+    sampling_rate=sampling_rate,
+    units=units,
+    notes=(),
+  )
+
+
+def _open_lead(
+  channels: Channels,
+  *,
+  path: str,
+  lead: str | None,
+  sampling_rate: float | None,
+  units: str | None,
+  notes: tuple[str, ...],
+) -> Recording:
+  names = tuple(
+    given or str(number) for number, given in enumerate(channels.names)
+  )
+  chosen = choose_lead(path, names, channels.units, lead)
+  stated = channels.rates[chosen]
+  rate = sampling_rate if stated is None else stated
+  if rate is None:
+    raise InputError(
+      f'{path} does not say its sampling rate: give --sampling_rate HZ.'
+    )
+  if not SLOWEST <= rate <= FASTEST:  # Neither is NaN.
+    raise InputError(
+      f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
+      f' {FASTEST:g}: give the right one.'
+    )
+  scale = _scale(path, names[chosen], channels.units[chosen], units)
+  if sampling_rate not in (None, rate):
+    notes += (
+      f'states {rate:g} Hz itself: --sampling_rate {sampling_rate:g} not used',
+    )
+  if units is not None and MILLIVOLT.get(_unit(units) or '') != scale:
+    notes += (
+      f'states {channels.units[chosen]} itself: --units {units} not used',
+    )
+  with explained(pathlib.Path(path)):
+    samples = channels.open(chosen)
+    if samples.num_samples < 1:
+      raise InputError(f'{path} has no samples: export it again.')
+  notes += samples.notes
+
+  def read(start: int, stop: int) -> np.ndarray:
+    with explained(pathlib.Path(path)):
+      values = samples.read(start, stop)
+      if len(values) != stop - start:
+        raise InputError(
+          f'{path} ends before its sample {stop}: it was cut off, so export it'
+          ' again.'
+        )
+      return values * scale
+
+  return Recording(
+    name=path,
+    lead=names[chosen],
+    sampling_rate=float(rate),
+    num_samples=samples.num_samples,
+    notes=notes,
+    read=read,
+  )
+
+
+def choose_lead(
+  path: str,
+  names: Sequence[str],
+  units: Sequence[str | None],
+  wanted: str | None,
+) -> int:
+  """Number of the lead to read.
+
+  Args:
+    path: What to call the file in an error.
+    names: Of all channels.
+    units: Of all channels, None where not stated.
+    wanted: Name, in upper or lower case, or number of a channel; None for the
+      only one, else the first with a name like an ECG lead's, else the first
+      in mV.
+
+  Raises:
+    InputError: There is none; says what there is.
+  """
+  there = f'it has {", ".join(f"{k} {name}" for k, name in enumerate(names))}'
+  if len(there) > 300:
+    there = f'{there[:300]}...'
+  if wanted is not None:
+    for number, name in enumerate(names):
+      if wanted.strip().lower() == name.lower():
+        return number
+    if wanted.strip().isdecimal() and int(wanted) < len(names):
+      return int(wanted)
+    raise InputError(f'{path} has no lead {wanted!r}: {there}.')
+  electric = [
+    number
+    for number, unit in enumerate(units)
+    if unit in (None, '') or _unit(unit) is not None
+  ]
+  named = [k for k in electric if _ECG_NAME.fullmatch(names[k].strip())]
+  measured = [k for k in electric if _unit(units[k]) == 'mV']
+  only = electric if len(names) == 1 else []
+  for candidates in (named, measured, only):
+    if candidates:
+      return candidates[0]
+  raise InputError(
+    f'{path} has no channel that looks like an ECG by name and unit: choose'
+    f' with --lead; {there}.'
+  )
+
+
+def _unit(text: str | None) -> str | None:
+  """The key of MILLIVOLT that a unit is, or None."""
+  plain = str(text).strip().replace('µ', 'u').replace('μ', 'u').lower()
+  return next((unit for unit in MILLIVOLT if unit.lower() == plain), None)
+
+
+def _scale(
+  path: str, lead: str, stated: str | None, given: str | None
+) -> float:
+  unit = _unit(stated or given)
+  if unit is None and not stated:
+    raise InputError(
+      f'{path} does not say the units of lead {lead}'
+      + ('' if given is None else f', and {given!r} are none')
+      + f': give --units, one of {", ".join(MILLIVOLT)} (of 1/1000 mV).'
+    )
+  if unit is None:
+    raise InputError(
+      f'Lead {lead} of {path} is in {stated!r}, no voltage: choose another with'
+      ' --lead.'
+    )
+  return MILLIVOLT[unit]

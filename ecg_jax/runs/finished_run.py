@@ -1,0 +1,198 @@
+"""A run's finished folds: config, data, sets and weights."""
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from ecg_jax import cli, configuration, experiment, models
+from ecg_jax.datasets import folds, schema
+from ecg_jax.errors import InputError
+from ecg_jax.input_pipeline import dataset
+from ecg_jax.models import forward
+from ecg_jax.runs import artifacts, checkpoint, predictions
+from ecg_jax.runtime import sharding
+
+
+def run_parser(prog: str, description: str) -> cli.ArgumentParser:
+  """The command line of what works on the predictions of a run.
+
+  It gives run_folder, set_name, manual_dir, data_dir and debug.
+  """
+  parser = cli.ArgumentParser(prog=prog, description=description)
+  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
+  parser.add_argument(
+    '--set',
+    choices=list(predictions.FILES),
+    default='test',
+    dest='set_name',
+  )
+  parser.add_argument('--manual_dir', help="source files; default: the run's")
+  parser.add_argument(
+    '--data_dir', help="prepared datasets; default: the run's"
+  )
+  parser.add_argument(
+    '--debug', action='store_true', help='print the traceback of an error'
+  )
+  return parser
+
+
+def read_config(
+  run_folder: pathlib.Path, *, manual_dir: str | None, data_dir: str | None
+) -> ml_collections.ConfigDict:
+  """The config of a run, with other folders of its data where they are given.
+
+  Raises:
+    InputError: There is no run.
+  """
+  config = configuration.from_json(artifacts.read_run(run_folder)['config'])
+  config.data.manual_dir = manual_dir or config.data.manual_dir
+  config.data.data_dir = data_dir or config.data.data_dir
+  return config
+
+
+def load_data(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> experiment.Data:
+  """The data of a run, of its config from `read_run_config`.
+
+  Raises:
+    InputError: They cannot be loaded, or are not those that it was trained on.
+  """
+  [data] = experiment.load_data([config])
+  run = artifacts.read_run(run_folder)
+  artifacts.check_digests(run_folder, run, data.digests())
+  return data
+
+
+def read_table(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """The table of folds of a run, without its data.
+
+  Args:
+    run_folder: The run.
+    config: Its config.
+
+  Raises:
+    InputError: Its labels.csv or the file of the table is missing or changed.
+  """
+  table = experiment.read_table(config)
+  source: Any = config.data.folds_file
+  if table is None:
+    source = run_folder / 'labels.csv'
+    labels = artifacts.read_labels(run_folder, 'v2')
+    table = folds.make_folds(labels)
+  if (
+    experiment.table_digest(table)
+    != artifacts.read_run(run_folder)['digests']['folds']
+  ):
+    raise InputError(
+      f'{source} makes other folds than those that {run_folder} was trained on:'
+      ' put the original back.'
+    )
+  return table
+
+
+def read_sets(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict, fold: int
+) -> dict[str, list[str]]:
+  """'train', 'validation', 'test' -> records of a run's fold, without its data.
+
+  Otherwise as `read_run_table`.
+  """
+  sets = read_table(run_folder, config)['folds'][str(fold)]
+  labels = artifacts.read_labels(run_folder, config.label_version)
+  return {
+    name: dataset.thin(sets[name], labels, config.data.max_records)
+    for name in schema.SETS
+  }
+
+
+def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
+  """The records that shaped a fold's weights, known by their samples.
+
+  They are those of its training and validation sets, and of the runs before it
+  that it started from. A record that the challenge holds twice, in a train and
+  in a test set, is one of them.
+
+  Returns:
+    SHA-256 of a record's little-endian int16 samples -> its name.
+
+  Raises:
+    InputError: One of these runs is not there, or damaged.
+  """
+  config = read_config(run_folder, manual_dir=None, data_dir=None)
+  digests = artifacts.read_run(run_folder)['digests']['records']
+  sets = read_sets(run_folder, config, fold)
+  learnt = [*sets['train'], *sets['validation']]
+  if lost := set(learnt) - digests.keys():
+    raise InputError(
+      f'{run_folder}/config.json is damaged (no digest of {min(lost)}): restore'
+      ' it.'
+    )
+  found = {digests[record]: record for record in learnt}
+  if config.init_from is not None:
+    earlier = pathlib.Path(config.init_from).expanduser()
+    found = trained_on(earlier, fold) | found
+  return found
+
+
+def finished_folds(
+  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> tuple[int, ...]:
+  """The folds of a run that have scores and weights, in ascending order.
+
+  Raises:
+    InputError: There is none, or one has lost its weights.
+  """
+  folders = {fold: run_folder / f'fold{fold}' for fold in sorted(config.folds)}
+  finished = [f for f in folders if (folders[f] / 'scores.json').exists()]
+  if not finished:
+    raise InputError(f'{run_folder} has no finished fold: train one first.')
+  for fold in finished:
+    if not (folders[fold] / 'checkpoints').is_dir():
+      raise InputError(
+        f'{folders[fold]} has no checkpoints, which hold the weights: restore'
+        ' them, or delete the folder and train the fold again.'
+      )
+  return tuple(finished)
+
+
+def restore(
+  run_folder: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  fold: int,
+  network: forward.Network,
+  mesh: Mesh,
+) -> dict[str, Any]:
+  """The kept weights of a finished fold: `params` and `batch_stats`.
+
+  Args:
+    run_folder: The run.
+    config: Its config.
+    fold: The fold.
+    network: The config's.
+    mesh: Where the arrays go, whole to each device.
+
+  Raises:
+    InputError: The checkpoint is damaged, or of other settings or shapes.
+  """
+  with checkpoint.Checkpoints(
+    run_folder / f'fold{fold}' / 'checkpoints',
+    configuration.deciding(config) | {'fold': fold},
+    only_latest=True,
+  ) as checkpoints:
+    return checkpoints.restore_best(
+      sharding.replicated(variable_shapes(network), mesh)
+    )
+
+
+def variable_shapes(network: forward.Network) -> dict[str, Any]:
+  """Shapes and dtypes of the network's `params` and `batch_stats`."""
+  bins = network.spectrogram.bins
+  return jax.eval_shape(
+    lambda: models.initialise(network.model, jax.random.key(0), bins)
+  )

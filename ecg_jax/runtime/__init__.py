@@ -1,0 +1,1 @@
+"""Devices, processes, signals and files: what is not about ECGs."""

@@ -1,0 +1,1 @@
+"""Training: jobs, the step, the loop."""

@@ -1,0 +1,151 @@
+"""What tells of a job while it runs: TensorBoard, a progress bar."""
+
+import contextlib
+import datetime
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import tensorboardX.summary
+import tqdm
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+
+
+class TensorBoard:
+  """Scalars of each epoch for TensorBoard, or nothing when switched off.
+
+  It is a view of metrics.csv: where it cannot be written training goes on.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, next_step: int, enabled: bool):
+    """Opens the folder; what stands in it from `next_step` on goes."""
+    self._folder = folder
+    self._file: event_file_writer.EventsWriter | None = None
+    if enabled:
+      with self._giving_up():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not by tensorboardX's own thread, whose failures nobody hears of.
+        self._file = event_file_writer.EventsWriter(str(folder / 'events'))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(next_step, session_log=start)
+        self._file.flush()
+
+  def write(self, row: dict[str, Any]) -> None:
+    """Writes the fields of a row of metrics.csv."""
+    if self._file is None:
+      return
+    with self._giving_up():
+      for name, value in row.items():
+        if value is not None and name != 'step':
+          self._add(
+            row['step'], summary=tensorboardX.summary.scalar(name, value)
+          )
+      self._file.flush()
+
+  def close(self) -> None:
+    """Releases the folder."""
+    if self._file is not None:
+      with self._giving_up():
+        self._file.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    assert self._file is not None
+    self._file.write_event(
+      event_pb2.Event(wall_time=time.time(), step=step, **content)
+    )
+
+  @contextlib.contextmanager
+  def _giving_up(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      self._file = None
+      print(
+        f'{self._folder} cannot be written ({error}): training goes on without'
+        ' TensorBoard files.',
+        file=sys.stderr,
+      )
+
+
+class ProgressBar:
+  """How far a job is: a bar on a terminal, else a plain line an epoch."""
+
+  def __init__(
+    self, name: str, *, total: int, done: int, position: int, enabled: bool
+  ):
+    """Begins.
+
+    Args:
+      name: What to call the job.
+      total: Records that training will see at most, in all its epochs.
+      done: Of them, those seen before this start.
+      position: The bar's line, 0 for the first.
+      enabled: Whether this is the process that tells.
+    """
+    self._name = name
+    self._total, self._seen, self._begun = total, 0, time.monotonic()
+    self._done, self._enabled = done, enabled
+    self._bar = tqdm.tqdm(
+      desc=name,
+      total=total,
+      initial=done,
+      position=position,
+      unit=' records',
+      dynamic_ncols=True,
+      smoothing=0.05,
+      disable=not (enabled and sys.stderr.isatty()),
+      bar_format=(
+        '{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left'
+        '{postfix}'
+      ),
+    )
+
+  def advance(
+    self, records: int, *, where: str, loss: float, best: float
+  ) -> None:
+    """Counts records of a chunk.
+
+    Args:
+      records: Records that training saw.
+      where: Phase and epoch.
+      loss: Mean training loss of the epoch so far.
+      best: Best validation score so far, in percent; minus infinity if none.
+    """
+    self._seen += records
+    validated = f', best validation {best:.1f}' if best >= 0 else ''
+    self._bar.set_postfix_str(
+      f'{where}, loss {loss:.4f}{validated}', refresh=False
+    )
+    self._bar.update(records)
+
+  def skip(self, records: int) -> None:
+    """Takes off records that an early stop saves."""
+    self._total -= records
+    self._bar.total -= records
+
+  def end_epoch(self, row: dict[str, Any], *, where: str, best: float) -> None:
+    """Tells of an epoch, where the output is no terminal."""
+    if not (self._enabled and self._bar.disable):
+      return
+    rate = self._seen / max(1e-9, time.monotonic() - self._begun)
+    left = max(0, self._total - self._done - self._seen) / max(rate, 1e-9)
+    score = row['validation_score']
+    validation = (
+      ''
+      if score is None
+      else f', validation loss {row["validation_loss"]:.4f} score {score:.1f}'
+      f' (best {best:.1f})'
+    )
+    print(
+      f'{self._name}, {where}: loss {row["train_loss"]:.4f}{validation},'
+      f' {row["records_per_second"]:.1f} records/s,'
+      f' {datetime.timedelta(seconds=round(left))} left',
+      flush=True,
+    )
+
+  def close(self) -> None:
+    """Ends."""
+    self._bar.close()

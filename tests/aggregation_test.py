@@ -1,0 +1,171 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ecg_jax.datasets import schema
+from ecg_jax.evaluation import calibration
+from ecg_jax.prediction import aggregation
+
+logits = arrays.arrays(
+  np.float32,
+  st.tuples(st.integers(1, 6), st.just(4)),
+  elements=st.floats(-9, 9, width=32),
+)
+
+
+def of(*probabilities):
+  """Logits of folds with these probabilities."""
+  return np.log(np.array(probabilities, np.float32))
+
+
+def test_the_mean_of_the_folds_decides_or_their_vote():
+  folds = of(
+    [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.05, 0.9, 0.04, 0.01]
+  )
+  mean = aggregation.combine(folds, temperature=1.0)
+  np.testing.assert_allclose(
+    mean.probabilities, [0.85 / 3, 0.5, 0.44 / 3, 0.07], atol=1e-6
+  )
+  assert mean.predicted == 'A'
+  assert mean.agreement == pytest.approx(1 / 3)
+  vote = aggregation.combine(folds, temperature=1.0, vote=True)
+  assert vote.predicted == 'N'
+  assert vote.agreement == pytest.approx(2 / 3)
+  np.testing.assert_array_equal(vote.probabilities, mean.probabilities)
+
+
+def test_of_equal_votes_the_higher_mean_decides():
+  for first, second in ((0.5, 0.6), (0.6, 0.5)):
+    folds = of(
+      [first, (1 - first) / 2, (1 - first) / 2, 0.01],
+      [(1 - second) / 2, (1 - second) / 2, second, 0.01],
+    )
+    found = aggregation.combine(folds, temperature=1.0, vote=True)
+    assert found.predicted == ('N' if first > second else 'O')
+
+
+@given(logits, st.floats(0.2, 5), st.booleans(), st.floats(0, 1))
+def test_an_answer_is_as_sure_as_it_was_asked_to_be(folds, heat, vote, least):
+  found = aggregation.combine(folds, temperature=heat, vote=vote, abstain=least)
+  plain = aggregation.combine(folds, temperature=heat, vote=vote)
+  assert found.probabilities.sum() == pytest.approx(1)
+  confidence = plain.probabilities[schema.CLASSES.index(plain.predicted)]
+  assert found.predicted == (
+    plain.predicted if confidence >= least else aggregation.UNDECIDED
+  )
+  each = calibration.softmax(folds, heat)
+  votes = each.argmax(axis=1) == schema.CLASSES.index(plain.predicted)
+  assert plain.agreement == votes.mean()
+
+
+def stretch(start, end, predicted, rng=None):
+  sure = predicted in schema.CLASSES
+  chosen = predicted if sure else 'N'
+  share = np.full(4, 0.1)
+  share[schema.CLASSES.index(chosen)] = 0.7
+  if rng is not None:
+    share = rng.dirichlet(np.ones(4))
+  return aggregation.Stretch(
+    start, end, aggregation.Answer(chosen, share, 1.0, sure)
+  )
+
+
+@given(
+  st.lists(
+    st.tuples(
+      st.integers(1, 40), st.sampled_from([*schema.CLASSES, 'undecided'])
+    ),
+    min_size=1,
+    max_size=12,
+  ),
+  st.integers(10, 40),
+)
+def test_each_instant_counts_for_the_nearest_middle(steps, window):
+  """Against a count of half seconds, one by one, there and back."""
+  starts = np.cumsum([step for step, _ in steps])
+  stretches = [
+    stretch(start, start + window, predicted)
+    for start, (_, predicted) in zip(starts, steps, strict=True)
+  ]
+  halves = {}  # Of a second -> class; edges are multiples of one.
+  for half in range(2 * stretches[-1].end):
+    middle = (half + 0.5) / 2
+    near = min(stretches, key=lambda x: abs(x.start + window / 2 - middle))
+    if near.start < middle < near.end:
+      halves[half] = near.answer.predicted
+  found = aggregation.summarize(stretches)
+  assert 2 * found.answered_seconds == len(halves)
+  for name, share in found.shares.items():
+    expected = list(halves.values()).count(name) / len(halves)
+    assert share == pytest.approx(expected)
+  inside = [range(int(2 * a), int(2 * b)) for a, b in found.episodes]
+  assert [half for half, x in halves.items() if x == 'A'] == [
+    half for part in inside for half in part
+  ]
+  for one, two in itertools.pairwise(found.episodes):
+    assert one[1] < two[0]
+  longest = found.longest_episode or (0, 0)
+  assert 2 * (longest[1] - longest[0]) == max(map(len, inside), default=0)
+  back = aggregation.summarize(
+    [aggregation.Stretch(-end, -start, x) for start, end, x in stretches[::-1]]
+  )
+  assert back.shares == pytest.approx(found.shares)
+  assert back.episodes == [
+    (-end, -start) for start, end in found.episodes[::-1]
+  ]
+
+
+def test_noise_has_no_say_unless_there_is_nothing_else():
+  noisy = [stretch(k, k + 1, '~') for k in range(5)]
+  found = aggregation.summarize([*noisy, stretch(5, 6, 'O')])
+  assert (found.answer.predicted, found.used) == ('O', 1)
+  assert found.answer.agreement == 1
+  assert found.shares['~'] == pytest.approx(5 / 6)
+  found = aggregation.summarize(noisy)
+  assert (found.answer.predicted, found.used) == ('~', 5)
+
+
+def test_a_summary_is_the_mean_and_can_be_undecided():
+  rng = np.random.default_rng(0)
+  stretches = [stretch(k, k + 1, 'N', rng) for k in range(9)]
+  mean = np.mean([x.answer.probabilities for x in stretches], axis=0)
+  found = aggregation.summarize(stretches)
+  np.testing.assert_allclose(found.answer.probabilities, mean)
+  assert found.answer.predicted == schema.CLASSES[mean.argmax()]
+  found = aggregation.summarize(stretches, abstain=0.99)
+  assert found.answer.predicted == aggregation.UNDECIDED
+
+
+@given(
+  arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 8), st.integers(1, 3), st.just(4)),
+    elements=st.floats(-3, 3, width=32),
+  ),
+  st.booleans(),
+  st.floats(0, 1),
+)
+def test_abstention_changes_nothing_but_what_is_told(windows, vote, least):
+  def summarize(abstain):
+    found = [
+      aggregation.combine(folds, temperature=1.0, vote=vote, abstain=abstain)
+      for folds in windows
+    ]
+    stretches = [aggregation.Stretch(k, k + 1, x) for k, x in enumerate(found)]
+    return aggregation.summarize(stretches, abstain=abstain)
+
+  plain, found = summarize(0.0), summarize(least)
+  np.testing.assert_array_equal(
+    found.answer.probabilities, plain.answer.probabilities
+  )
+  assert found.used == plain.used
+  assert found.answer.agreement == plain.answer.agreement
+  assert found.answer.predicted == (
+    plain.answer.predicted
+    if plain.answer.probabilities.max() >= least
+    else aggregation.UNDECIDED
+  )

@@ -1,0 +1,208 @@
+"""Evidence lies where it was planted, by gradients as by occlusion."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from ecg_jax import models
+from ecg_jax.models import forward, preprocessing
+from ecg_jax.models.loss import weighted_cross_entropy
+from ecg_jax.prediction import attribution, ensemble
+from ecg_jax.prediction.ensemble import TrainedFolds
+
+SPECTROGRAM = preprocessing.Spectrogram(window_samples=64, hop_samples=16)
+SAMPLES = 900
+METHODS = [attribution.integrated_gradients, attribution.occlusion]
+
+
+@pytest.fixture(autouse=True)
+def short_buckets(monkeypatch):
+  """Programs for a few seconds of signal instead of a minute."""
+  monkeypatch.setattr(ensemble, '_BUCKETS', (1000, 3000))
+
+
+def make_model(network, *variables):
+  return TrainedFolds(
+    run_folder=None,
+    config=ml_collections.ConfigDict({'evaluation_batch_size': 8}),
+    folds=tuple(range(len(variables))),
+    network=network,
+    variables=variables,
+    learnt=({},) * len(variables),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+  """Class 1 is likelier the more frames are loud in one bin: a known truth."""
+
+  def apply(self, variables, features, frames, *, train, kind):
+    del train, kind
+    mask = preprocessing.valid(frames, features.shape[1])
+    loud = jax.nn.relu(features[:, :, 17] - variables['threshold'])
+    score = jnp.sum(loud, axis=1, where=mask) / 10
+    return score[:, None] * jnp.array([0.0, 1, 0, 0])
+
+
+def detector(*thresholds):
+  network = forward.Network(Detector(), SPECTROGRAM, None)
+  return make_model(network, *({'threshold': level} for level in thresholds))
+
+
+def planted(rng, samples=SAMPLES, seconds=0.6):
+  """Noise with 80 Hz somewhere; the window and where, in samples."""
+  signal = rng.normal(0, 20, samples)
+  length = int(300 * seconds)
+  start = int(rng.integers(samples - length))
+  time = np.arange(length) / 300
+  signal[start : start + length] += 300 * np.sin(2 * np.pi * 80 * time)
+  return signal.astype(np.int16), start, start + length
+
+
+def share_inside(found, start, stop, margin=64):
+  """Of all evidence, that of stretches near the planted samples."""
+  begins = np.arange(len(found)) * attribution.STRETCH_SAMPLES
+  near = (begins + attribution.STRETCH_SAMPLES > start - margin) & (
+    begins < stop + margin
+  )
+  return np.abs(found[near]).sum() / np.abs(found).sum()
+
+
+@pytest.mark.parametrize('samples', [700, SAMPLES, 2500])
+@pytest.mark.parametrize('method', METHODS)
+def test_all_evidence_is_where_the_detector_looks(method, samples):
+  window, start, stop = planted(np.random.default_rng(samples), samples)
+  model = detector(4.0)
+  found = method(model, window, 1)
+  assert found.shape == (-(-samples // 60),)
+  assert found.dtype == np.float32
+  assert share_inside(found, start, stop) > 0.95
+  assert found.sum() > 1
+  # What speaks for one class speaks against the others.
+  assert method(model, window, 0).sum() < -0.2
+
+
+def test_gradients_and_occlusion_agree_where_stretches_just_add_up():
+  for seed in range(5):
+    window, *_ = planted(np.random.default_rng(seed))
+    by_gradient, by_occlusion = (
+      method(detector(-3.0), window, 1) for method in METHODS
+    )
+    assert np.corrcoef(by_gradient, by_occlusion)[0, 1] > 0.98
+
+
+@pytest.fixture(scope='module')
+def taught():
+  """A small CRNN that has learnt to tell noise with 80 Hz in it from noise."""
+  model = models.create_model(
+    'residual_crnn',
+    dropout_convolution=0.0,
+    dropout_output=0.0,
+    widths=(8, 16),
+    blocks_per_stage=1,
+    kernel_frames=3,
+    lstm_units=4,
+    batch_norm_momentum=0.8,
+  )
+  network = forward.Network(model, SPECTROGRAM, None)
+  variables = models.initialise(model, jax.random.key(0), SPECTROGRAM.bins)
+  optimizer = optax.adam(5e-3)
+
+  @jax.jit
+  def step(variables, moments, batch, key):
+    def loss(params):
+      logits, stats = forward.train_logits(
+        network,
+        {'params': params, 'batch_stats': variables['batch_stats']},
+        batch,
+        key,
+        samples=SAMPLES,
+        kind='all',
+      )
+      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(4))
+      return losses.mean(), stats
+
+    gradients, stats = jax.grad(loss, has_aux=True)(variables['params'])
+    updates, moments = optimizer.update(gradients, moments)
+    params = optax.apply_updates(variables['params'], updates)
+    return {'params': params, 'batch_stats': stats}, moments
+
+  rng = np.random.default_rng(0)
+  moments = optimizer.init(variables['params'])
+  key = jax.random.key(1)
+  for _ in range(60):
+    labels = np.arange(16, dtype=np.int32) % 2
+    windows = [
+      planted(rng)[0] if label else rng.normal(0, 20, SAMPLES).astype(np.int16)
+      for label in labels
+    ]
+    batch = ensemble.make_batch(windows, 16, SAMPLES)._replace(labels=labels)
+    variables, moments = step(variables, moments, batch, key)
+  return make_model(network, variables)
+
+
+def test_a_trained_network_s_evidence_is_what_was_planted(taught):
+  rng = np.random.default_rng(5)
+  found = [planted(rng) for _ in range(8)]
+  assert np.all(taught.logits([one[0] for one in found])[0].argmax(-1) == 1)
+  agreements = []
+  for window, start, stop in found:
+    maps = [method(taught, window, 1) for method in METHODS]
+    for values in maps:
+      assert share_inside(values, start, stop) > 0.6
+      strongest = values.argmax() * attribution.STRETCH_SAMPLES
+      assert start - 60 < strongest < stop
+    agreements.append(np.corrcoef(*maps)[0, 1])
+  assert np.mean(agreements) > 0.8
+
+
+def log_odds(logits, answer):
+  probabilities = np.asarray(jax.nn.softmax(logits.astype(np.float64)))
+  return np.log(probabilities[answer] / (1 - probabilities[answer]))
+
+
+def test_gradients_share_out_the_log_odds_that_the_mean_frame_lacks():
+  window, *_ = planted(np.random.default_rng(7))
+  model = detector(4.0)
+  network, [variables] = model.network, model.variables
+  batch = ensemble.make_batch([window], 1, SAMPLES)
+  features, frames = forward.evaluation_features(network, batch)
+  mean = jnp.broadcast_to(features.mean(axis=1, keepdims=True), features.shape)
+  neutral = forward.logits_of_features(
+    network, variables, mean, frames, kind='all'
+  )
+  for answer in range(2):
+    whole = log_odds(model.logits([window])[0, 0], answer)
+    found = attribution.integrated_gradients(model, window, answer)
+    gained = whole - log_odds(np.asarray(neutral)[0], answer)
+    assert found.sum() == pytest.approx(gained, rel=0.05)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_evidence_is_the_mean_over_folds(method):
+  window, *_ = planted(np.random.default_rng(8))
+  apart = [method(detector(level), window, 1) for level in (2.0, 5.0)]
+  together = method(detector(2.0, 5.0), window, 1)
+  assert np.abs(apart[0] - apart[1]).max() > 0.1
+  np.testing.assert_allclose(together, np.mean(apart, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_evidence_does_not_depend_on_padding(method, monkeypatch):
+  window, *_ = planted(np.random.default_rng(9))
+  kept = method(detector(2.0), window, 1)
+  monkeypatch.setattr(ensemble, '_BUCKETS', (1500,))
+  padded = method(detector(2.0), window, 1)
+  np.testing.assert_allclose(padded, kept, atol=1e-5)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_flat_recording_has_no_evidence(method):
+  for window in (np.zeros(SAMPLES, np.int16), np.full(64, 32767, np.int16)):
+    found = method(detector(4.0), window, 1)
+    np.testing.assert_array_equal(found, 0)

@@ -1,0 +1,200 @@
+"""Kept weights answer as in training, whatever windows they are given with."""
+
+import csv
+import hashlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import experiment
+from ecg_jax.datasets import folds, schema
+from ecg_jax.errors import InputError
+from ecg_jax.prediction import ensemble
+from ecg_jax.runs import artifacts, finished_run
+from ecg_jax.runtime import sharding
+
+
+@pytest.fixture(scope='module')
+def model(small_run):
+  return ensemble.load(small_run)
+
+
+@pytest.fixture
+def copied_run(small_run, tmp_path):
+  """A copy of the run that may be damaged."""
+  folder = shutil.copytree(small_run, tmp_path / 'run')
+  table = shutil.copy(small_run.with_name('folds.json'), tmp_path)
+  path = folder / 'config.json'
+  run = json.loads(path.read_text())
+  run['config']['data']['folds_file'] = str(table)
+  path.write_text(json.dumps(run))
+  return folder
+
+
+def window_of(dataset, record):
+  [index] = dataset.find([record])
+  start = dataset.offsets[index]
+  return dataset.signal[start : start + dataset.lengths[index]]
+
+
+def test_answers_are_those_of_the_end_of_training(model, small_run, small_data):
+  lines = (small_run / 'fold1' / 'predictions.csv').read_text().splitlines()
+  rows = list(csv.DictReader(lines))
+  windows = [window_of(small_data.dataset, row['record']) for row in rows]
+  logits = model.logits(windows)
+  assert model.folds == (1,)
+  assert logits.shape == (1, len(rows), 4)
+  assert logits.dtype == np.float32
+  expected = [
+    [float(row[f'probability_{name}']) for name in schema.CLASSES]
+    for row in rows
+  ]
+  np.testing.assert_allclose(
+    jax.nn.softmax(logits[0]), expected, rtol=0, atol=1e-6
+  )
+  assert np.ptp(expected, axis=0).max() > 1e-3
+
+
+def test_a_window_is_answered_alike_in_any_company(model):
+  rng = np.random.default_rng(0)
+  windows = [
+    rng.normal(0, 300, size).astype(np.int16)
+    for size in (64, 9000, 65, 9001, 18_286, 18_287, 3000)
+  ]
+  together = model.logits(windows)
+  order = rng.permutation(len(windows))
+  shuffled = model.logits([windows[index] for index in order])
+  np.testing.assert_allclose(shuffled, together[:, order], rtol=0, atol=2e-6)
+  alone = model.logits(windows[:1])
+  np.testing.assert_allclose(alone, together[:, :1], rtol=0, atol=2e-6)
+  assert np.ptp(together, axis=1).min() > 1e-4
+
+
+def test_more_windows_than_a_batch_holds(model):
+  rng = np.random.default_rng(1)
+  windows = [rng.normal(0, 300, 100 + n).astype(np.int16) for n in range(19)]
+  assert len(windows) > 2 * model.config.evaluation_batch_size
+  together = model.logits(windows)
+  apart = [model.logits(windows[n : n + 4]) for n in range(0, 19, 4)]
+  np.testing.assert_allclose(
+    together, np.concatenate(apart, axis=1), rtol=0, atol=2e-6
+  )
+
+
+def test_no_windows_have_no_answers(model):
+  assert model.logits([]).shape == (1, 0, 4)
+
+
+def test_a_window_shorter_than_a_spectrum_is_refused(model):
+  windows = [np.zeros(64, np.int16), np.zeros(63, np.int16)]
+  with pytest.raises(InputError, match='63 samples at 300 Hz, less than'):
+    model.logits(windows)
+
+
+def test_a_lost_digest_is_told_of(copied_run, small_data):
+  path = copied_run / 'config.json'
+  run = json.loads(path.read_text())
+  record = small_data.table['folds']['1']['train'][0]
+  del run['digests']['records'][record]
+  path.write_text(json.dumps(run))
+  with pytest.raises(InputError, match=rf'damaged \(no digest of {record}\)'):
+    ensemble.load(copied_run)
+
+
+def test_what_a_fold_learnt_from_is_known_by_its_samples(model, small_data):
+  dataset = small_data.dataset
+  sets = small_data.table['folds']['1']
+  expected = {}
+  for record in {*sets['train'], *sets['validation']}:
+    samples = window_of(dataset, record).astype('<i2').tobytes()
+    expected[hashlib.sha256(samples).hexdigest()] = record
+  assert model.learnt == (expected,)
+
+
+def test_published_folds_are_drawn_from_the_labels_kept(
+  small_config, small_data, tmp_path
+):
+  dataset = small_data.dataset
+  data = experiment.Data(dataset, folds.make_folds(dataset.labels('v2')))
+  artifacts.begin_run(tmp_path, small_config, data.digests())
+  path = tmp_path / 'labels.csv'
+  labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}
+  artifacts.write_labels(path, labels)
+  table = finished_run.read_table(tmp_path, small_config)
+  assert table['folds'] == data.table['folds']
+  labels['v2'] = {**labels['v2'], dataset.records[0]: '?'}
+  artifacts.write_labels(path, labels)
+  with pytest.raises(InputError, match=r'labels\.csv has been changed'):
+    finished_run.read_table(tmp_path, small_config)
+  path.unlink()
+  with pytest.raises(InputError, match=r'labels\.csv cannot be read'):
+    finished_run.read_table(tmp_path, small_config)
+
+
+def test_another_table_of_folds_is_refused(
+  copied_run, small_config, small_data, tmp_path
+):
+  config = small_config.copy_and_resolve_references()
+  config.data.folds_file = str(tmp_path / 'other.json')
+  sets = small_data.table['folds']
+  table = {**small_data.table, 'folds': {'0': sets['1'], '1': sets['0']}}
+  folds.write_table(table, config.data.folds_file)
+  with pytest.raises(InputError, match=r'other\.json makes other folds'):
+    finished_run.read_table(copied_run, config)
+
+
+def _change_a_byte(folder):
+  steps = (folder / 'fold1' / 'checkpoints').iterdir()
+  latest = max(steps, key=lambda step: int(step.name))
+  path = max(latest.rglob('d/*'), key=lambda path: path.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (
+      lambda folder: shutil.rmtree(folder / 'fold1' / 'checkpoints'),
+      'has no checkpoints, which hold the weights',
+    ),
+    (_change_a_byte, 'no checkpoint that can be used'),
+    (
+      lambda folder: (folder / 'fold1' / 'scores.json').unlink(),
+      'has no finished fold',
+    ),
+    (
+      lambda folder: (folder / 'config.json').unlink(),
+      'is no run folder',
+    ),
+    (
+      lambda folder: (folder / 'config.json').write_text('{'),
+      r'config\.json is damaged',
+    ),
+    (
+      lambda folder: folder.with_name('folds.json').unlink(),
+      r'Cannot read .*folds\.json',
+    ),
+  ],
+)
+def test_a_run_that_cannot_answer_is_refused(copied_run, damage, message):
+  damage(copied_run)
+  with pytest.raises(InputError, match=message):
+    ensemble.load(copied_run)
+
+
+def test_weights_of_another_model_are_refused(model, copied_run):
+  config = model.config.copy_and_resolve_references()
+  config.model.lstm_units = 5
+  with pytest.raises(InputError, match=r'another run \(model\.lstm_units: 5'):
+    finished_run.restore(
+      copied_run,
+      config,
+      1,
+      model.network,
+      sharding.make_mesh(jax.devices()[:1]),
+    )

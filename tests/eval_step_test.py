@@ -1,0 +1,274 @@
+"""Evaluation: each record once, whatever the batches; kept weights again."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.io
+
+from configs import cnn
+from ecg_jax import evaluate, experiment
+from ecg_jax.datasets import folds, schema
+from ecg_jax.errors import InputError
+from ecg_jax.evaluation import eval_step, score
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.runs import artifacts, checkpoint
+from ecg_jax.runs import predictions as predictions_lib
+from ecg_jax.runtime import sharding
+from ecg_jax.training import job as job_lib
+from ecg_jax.training.job import make_job
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def evaluated(small_job, mesh, tmp_path_factory):
+  """Evaluates a set of records in batches of one's choice."""
+  job = small_job(tmp_path_factory.mktemp('evaluated'))
+  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
+  variables = sharding.replicate(job_lib.initial_variables(job), mesh)
+  weights = sharding.replicate(job.class_weights, mesh)
+
+  def evaluate_set(records, *, batch_size, num_buckets):
+    chunks = eval_step.set_chunks(
+      job.dataset,
+      records,
+      num_buckets=num_buckets,
+      batch_size=batch_size,
+      chunk_steps=2,
+    )
+    outputs = eval_step.dispatch(
+      variables,
+      data,
+      chunks,
+      weights,
+      network=job.network,
+      kind='all',
+      mesh=mesh,
+    )
+    return eval_step.collect(chunks, outputs)
+
+  return job, evaluate_set
+
+
+@pytest.mark.parametrize(('batch_size', 'num_buckets'), [(1, 1), (7, 3)])
+def test_result_does_not_depend_on_batches_and_buckets(
+  evaluated, batch_size, num_buckets
+):
+  job, evaluate_set = evaluated
+  records = job.sets['test'][::-1]
+  expected = evaluate_set(records, batch_size=8, num_buckets=1)
+  found = evaluate_set(records, batch_size=batch_size, num_buckets=num_buckets)
+  for result in (expected, found):
+    np.testing.assert_array_equal(result.records, np.sort(records))
+  np.testing.assert_allclose(
+    found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6
+  )
+  assert np.ptp(expected.probabilities, axis=0).max() > 1e-3
+  assert found.scores['confusion'] == expected.scores['confusion']
+  assert found.scores['loss'] == pytest.approx(expected.scores['loss'], 1e-5)
+
+
+def test_scores_are_those_of_the_probabilities(evaluated):
+  job, evaluate_set = evaluated
+  records = job.sets['test']
+  result = evaluate_set(records, batch_size=8, num_buckets=1)
+  labels = job.dataset.classes[job.label_version][result.records]
+  confusion = np.zeros((4, 4), int)
+  np.add.at(confusion, (labels, result.probabilities.argmax(axis=1)), 1)
+  np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-6)
+  picked = result.probabilities[np.arange(len(labels)), labels]
+  loss = np.mean(-np.log(picked) * job.class_weights[labels])
+  assert result.scores['records'] == len(records)
+  assert result.scores['loss'] == pytest.approx(loss, rel=1e-5)
+  for name, value in score.scores(confusion).items():
+    assert result.scores[name] == value
+
+
+# The kept weights of a run.
+
+
+@pytest.fixture
+def evaluate_run(small_run, small_data, monkeypatch):
+  """Evaluates the run on the data it was trained on, or on others."""
+
+  def call(set_name='test', label_version=None, data=small_data):
+    monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
+    return evaluate.evaluate_run(
+      small_run,
+      set_name=set_name,
+      label_version=label_version,
+      manual_dir=None,
+      data_dir=None,
+    )
+
+  return call
+
+
+def _contents(folder):
+  return {
+    path: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def _read_scores(folder):
+  return json.loads((folder / 'fold1' / 'scores.json').read_text())
+
+
+@pytest.mark.parametrize('set_name', ['test', 'validation'])
+def test_kept_weights_score_as_at_the_end_of_training(
+  small_run, evaluate_run, set_name
+):
+  before = _contents(small_run / 'fold1')
+  out = evaluate_run(set_name)
+  assert out == small_run / f'evaluation_{set_name}_v3'
+  trained, found = _read_scores(small_run), _read_scores(out)
+  assert found['sets'] == {set_name: trained['sets'][set_name]}
+  for name in ('fold', 'seed', 'label_version', 'max_records', 'best'):
+    assert found[name] == trained[name]
+  predictions = f'fold1/{predictions_lib.FILES[set_name]}'
+  assert (out / predictions).read_text() == (
+    small_run / predictions
+  ).read_text()
+  assert _contents(small_run / 'fold1') == before
+  assert not (out / 'fold0').exists()
+
+
+def test_another_label_version_changes_the_labels_alone(
+  small_run, evaluate_run, small_data
+):
+  before = _contents(small_run / 'fold1')
+  out = evaluate_run(label_version='v2')
+  assert _contents(small_run / 'fold1') == before
+  kept, found = (
+    [
+      line.split(',')
+      for line in (folder / 'fold1/predictions.csv').read_text().splitlines()
+    ]
+    for folder in (small_run, out)
+  )
+  column = kept[0].index('label')
+  labels = small_data.dataset.labels('v2')
+  assert [row[column] for row in found[1:]] == [
+    labels[row[0]] for row in found[1:]
+  ]
+  assert kept != found
+  for row in (*kept, *found):
+    del row[column]
+  assert kept == found
+  assert _read_scores(out)['label_version'] == 'v2'
+  accuracies = [
+    _read_scores(folder)['sets']['test']['accuracy']
+    for folder in (small_run, out)
+  ]
+  assert accuracies[0] != accuracies[1]
+
+
+def test_other_data_than_the_runs_are_refused(evaluate_run, small_data):
+  signal = small_data.dataset.signal + np.int16(1)
+  other = dataclasses.replace(small_data.dataset, signal=signal)
+  with pytest.raises(InputError, match='dataset had other content'):
+    evaluate_run(data=dataclasses.replace(small_data, dataset=other))
+
+
+def test_run_without_a_finished_fold_is_refused(
+  small_config, small_data, tmp_path
+):
+  artifacts.begin_run(tmp_path, small_config, small_data.digests())
+  with pytest.raises(InputError, match='has no finished fold'):
+    evaluate.evaluate_run(
+      tmp_path,
+      set_name='test',
+      label_version=None,
+      manual_dir=None,
+      data_dir=None,
+    )
+
+
+# Compute in bfloat16.
+
+
+@pytest.fixture
+def real_job(real_data, tmp_path):
+  """A job on real records, 10 s of each: 300 to train on, 1,000 to test."""
+  text = (real_data / 'REFERENCE-v3.csv').read_text()
+  labels = folds.parse_labels(text, source='REFERENCE-v3.csv')
+  records = sorted(labels)[:: len(labels) // 1400]
+  signals = []
+  with zipfile.ZipFile(real_data / 'training2017.zip') as archive:
+    for record in records:
+      with io.BytesIO(archive.read(f'training2017/{record}.mat')) as file:
+        signals.append(scipy.io.loadmat(file)['val'][0, :3000])
+  lengths = np.array([len(signal) for signal in signals])
+  classes = [schema.CLASSES.index(labels[record]) for record in records]
+  dataset = Dataset(
+    records=tuple(records),
+    signal=np.concatenate(signals),
+    offsets=np.cumsum(lengths) - lengths,
+    lengths=lengths,
+    classes={'v3': np.array(classes, np.int32)},
+  )
+  sets = {
+    'train': records[:300],
+    'validation': records[300:400],
+    'test': records[400:],
+  }
+  config = cnn.get_config()
+  config.augmentation.resampling = config.augmentation.bursts = False
+  config.spectrogram.hop_samples = 64
+  config.model.width = config.model.growth = 8
+  config.model.blocks, config.model.layers_per_block = 3, 1
+  config.model.batch_norm_momentum = 0.9
+  config.dropout.convolution = 0.0
+  config.phases.epochs, config.phases.learning_rates = (6,), (1e-2,)
+  config.batch_size, config.evaluation_batch_size = 10, 50
+  config.validate_every_epochs = 2
+  config.buckets.training = config.buckets.evaluation = 1
+  config.tensorboard = False
+  table = {'folds': {'0': sets}}
+  return make_job(config, experiment.Data(dataset, table), 0, tmp_path)
+
+
+def test_bfloat16_predicts_what_float32_does_on_real_records(
+  real_job, train_job, mesh
+):
+  train_job(real_job)
+  rows = csv.DictReader(
+    (real_job.folder / 'predictions.csv').read_text().splitlines()
+  )
+  full = [row['predicted'] for row in rows]
+  like = sharding.replicate(job_lib.initial_variables(real_job), mesh)
+  with checkpoint.Checkpoints(
+    real_job.folder / 'checkpoints', real_job.settings
+  ) as checkpoints:
+    best = checkpoints.restore_best(like)
+  model = real_job.network.model.clone(dtype=jnp.bfloat16)
+  chunks = job_lib.set_chunks(real_job, 'test')
+  outputs = eval_step.dispatch(
+    best,
+    device_data.put_dataset(real_job.dataset, 'v3', mesh),
+    chunks,
+    sharding.replicate(real_job.class_weights, mesh),
+    network=dataclasses.replace(real_job.network, model=model),
+    kind='all',
+    mesh=mesh,
+  )
+  found = eval_step.collect(chunks, outputs)
+  half = [schema.CLASSES[k] for k in found.probabilities.argmax(axis=1)]
+  # It has learnt something: a constant answer scores about 25.
+  assert found.scores['score'] > 30
+  assert len(half) == len(full) > 1000
+  assert np.mean(np.array(half) == full) >= 0.99

@@ -1,0 +1,206 @@
+"""Training from kept weights: which, and when it is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ecg_jax import experiment
+from ecg_jax.datasets import folds, schema
+from ecg_jax.errors import InputError
+from ecg_jax.prediction import ensemble
+from ecg_jax.runs import artifacts, checkpoint
+from ecg_jax.runtime import sharding
+from ecg_jax.training import job as job_lib
+from ecg_jax.training import optimizer
+
+
+@pytest.fixture
+def make_job(small_run, small_config, small_data, tmp_path):
+  """Makes a job of fold 1 that starts from the small run."""
+
+  def make(data=small_data, fold=1, init_from=small_run, **model):
+    config = small_config.copy_and_resolve_references()
+    config.init_from = str(init_from)
+    config.model.update(model)
+    return job_lib.make_job(config, data, fold, tmp_path / 'tuned')
+
+  return make
+
+
+@pytest.fixture(scope='module')
+def kept(small_run):
+  [variables] = ensemble.load(small_run).variables
+  return jax.device_get(variables)
+
+
+def assert_same(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  for one, other in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_fold_starts_from_the_kept_weights_of_its_number(
+  make_job, small_job, kept, tmp_path
+):
+  assert_same(job_lib.initial_variables(make_job()), kept)
+  random = job_lib.initial_variables(small_job(tmp_path))['params']
+  assert any(
+    np.any(one != other)
+    for one, other in zip(
+      jax.tree.leaves(random), jax.tree.leaves(kept['params']), strict=True
+    )
+  )
+
+
+def test_training_goes_on_from_them_and_a_stop_changes_nothing(
+  make_job, train_job, read_result, tmp_path
+):
+  phases = (optimizer.Phase('lstm', 2, 1e-30),)
+  job = dataclasses.replace(make_job(), phases=phases)
+  train_job(job)
+  stopped = dataclasses.replace(job, folder=tmp_path / 'stopped')
+  assert not train_job(stopped, stop_after=2)
+  train_job(stopped)
+  assert read_result(stopped) == read_result(job)
+  # So small a rate changes no weight, so they are those it started from.
+  folder = job.folder / 'checkpoints'
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  like = sharding.replicate(job_lib.initial_variables(job), mesh)
+  with checkpoint.Checkpoints(folder, job.settings) as checkpoints:
+    best = checkpoints.restore_best(like)
+  assert_same(jax.device_get(best)['params'], job.kept_variables['params'])
+
+
+def test_a_fold_that_is_not_finished_there_is_refused(make_job):
+  with pytest.raises(InputError, match='whose fold 0 is not finished'):
+    make_job(fold=0)
+
+
+def test_a_folder_without_a_run_is_refused(make_job, tmp_path):
+  with pytest.raises(InputError, match='is no run folder'):
+    make_job(init_from=tmp_path)
+
+
+def test_another_model_is_refused_with_its_first_array(make_job):
+  message = (
+    r"another model \(.*'mean'\]: 'float32\[9\]' here, 'float32\[8\]' there"
+  )
+  with pytest.raises(InputError, match=message):
+    make_job(growth=5)
+  with pytest.raises(InputError, match=r"\['auxiliary'\]\['bias'\]: 'float"):
+    make_job(lstm_units=5)
+
+
+def renamed(data, names):
+  """The same samples under other names, whose table is `names` applied."""
+  dataset = dataclasses.replace(
+    data.dataset, records=tuple(names[r] for r in data.dataset.records)
+  )
+  table = {
+    'holdout': [],
+    'folds': {
+      fold: {name: sorted(names[r] for r in s) for name, s in sets.items()}
+      for fold, sets in data.table['folds'].items()
+    },
+  }
+  return experiment.Data(dataset, table)
+
+
+def test_records_are_compared_by_their_samples(make_job, small_data, kept):
+  """Not by their names: other ones change nothing."""
+  names = {record: f'Z{record[1:]}' for record in small_data.dataset.records}
+  other = renamed(small_data, names)
+  assert_same(job_lib.initial_variables(make_job(other)), kept)
+
+
+@pytest.mark.parametrize('name', ['train', 'validation'])
+def test_a_test_record_that_was_learnt_from_is_refused(
+  make_job, small_data, name
+):
+  """Any one record of either set, exchanged with one of the test set."""
+  sets = small_data.table['folds']['1']
+  seen, unseen = sets[name][-1], sets['test'][0]
+  changed = {
+    **sets,
+    name: sorted({*sets[name], unseen} - {seen}),
+    'test': sorted({*sets['test'], seen} - {unseen}),
+  }
+  table = {**small_data.table, 'folds': {'1': changed}}
+  with pytest.raises(InputError, match=rf'here \(1, like {seen}, '):
+    make_job(experiment.Data(small_data.dataset, table))
+
+
+def test_a_record_that_the_new_fold_learns_from_too_is_not(
+  make_job, small_data
+):
+  """The challenge has records twice, in a train and a test set."""
+  dataset, sets = small_data.dataset, small_data.table['folds']['1']
+  twin, record = sets['test'][0], sets['train'][0]
+  [index, kept] = dataset.find([twin, record])
+  offsets, lengths = dataset.offsets.copy(), dataset.lengths.copy()
+  offsets[index], lengths[index] = offsets[kept], lengths[kept]
+  twins = dataclasses.replace(dataset, offsets=offsets, lengths=lengths)
+  make_job(experiment.Data(twins, small_data.table))
+  table = {
+    **small_data.table,
+    'folds': {'1': {**sets, 'train': sets['train'][1:]}},
+  }
+  with pytest.raises(InputError, match=rf'like {twin}, which is {record} '):
+    make_job(experiment.Data(twins, table))
+
+
+@pytest.fixture
+def tuned_run(small_run, small_config, small_data, train_job, tmp_path):
+  """A run of half of the records that started from the small run."""
+  dataset = small_data.dataset
+  table = {
+    'algorithm': '',
+    'seed': 0,
+    'labels_sha256': '',
+    'holdout': sorted(small_data.table['folds']['1']['train']),
+    'folds': {
+      fold: {
+        'train': sorted(small_data.table['folds']['1']['validation']),
+        'validation': small_data.table['folds']['1']['test'][::2],
+        'test': small_data.table['folds']['1']['test'][1::2],
+      }
+      for fold in '01'
+    },
+  }
+  config = small_config.copy_and_resolve_references()
+  config.folds = (1,)
+  config.init_from = str(small_run)
+  config.data.folds_file = str(tmp_path / 'halves.json')
+  folds.write_table(table, config.data.folds_file)
+  data = experiment.Data(dataset, table)
+  folder = tmp_path / 'tuned'
+  artifacts.begin_run(folder, config, data.digests())
+  labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}
+  artifacts.write_labels(folder / 'labels.csv', labels)
+  phases = (optimizer.Phase('lstm', 1, 1e-3),)
+  job = job_lib.make_job(config, data, 1, folder)
+  train_job(dataclasses.replace(job, phases=phases))
+  return folder, data
+
+
+def test_what_the_run_before_learnt_from_is_not_forgotten(
+  tuned_run, small_data
+):
+  folder, data = tuned_run
+  digests = data.dataset.record_digests()
+  sets = small_data.table['folds']['1']
+  model = ensemble.load(folder)
+  assert model.learnt == (
+    {
+      digests[record]: record
+      for record in (
+        *sets['train'],  # The holdout here.
+        *sets['validation'],
+        *sets['test'][::2],
+      )
+    },
+  )

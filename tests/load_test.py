@@ -1,0 +1,106 @@
+"""Trained folds from Python answer as the command does."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ecg_jax
+from ecg_jax.datasets import schema
+from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.errors import InputError
+from ecg_jax.evaluation import calibration
+from ecg_jax.prediction import predictor
+
+_, COUNTS, _ = generator.generate_record(0, 3)
+
+
+@pytest.fixture(scope='module')
+def model(small_run):
+  return ecg_jax.load(str(small_run))
+
+
+def test_a_signal_is_answered_by_the_folds(model):
+  found = model.predict(COUNTS / 1000, sampling_rate=300, units='mV')
+  [expected] = calibration.softmax(model.folds.logits([COUNTS])[0], 1.0)
+  probabilities = list(found.probabilities.values())
+  np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
+  assert list(found.probabilities) == list(schema.CLASSES)
+  assert found.predicted == schema.CLASSES[expected.argmax()]
+  assert found.agreement == 1
+  [(start, end, answer)] = found.windows
+  assert (start, end) == (0, len(COUNTS) / 300)
+  assert answer.predicted == found.predicted
+  assert found.summary is None
+
+
+def test_units_rate_and_lead_do_not_change_it(model):
+  [first, *others] = [
+    model.predict(COUNTS, sampling_rate=300, units='counts'),
+    model.predict(COUNTS / 1e6, sampling_rate=300, units='V'),
+    model.predict(
+      np.stack([0 * COUNTS, COUNTS]), sampling_rate=300, units='uV', lead='1'
+    ),
+    model.predict(
+      [[0] * len(COUNTS), list(COUNTS)],
+      sampling_rate=np.int64(300),
+      units='counts',
+      lead=1,
+    ),
+  ]
+  for other in others:
+    assert other.probabilities == pytest.approx(first.probabilities, abs=1e-6)
+
+
+def test_a_long_signal_has_a_summary(model):
+  found = model.predict(
+    np.resize(COUNTS, 20_000),
+    sampling_rate=300,
+    units='counts',
+    settings=predictor.Settings(window=10, stride=10, abstain=1.0),
+  )
+  assert len(found.windows) == 7
+  assert found.predicted == 'undecided'
+  assert found.summary.answered_seconds == pytest.approx(20_000 / 300)
+
+
+@pytest.mark.parametrize(
+  ('signal', 'fields', 'message'),
+  [
+    (COUNTS[:50], {}, 'signal has 50 samples'),
+    (COUNTS, {'units': 'furlongs'}, "'furlongs' are none"),
+    (COUNTS, {'sampling_rate': 0}, 'sampling rate of 0 Hz'),
+    (COUNTS, {'sampling_rate': '300'}, "sampling_rate is '300', not a number"),
+    (COUNTS, {'sampling_rate': None}, 'sampling_rate is None, not a number'),
+    (COUNTS, {'units': 3}, 'and 3 are none'),
+    (COUNTS, {'units': None}, 'does not say the units'),
+    (COUNTS, {'lead': 1}, "no lead '1'"),
+    (COUNTS, {'lead': -1}, "no lead '-1'"),
+    (COUNTS, {'lead': 0.5}, "no lead '0.5'"),
+    (COUNTS.reshape(1, 1, -1), {}, 'signal'),
+    ([[1, 2], [3]], {}, 'signal cannot be made an array'),
+    (None, {}, 'signal holds object'),
+    (np.ma.masked_less(np.arange(9000), 100), {}, 'no samples at 0.00 s'),
+  ],
+)
+def test_what_cannot_be_used_is_refused(model, signal, fields, message):
+  given = {'sampling_rate': 300, 'units': 'counts', **fields}
+  with pytest.raises(InputError, match=message):
+    model.predict(signal, **given)
+
+
+def test_a_masked_sample_is_a_missing_one(model):
+  mask = np.arange(len(COUNTS)) % 100 == 50
+  missing = np.where(mask, np.nan, COUNTS)
+  spiked = np.ma.masked_array(np.where(mask, 9999, COUNTS), mask)
+  one, two = (
+    model.predict(signal, sampling_rate=300, units='counts')
+    for signal in (missing, spiked)
+  )
+  assert one.probabilities == two.probabilities
+
+
+def test_the_package_is_imported_without_jax():
+  code = 'import sys, ecg_jax; assert "jax" not in sys.modules; ecg_jax.load'
+  subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,0 +1,80 @@
+"""Tests of ecg_jax.runtime.startup."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Tells of its process once it went through the restart.
+SCRIPT = """
+import ctypes, os, pathlib, sys
+print('started')
+sys.stdout.flush()
+from ecg_jax.runtime import startup
+startup.restart_in_huge_pages()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+address = libc.malloc(ctypes.c_size_t(2**28))
+for line in pathlib.Path('/proc/self/smaps').read_text().splitlines():
+  fields = line.split()
+  if '-' in fields[0]:
+    first, last = (int(part, 16) for part in fields[0].split('-'))
+    inside = first <= address < last
+  elif fields[0] == 'VmFlags:' and inside:
+    print('huge' if 'hg' in fields else 'small')
+print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])
+sys.exit(7)
+"""
+
+
+def run(*arguments, tunables=None):
+  environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+  if tunables is not None:
+    environment['GLIBC_TUNABLES'] = tunables
+  done = subprocess.run(
+    [sys.executable, '-c', SCRIPT, *arguments],
+    env=environment,
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 7, done.stderr
+  return done.stdout.splitlines()
+
+
+linux_only = pytest.mark.skipif(sys.platform != 'linux', reason='Linux only')
+
+
+def can_be_asked_for():
+  mode = pathlib.Path('/sys/kernel/mm/transparent_hugepage/enabled')
+  return mode.exists() and '[madvise]' in mode.read_text()
+
+
+@linux_only
+def test_restarts_once_with_the_same_arguments_and_exit_code():
+  lines = run('--field', 'two words')
+  assert lines.count('started') == 2
+  assert lines[-1] == "glibc.malloc.hugetlb=1 ['--field', 'two words']"
+
+
+@linux_only
+def test_large_memory_is_in_huge_pages():
+  if not can_be_asked_for():
+    pytest.skip('this kernel gives huge pages to all or to none')
+  assert 'huge' in run()
+  assert 'small' in run(tunables='glibc.malloc.hugetlb=0')
+
+
+@linux_only
+def test_keeps_what_the_user_has_set():
+  lines = run(tunables='glibc.malloc.arena_max=3')
+  assert lines[-1].startswith(
+    'glibc.malloc.arena_max=3:glibc.malloc.hugetlb=1 '
+  )
+  lines = run(tunables='glibc.malloc.hugetlb=0')
+  assert lines.count('started') == 1
+  assert lines[-1].startswith('glibc.malloc.hugetlb=0 ')

@@ -1,0 +1,198 @@
+"""Draws what a run's finished folds got wrong with the most confidence.
+
+    python tools/errors.py RUN_FOLDER [--set test] [--count 20] [--out DIR]
+
+Writes `worst.png`, the records whose own class was given the least
+probability, and for each class that was taken for another an
+`ACTUAL_as_PREDICTED.png` with the first of these. Labels, predictions and
+signals are those of the run; nothing is computed anew.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+# So that the package is found without an installation, from any folder.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ecg_jax import cli
+from ecg_jax.datasets import schema
+from ecg_jax.errors import InputError
+from ecg_jax.evaluation import summary, tables
+from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.models import preprocessing
+from ecg_jax.prediction import ecg_plot
+from ecg_jax.runs import finished_run
+from ecg_jax.runtime import figures, files
+
+SAMPLING_RATE = int(preprocessing.Spectrogram.sampling_rate)
+"""Of all records, in Hz."""
+
+SHOWN_SECONDS = 30
+"""Of a longer record, the first ones."""
+
+
+class Mistake(NamedTuple):
+  """A record whose predicted class is not its label."""
+
+  record: str
+  fold: int
+  label: str
+  predicted: str
+  probabilities: tuple[float, ...]
+  """Of N, A, O, ~."""
+
+  @property
+  def own(self) -> float:
+    """The probability that its own class was given."""
+    return self.probabilities[schema.CLASSES.index(self.label)]
+
+
+def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
+  """The mistakes of all finished folds, the most confident first.
+
+  Raises:
+    InputError: The run has no finished fold or is damaged.
+  """
+  mistakes = []
+  for fold, predictions in summary.read_set(run_folder, set_name).items():
+    for record, label, predicted, probabilities in zip(
+      *predictions, strict=True
+    ):
+      if label != predicted:
+        mistakes.append(
+          Mistake(
+            record,
+            fold,
+            schema.CLASSES[label],
+            schema.CLASSES[predicted],
+            tuple(probabilities),
+          )
+        )
+  return sorted(mistakes, key=lambda mistake: (mistake.own, mistake.record))
+
+
+def confusions(
+  mistakes: Sequence[Mistake],
+) -> dict[tuple[str, str], list[Mistake]]:
+  """(label, predicted) -> mistakes of that kind in the given order."""
+  found: dict[tuple[str, str], list[Mistake]] = {}
+  for mistake in mistakes:
+    found.setdefault((mistake.label, mistake.predicted), []).append(mistake)
+  return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def plot_records(
+  mistakes: Sequence[Mistake], dataset: Dataset, title: str
+) -> bytes:
+  """Draws a line a record: its first half minute, what it is and was called.
+
+  Args:
+    mistakes: At least one.
+    dataset: Holds their records.
+    title: Of the picture.
+
+  Returns:
+    A PNG file.
+  """
+  figure = Figure(figsize=(16, 0.7 + 1.15 * len(mistakes)))
+  figure.suptitle(title, fontsize=12, y=1 - 0.15 / figure.get_figheight())
+  panels = figure.subplots(len(mistakes), 1, sharex=True, squeeze=False)[:, 0]
+  figure.subplots_adjust(
+    left=0.04,
+    right=0.995,
+    top=1 - 0.55 / figure.get_figheight(),
+    bottom=0.45 / figure.get_figheight(),
+    hspace=0.35,
+  )
+  positions = dataset.find([mistake.record for mistake in mistakes])
+  for panel, mistake, index in zip(panels, mistakes, positions, strict=True):
+    start, length = dataset.offsets[index], int(dataset.lengths[index])
+    shown = min(length, SHOWN_SECONDS * SAMPLING_RATE)
+    trace = dataset.signal[start : start + shown] / 1000
+    ecg_plot.draw_trace(panel, trace, SAMPLING_RATE)
+    # A few spikes must not flatten the rest.
+    low, high = ecg_plot.robust_range(trace)
+    room = 0.25 * max(high - low, 0.1)
+    panel.set_ylim(low - room, high + room)
+    given = ', '.join(
+      f'{name} {100 * probability:.0f} %'
+      for name, probability in zip(
+        schema.CLASSES, mistake.probabilities, strict=True
+      )
+    )
+    panel.set_title(
+      f'{mistake.record}, {length / SAMPLING_RATE:.0f} s, fold {mistake.fold}:'
+      f' labelled {mistake.label}, called {mistake.predicted} ({given})',
+      loc='left',
+      fontsize=9,
+      pad=2,
+    )
+    panel.tick_params(labelsize=7)
+    panel.spines[['top', 'right']].set_visible(False)
+  panels[-1].set_xlabel('seconds')
+  panels[-1].set_xlim(0, SHOWN_SECONDS)
+  figure.text(0.005, 0.5, 'mV', rotation='vertical', va='center')
+  return figures.encode(figure, dpi=100)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code."""
+  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+  parser = finished_run.run_parser(
+    'errors.py', 'Pictures of the records that a run got wrong.'
+  )
+  parser.add_argument(
+    '--count', type=int, default=20, help='records of a picture at most'
+  )
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    help='folder of the pictures; default: errors_SET in the run folder',
+  )
+  given = parser.parse_args(arguments)
+  if given.count < 1:
+    raise InputError(f'--count is {given.count}: it must be at least 1.')
+  mistakes = read_mistakes(given.run_folder, given.set_name)
+  if not mistakes:
+    print(f'Every record of the {given.set_name} set is right: nothing drawn.')
+    return 0
+  out = given.out or given.run_folder / f'errors_{given.set_name}'
+  files.check_writable(out, '--out')
+  config = finished_run.read_config(
+    given.run_folder, manual_dir=given.manual_dir, data_dir=given.data_dir
+  )
+  data = finished_run.load_data(given.run_folder, config)
+  kinds = confusions(mistakes)
+  pictures = {'worst.png': (mistakes, 'the most confident mistakes')}
+  for (label, predicted), found in kinds.items():
+    names = [name.replace('~', 'noise') for name in (label, predicted)]
+    pictures['_as_'.join(names) + '.png'] = (
+      found,
+      f'{label} called {predicted}, {len(found)} records, the most confident',
+    )
+  rows = [
+    [f'{label} called {predicted}', str(len(found)), found[0].record]
+    for (label, predicted), found in kinds.items()
+  ]
+  print(
+    '\n'.join(
+      tables.markdown_table(['mistake', 'records', 'most confident'], rows)
+    )
+  )
+  for name, (found, what) in pictures.items():
+    title = f'{given.run_folder.resolve().name}, {given.set_name} set: {what}'
+    picture = plot_records(found[: given.count], data.dataset, title)
+    files.write_atomically(out / name, picture)
+    print(out / name)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
