@@ -58,39 +58,27 @@ def evaluate_run(
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = device_data.put_dataset(data.dataset, version, mesh)
   network = experiment.make_network(config)
-  for fold in finished:
-    sets = experiment.make_sets(data, fold, config)
-    train_classes = data.dataset.classes[config.label_version][sets['train']]
-    chunks = eval_step.set_chunks(
-      data.dataset,
-      sets[set_name],
-      num_buckets=config.buckets.evaluation,
-      batch_size=config.evaluation_batch_size,
-      chunk_steps=config.chunk_steps,
-    )
-    best = finished_run.restore(run_folder, config, fold, network, mesh)
-    outputs = eval_step.dispatch(
-      best,
-      arrays,
+  for number in finished:
+    fold = experiment.make_fold(config, data, number, label_version=version)
+    chunks = experiment.make_sampler(config, fold).evaluation_chunks(set_name)
+    result = eval_step.evaluate(
+      finished_run.restore(run_folder, config, number, network, mesh),
+      device_data.with_weights(arrays, fold.weights, mesh),
       chunks,
-      sharding.replicate(
-        experiment.make_class_weights(train_classes, config), mesh
-      ),
       network=network,
       kind='all',
       mesh=mesh,
     )
-    result = eval_step.collect(chunks, outputs)
     eval_step.write_predictions(
-      out / f'fold{fold}' / predictions.FILES[set_name],
+      out / f'fold{number}' / predictions.FILES[set_name],
       result,
       data.dataset,
-      fold=fold,
+      fold=number,
       label_version=version,
     )
-    kept = artifacts.read_scores(run_folder / f'fold{fold}' / 'scores.json')
+    kept = artifacts.read_scores(run_folder / f'fold{number}' / 'scores.json')
     artifacts.write_scores(
-      out / f'fold{fold}' / 'scores.json',
+      out / f'fold{number}' / 'scores.json',
       {
         **kept,
         'label_version': version,

@@ -21,7 +21,7 @@ from ecg_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class FoldedDataset:
   """A dataset and the table of folds that divides it."""
 
   dataset: Dataset
@@ -43,12 +43,28 @@ class Data:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """One division of a dataset into sets. R: records of the dataset."""
+
+  dataset: Dataset
+  number: int
+  label_version: str
+  """Labels that the loss and the scores compare with."""
+  sets: Mapping[str, np.ndarray]
+  """'train', 'validation', 'test' -> int32 positions in the dataset."""
+  weights: np.ndarray
+  """float32 [R], weight of each record in the loss: that of its class."""
+
+
 def table_digest(table: Mapping[str, Any]) -> str:
   """SHA-256 of a table's folds and hold-out set."""
   return files.digest({name: table[name] for name in ('folds', 'holdout')})
 
 
-def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
+def load_data(
+  configs: Sequence[ml_collections.ConfigDict],
+) -> list[FoldedDataset]:
   """Prepares what need be, and reads datasets and tables of folds.
 
   Args:
@@ -78,7 +94,7 @@ def load_data(configs: Sequence[ml_collections.ConfigDict]) -> list[Data]:
       table = folds.make_folds(dataset.labels('v2'))
     folds.check_table(table, dataset.records)
     check_lengths(dataset, config)
-    found.append(Data(dataset, table))
+    found.append(FoldedDataset(dataset, table))
   return found
 
 
@@ -122,33 +138,78 @@ def check_lengths(dataset: Dataset, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def make_sets(
-  data: Data, fold: int, config: ml_collections.ConfigDict
-) -> dict[str, np.ndarray]:
-  """'train', 'validation', 'test' -> int32 positions in the dataset."""
+def make_fold(
+  config: ml_collections.ConfigDict,
+  data: FoldedDataset,
+  number: int,
+  *,
+  label_version: str | None = None,
+) -> Fold:
+  """A fold of a config's data.
+
+  Args:
+    config: The config.
+    data: Its data.
+    number: The fold.
+    label_version: Labels to score with, or None for those of the config, from
+      which the train set and the weights of the classes come in any case.
+  """
   labels = data.dataset.labels(config.label_version)
-  return {
+  sets = {
     name: data.dataset.find(
       dataset_lib.thin(
-        data.table['folds'][str(fold)][name], labels, config.data.max_records
+        data.table['folds'][str(number)][name], labels, config.data.max_records
       )
     )
     for name in schema.SETS
   }
+  classes = data.dataset.classes[config.label_version][sets['train']]
+  label_version = label_version or config.label_version
+  weights = make_class_weights(config, classes)
+  return Fold(
+    dataset=data.dataset,
+    number=number,
+    label_version=label_version,
+    sets=sets,
+    weights=weights[data.dataset.classes[label_version]],
+  )
 
 
 def make_class_weights(
-  classes: np.ndarray, config: ml_collections.ConfigDict
+  config: ml_collections.ConfigDict, classes: np.ndarray
 ) -> np.ndarray:
   """Loss weights, float32 [4], for a train set of these classes."""
   for index in np.flatnonzero(np.bincount(classes, minlength=4) == 0):
     logging.warning(
-      'The train set has no record of class %s: it cannot be learnt.',
+      'The train set has no record of class %s: it cannot be learned.',
       schema.CLASSES[index],
     )
   if not config.class_weights:
     return np.ones(4, np.float32)
   return loss.class_weights(classes, config.class_weight_power)
+
+
+def make_sampler(
+  config: ml_collections.ConfigDict, fold: Fold
+) -> sampler.Sampler:
+  """Draws the batches of a fold."""
+  classes = fold.dataset.classes[config.label_version][fold.sets['train']]
+  return sampler.Sampler(
+    lengths=fold.dataset.lengths,
+    sets=fold.sets,
+    key=(config.seed, fold.number),
+    repeats=(
+      sampler.class_repeats(classes) if config.compensated_sampling else None
+    ),
+    max_samples=config.augmentation.max_samples,
+    resampling=make_resampling(config),
+    shortest=config.spectrogram.window_samples,
+    training_buckets=config.buckets.training,
+    evaluation_buckets=config.buckets.evaluation,
+    batch_size=config.batch_size,
+    evaluation_batch_size=config.evaluation_batch_size,
+    chunk_steps=config.chunk_steps,
+  )
 
 
 def make_resampling(

@@ -69,6 +69,7 @@ def _train(
   name = configuration.name_of(configuration.config_path(argv))
   workdir = pathlib.Path(values.workdir or f'runs/{name}').expanduser()
   runs = configuration.runs(configs, seeds, name)
+  devices_per_job = configuration.devices_per_job(runs.values())
   given = [
     values[name].value
     for name in ('coordinator_address', 'num_processes', 'process_id')
@@ -129,7 +130,7 @@ def _train(
       )
   multihost.check_shared(workdir)
   with loop() as stop:
-    failed = scheduler.run(work, stop)
+    failed = scheduler.run(work, devices_per_job, stop)
   if leads:
     summaries = summary.summarize_folders([workdir])
     print(tables.format_table(list(summaries[workdir].values())))

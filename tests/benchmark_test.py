@@ -1,5 +1,6 @@
 """The benchmark: what it counts and weighs; nothing here is timed."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -14,11 +15,11 @@ import pytest
 from ecg_jax import experiment
 from ecg_jax.datasets import prepare
 from ecg_jax.errors import InputError
-from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.input_pipeline import sampler
 from ecg_jax.runtime import sharding
-from ecg_jax.training import job as job_lib
 from ecg_jax.training.job import make_job
 from tests import main_test
+from tests.training_helpers import put_data
 from tools import benchmark
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -67,7 +68,13 @@ def chunk(samples, lengths):
   steps = int((lengths > 0).any(axis=1).sum())
   none = lengths * 0
   return sampler.Chunk(
-    samples, steps, none, none, lengths, lengths, lengths > 0
+    sampler.Bucket(samples, samples),
+    steps,
+    none,
+    none,
+    lengths,
+    lengths,
+    lengths > 0,
   )
 
 
@@ -113,7 +120,9 @@ def test_rate_weighs_each_bucket_by_its_batches_in_an_epoch():
 )
 def test_shortened_chunks_have_so_many_steps_a_bucket(steps, expected):
   found = benchmark.shorten(epoch(), steps)
-  assert [(c.samples, c.num_steps, c.mask.sum()) for c in found] == expected
+  assert [
+    (c.bucket.samples, c.num_steps, c.mask.sum()) for c in found
+  ] == expected
 
 
 def test_time_of_a_step_is_the_median_of_the_rounds():
@@ -121,13 +130,15 @@ def test_time_of_a_step_is_the_median_of_the_rounds():
   ran, looped = [], iter([12.0, 10.0, 11.0])
 
   def run(chunk):
-    ran.append((chunk.samples, chunk.num_steps))
-    return seconds[chunk.samples] * chunk.num_steps + 30 * (len(ran) == 5)
+    ran.append((chunk.bucket.samples, chunk.num_steps))
+    return seconds[chunk.bucket.samples] * chunk.num_steps + 30 * (
+      len(ran) == 5
+    )
 
   def lower(chunk):
-    ran.append((chunk.samples, 'lowered'))
+    ran.append((chunk.bucket.samples, 'lowered'))
     double = jax.jit(lambda x: 2 * x, donate_argnums=0)
-    return double.lower(jnp.zeros(chunk.samples))
+    return double.lower(jnp.zeros(chunk.bucket.samples))
 
   buckets, efficiency = benchmark.time_buckets(
     'training',
@@ -185,13 +196,18 @@ def test_random_records_have_the_lengths_and_about_the_class_shares():
 def test_bare_program_and_loop_train_alike(small_job, tmp_path):
   job = small_job(tmp_path)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
-  chunks = job_lib.epoch_chunks(job, job_lib.training_bounds(job), 0, 1)
-  alone, looped = (benchmark.Training(job, data, mesh) for _ in range(2))
-  for one in chunks:
-    alone.run(one)
-  looped.loop(chunks)
-  states = (jax.tree.leaves(training.state) for training in (alone, looped))
+  data = put_data(job, mesh)
+  chunks = job.sampler.training_chunks(0, 1)
+  with (
+    contextlib.closing(benchmark.Training(job, data, mesh)) as alone,
+    contextlib.closing(benchmark.Training(job, data, mesh)) as looped,
+  ):
+    for one in chunks:
+      alone.run(one)
+    looped.loop(chunks)
+  states = (
+    jax.tree.leaves(training.fold.state.saved()) for training in (alone, looped)
+  )
   for a, b in zip(*states, strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -344,4 +360,4 @@ def test_a_prepared_dataset_is_read(
   data, seconds = benchmark.load_data(small_config, None)
   assert (data, calls) == (small_data, ['made', 'read'])
   assert seconds > 0
-  assert make_job(small_config, data, 0, tmp_path).dataset is data.dataset
+  assert make_job(small_config, data, 0, tmp_path).fold.dataset is data.dataset

@@ -37,10 +37,10 @@ def _variables(value):
 
 def _state(value, trained=('a', 'b')):
   state = train_state.begin_phase(
-    _variables(value), int(value), trained, averaged=True
+    _variables(value), int(value), jax.random.key(0), trained, averaged=True
   )
   moments = jax.tree.map(lambda x: x + 1, state.optimizer_state)
-  return state.replace(optimizer_state=moments)
+  return state.replace(optimizer_state=moments).saved()
 
 
 def _assert_same(restored, expected):
@@ -136,8 +136,8 @@ checkpoints = checkpoint.Checkpoints(
   {'fold': 0, 'model.width': 4, 'phases.epochs': [1, 2]},
 )
 for epoch in range(2):
-  state = train_state.begin_phase(big, epoch, (), averaged=False)
-  checkpoints.save(state, big, {'e': epoch})
+  state = train_state.begin_phase(big, epoch, None, (), averaged=False)
+  checkpoints.save(state.saved(), big, {'e': epoch})
 os._exit(9)
 """
 

@@ -20,9 +20,10 @@ from ecg_jax.evaluation import eval_step
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
 from ecg_jax.runs import artifacts, checkpoint
-from ecg_jax.runtime import sharding
-from ecg_jax.training import optimizer, train_loop, train_step
+from ecg_jax.training import fold_run, optimizer, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.progress import Progress
+from tests import training_helpers
 
 # Also where there is a GPU, and in the commands that tests start.
 jax.config.update('jax_platforms', 'cpu')
@@ -76,7 +77,7 @@ def small_config() -> ml_collections.ConfigDict:
 
 
 @pytest.fixture(scope='session')
-def small_data() -> experiment.Data:
+def small_data() -> experiment.FoldedDataset:
   """Sixty short synthetic records and their division into two folds."""
   rng = np.random.default_rng(3)
   found = [generator.generate_record(0, index) for index in range(60)]
@@ -96,7 +97,7 @@ def small_data() -> experiment.Data:
   table = folds.make_folds(
     dataset.labels('v2'), num_folds=2, train_validation_parts=3
   )
-  return experiment.Data(dataset, table)
+  return experiment.FoldedDataset(dataset, table)
 
 
 @pytest.fixture(scope='session')
@@ -123,7 +124,7 @@ def small_job(small_config, small_data):
 
   def make(folder: pathlib.Path, **fields) -> Job:
     job = make_job(small_config, small_data, 0, folder)
-    return dataclasses.replace(job, **fields)
+    return training_helpers.with_fields(job, **fields)
 
   return make
 
@@ -136,24 +137,21 @@ def train_job():
     """Raised right after the last dispatch."""
 
   def run(job: Job, *, stop_after: int | None = None, device: int = 0) -> bool:
-    mesh = sharding.make_mesh(jax.devices()[device : device + 1])
-    data = device_data.put_dataset(job.dataset, job.label_version, mesh)
+    group = training_helpers.make_group(device)
+    data = device_data.put_dataset(
+      job.fold.dataset, job.fold.label_version, group.mesh
+    )
     count = itertools.count(1)
 
-    def counted(dispatch):
-      def call(*args, **kwargs):
-        result = dispatch(*args, **kwargs)
-        if next(count) == stop_after:
-          raise Stopped
-        return result
-
-      return call
+    def stop(*_, **__):
+      if next(count) == stop_after:
+        raise Stopped
 
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(train_step, 'train_chunk', counted(train_step.train_chunk))
-      patch.setattr(eval_step, 'dispatch', counted(eval_step.dispatch))
+      training_helpers.spy(patch, train_step, 'train_chunk', after=stop)
+      training_helpers.spy(patch, eval_step, 'dispatch', after=stop)
       try:
-        train_loop.train_fold(job, mesh, data, position=0)
+        train_loop.train_fold(job, group, data, position=0)
       except Stopped:
         return False
     return True
@@ -201,13 +199,14 @@ def read_result():
     found['metrics'] = [
       {name: row[name] for name in row.keys() - timed} for row in rows
     ]
-    mesh = sharding.make_mesh(jax.devices()[:1])
     with checkpoint.Checkpoints(
       job.folder / 'checkpoints', job.settings
     ) as checkpoints:
-      progress, state, best = train_loop._restore(job, checkpoints, mesh)
+      progress = Progress(**checkpoints.progress())
+      group = training_helpers.make_group()
+      state, best = fold_run.restore(job, group, checkpoints, progress)
     found['progress'] = progress
-    arrays = jax.tree.leaves(jax.device_get((state, best)))
+    arrays = jax.tree.leaves(jax.device_get((state.saved(), best)))
     found['arrays'] = [array.tobytes() for array in arrays]
     return found
 

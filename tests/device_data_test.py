@@ -54,30 +54,43 @@ def test_set_that_is_small_enough_is_kept_whole():
     assert kept == ['a', 'b', 'c']
 
 
+def _sampler(dataset, max_samples, chunk_steps, **changes):
+  """Of all records, unchanged, in batches as large as the set."""
+  everything = np.arange(len(dataset.records), dtype=np.int32)
+  fields = {
+    'lengths': dataset.lengths,
+    'sets': {'train': everything},
+    'key': (0, 0),
+    'repeats': None,
+    'max_samples': max_samples,
+    'resampling': None,
+    'shortest': 64,
+    'training_buckets': 1,
+    'evaluation_buckets': 1,
+    'batch_size': len(everything),
+    'evaluation_batch_size': len(everything),
+    'chunk_steps': chunk_steps,
+  }
+  return sampler.Sampler(**(fields | changes))
+
+
 def test_batch_holds_the_samples_of_its_records_to_the_very_last(
   small_data, mesh
 ):
   dataset = small_data.dataset
   data = device_data.put_dataset(dataset, 'v2', mesh)
-  window = int(dataset.lengths.max())
-  everything = np.arange(len(dataset.records), dtype=np.int32)
-  (chunk,) = sampler.evaluation_chunks(
-    records=everything,
-    lengths=dataset.lengths,
-    bounds=(window,),
-    batch_size=len(everything),
-    chunk_steps=1,
-  )
-  arrays, num_steps = device_data.put_chunk(chunk, mesh)
-  assert int(num_steps) == 1
-  batch = jax.jit(device_data.take_batch, static_argnums=3)(
-    data, arrays, 0, window
-  )
-  assert batch.signal.shape == (len(everything), window)
+  weights = np.arange(len(dataset.records), dtype=np.float32)
+  data = device_data.with_weights(data, weights, mesh)
+  [chunk] = _sampler(dataset, None, 1).evaluation_chunks('train')
+  placed = device_data.put_chunk(chunk, mesh)
+  assert int(placed.num_steps) == 1
+  batch = jax.jit(device_data.take_batch)(data, placed, 0)
+  assert batch.signal.shape == (len(weights), dataset.lengths.max())
   assert batch.mask.all()
   np.testing.assert_array_equal(batch.signal_lengths, dataset.lengths)
   np.testing.assert_array_equal(batch.lengths, dataset.lengths)
   np.testing.assert_array_equal(batch.labels, dataset.classes['v2'])
+  np.testing.assert_array_equal(batch.weights, weights)
   signal = np.asarray(batch.signal)
   for row, start, length in zip(
     signal, dataset.offsets, dataset.lengths, strict=True
@@ -122,23 +135,10 @@ def test_batch_holds_the_part_of_a_recording_that_the_chunk_names(
 ):
   dataset = small_data.dataset
   data = device_data.put_dataset(dataset, 'v3', mesh)
-  records = np.arange(len(dataset.records))
-  chunks = sampler.training_chunks(
-    key=(0, 0, 0, 1),
-    records=records,
-    lengths=dataset.lengths,
-    repeats=None,
-    max_samples=500,
-    resampling=None,
-    shortest=64,
-    bounds=(500,),
-    batch_size=len(records),
-    chunk_steps=1,
-  )
-  [chunk] = chunks
-  arrays, _ = device_data.put_chunk(chunk, mesh)
-  batch = jax.jit(device_data.take_batch, static_argnums=3)(
-    data, arrays, 0, 500
+  [chunk] = _sampler(dataset, 500, 1).training_chunks(0, 1)
+  assert chunk.bucket == (500, 500)
+  batch = jax.jit(device_data.take_batch)(
+    data, device_data.put_chunk(chunk, mesh), 0
   )
   assert chunk.starts.any()
   for row, record in enumerate(chunk.records[0]):
@@ -155,41 +155,39 @@ def test_recordings_on_the_disk_are_fed_as_those_on_the_device(
 ):
   """Whole ones, parts of long ones, and padding; chunks of all buckets."""
   dataset = small_data.dataset
-  chunks = sampler.training_chunks(
-    key=(0, 0, 0, 1),
-    records=np.arange(len(dataset.records)),
-    lengths=dataset.lengths,
-    repeats=None,
-    max_samples=700,
-    resampling=None,
-    shortest=64,
-    bounds=(500, 700),
+  draws = _sampler(
+    dataset,
+    700,
+    2,
+    training_buckets=2,
     batch_size=7,
-    chunk_steps=2,
+    resampling=sampler.Resampling(60.0, 120.0),
   )
-  take = jax.jit(device_data.take_batch, static_argnums=3)
-  fed = [
-    device_data.feed(
-      device_data.put_dataset(one, 'v2', mesh), chunks, mesh, lambda x: x + 3
-    )
-    for one in (dataset, stored_dataset)
-  ]
-  assert len({chunk.samples for chunk in chunks}) == 2
+  chunks = draws.training_chunks(0, 1)
+  take = jax.jit(device_data.take_batch)
+  weights = np.arange(len(dataset.records), dtype=np.float32)
+  fed = []
+  for one in (dataset, stored_dataset):
+    data = device_data.put_dataset(one, 'v2', mesh)
+    data = device_data.with_weights(data, weights, mesh)
+    fed.append(device_data.feed(data, chunks, mesh))
+  assert len({chunk.bucket for chunk in chunks}) == 2
   for chunk, here, there in zip(chunks, *fed, strict=True):
-    assert there[0].signal.size == chunk.mask.size * (chunk.samples + 3)
+    window = chunk.bucket.window
+    assert there[0].signal.size == chunk.mask.size * window
     for step in range(chunk.num_steps):
-      a, b = (
-        take(data, arrays, step, chunk.samples + 3)
-        for data, arrays, _ in (here, there)
-      )
-      valid = np.arange(chunk.samples + 3) < a.signal_lengths[:, None]
+      a, b = take(*here, step), take(*there, step)
+      valid = np.arange(window) < a.signal_lengths[:, None]
       np.testing.assert_array_equal(
         np.where(valid, a.signal, 0), np.where(valid, b.signal, 0)
       )
       for name in ('signal_lengths', 'lengths', 'mask'):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-      np.testing.assert_array_equal(a.labels[a.mask], b.labels[a.mask])
-    assert int(here[2]) == int(there[2])
+      for name in ('labels', 'weights'):
+        np.testing.assert_array_equal(
+          getattr(a, name)[a.mask], getattr(b, name)[a.mask]
+        )
+    assert int(here[1].num_steps) == int(there[1].num_steps)
 
 
 def test_dataset_on_the_disk_is_that_in_memory(monkeypatch, tmp_path):

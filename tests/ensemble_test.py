@@ -118,7 +118,9 @@ def test_published_folds_are_drawn_from_the_labels_kept(
   small_config, small_data, tmp_path
 ):
   dataset = small_data.dataset
-  data = experiment.Data(dataset, folds.make_folds(dataset.labels('v2')))
+  data = experiment.FoldedDataset(
+    dataset, folds.make_folds(dataset.labels('v2'))
+  )
   artifacts.begin_run(tmp_path, small_config, data.digests())
   path = tmp_path / 'labels.csv'
   labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}

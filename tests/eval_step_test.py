@@ -18,13 +18,12 @@ from ecg_jax import evaluate, experiment
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, score
-from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.runs import predictions as predictions_lib
 from ecg_jax.runtime import sharding
-from ecg_jax.training import job as job_lib
 from ecg_jax.training.job import make_job
+from tests.training_helpers import put_data, with_model
 
 
 @pytest.fixture(scope='module')
@@ -36,28 +35,25 @@ def mesh():
 def evaluated(small_job, mesh, tmp_path_factory):
   """Evaluates a set of records in batches of one's choice."""
   job = small_job(tmp_path_factory.mktemp('evaluated'))
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
-  variables = sharding.replicate(job_lib.initial_variables(job), mesh)
-  weights = sharding.replicate(job.class_weights, mesh)
+  data = put_data(job, mesh)
+  variables = sharding.replicate(job.initial_variables(), mesh)
 
   def evaluate_set(records, *, batch_size, num_buckets):
-    chunks = eval_step.set_chunks(
-      job.dataset,
-      records,
-      num_buckets=num_buckets,
-      batch_size=batch_size,
+    draws = dataclasses.replace(
+      job.sampler,
+      sets={'some': records},
+      evaluation_buckets=num_buckets,
+      evaluation_batch_size=batch_size,
       chunk_steps=2,
     )
-    outputs = eval_step.dispatch(
+    return eval_step.evaluate(
       variables,
       data,
-      chunks,
-      weights,
+      draws.evaluation_chunks('some'),
       network=job.network,
       kind='all',
       mesh=mesh,
     )
-    return eval_step.collect(chunks, outputs)
 
   return job, evaluate_set
 
@@ -67,7 +63,7 @@ def test_result_does_not_depend_on_batches_and_buckets(
   evaluated, batch_size, num_buckets
 ):
   job, evaluate_set = evaluated
-  records = job.sets['test'][::-1]
+  records = job.fold.sets['test'][::-1]
   expected = evaluate_set(records, batch_size=8, num_buckets=1)
   found = evaluate_set(records, batch_size=batch_size, num_buckets=num_buckets)
   for result in (expected, found):
@@ -82,14 +78,14 @@ def test_result_does_not_depend_on_batches_and_buckets(
 
 def test_scores_are_those_of_the_probabilities(evaluated):
   job, evaluate_set = evaluated
-  records = job.sets['test']
+  records = job.fold.sets['test']
   result = evaluate_set(records, batch_size=8, num_buckets=1)
-  labels = job.dataset.classes[job.label_version][result.records]
+  labels = job.fold.dataset.classes[job.fold.label_version][result.records]
   confusion = np.zeros((4, 4), int)
   np.add.at(confusion, (labels, result.probabilities.argmax(axis=1)), 1)
   np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-6)
   picked = result.probabilities[np.arange(len(labels)), labels]
-  loss = np.mean(-np.log(picked) * job.class_weights[labels])
+  loss = np.mean(-np.log(picked) * job.fold.weights[result.records])
   assert result.scores['records'] == len(records)
   assert result.scores['loss'] == pytest.approx(loss, rel=1e-5)
   for name, value in score.scores(confusion).items():
@@ -239,7 +235,7 @@ def real_job(real_data, tmp_path):
   config.buckets.training = config.buckets.evaluation = 1
   config.tensorboard = False
   table = {'folds': {'0': sets}}
-  return make_job(config, experiment.Data(dataset, table), 0, tmp_path)
+  return make_job(config, experiment.FoldedDataset(dataset, table), 0, tmp_path)
 
 
 def test_bfloat16_predicts_what_float32_does_on_real_records(
@@ -250,23 +246,20 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
     (real_job.folder / 'predictions.csv').read_text().splitlines()
   )
   full = [row['predicted'] for row in rows]
-  like = sharding.replicate(job_lib.initial_variables(real_job), mesh)
+  like = sharding.replicate(real_job.initial_variables(), mesh)
   with checkpoint.Checkpoints(
     real_job.folder / 'checkpoints', real_job.settings
   ) as checkpoints:
     best = checkpoints.restore_best(like)
-  model = real_job.network.model.clone(dtype=jnp.bfloat16)
-  chunks = job_lib.set_chunks(real_job, 'test')
-  outputs = eval_step.dispatch(
+  half_job = with_model(real_job, dtype=jnp.dtype('bfloat16'))
+  found = eval_step.evaluate(
     best,
-    device_data.put_dataset(real_job.dataset, 'v3', mesh),
-    chunks,
-    sharding.replicate(real_job.class_weights, mesh),
-    network=dataclasses.replace(real_job.network, model=model),
+    put_data(half_job, mesh),
+    half_job.sampler.evaluation_chunks('test'),
+    network=half_job.network,
     kind='all',
     mesh=mesh,
   )
-  found = eval_step.collect(chunks, outputs)
   half = [schema.CLASSES[k] for k in found.probabilities.argmax(axis=1)]
   # It has learnt something: a constant answer scores about 25.
   assert found.scores['score'] > 30

@@ -35,7 +35,7 @@ def load(config, monkeypatch):
 
 def test_sets_are_those_of_the_table(config, small_data):
   for fold, named in small_data.table['folds'].items():
-    sets = experiment.make_sets(small_data, int(fold), config)
+    sets = experiment.make_fold(config, small_data, int(fold)).sets
     for name, records in named.items():
       positions = sets[name]
       assert positions.dtype == np.int32
@@ -44,22 +44,22 @@ def test_sets_are_those_of_the_table(config, small_data):
 
 
 def test_thinned_sets_are_parts_of_the_whole(config, small_data):
-  whole = experiment.make_sets(small_data, 0, config)
+  whole = experiment.make_fold(config, small_data, 0).sets
   config.data.max_records = 6
-  thinned = experiment.make_sets(small_data, 0, config)
+  thinned = experiment.make_fold(config, small_data, 0).sets
   for name, positions in thinned.items():
     assert set(positions) < set(whole[name])
 
 
 def test_without_class_weights_all_weigh_one(config):
   classes = np.array([0, 0, 1, 2, 3])
-  weights = experiment.make_class_weights(classes, config)
+  weights = experiment.make_class_weights(config, classes)
   np.testing.assert_array_equal(weights, loss.class_weights(classes))
   config.class_weight_power = 0.5
-  weights = experiment.make_class_weights(classes, config)
+  weights = experiment.make_class_weights(config, classes)
   np.testing.assert_array_equal(weights, loss.class_weights(classes, 0.5))
   config.class_weights = False
-  weights = experiment.make_class_weights(classes, config)
+  weights = experiment.make_class_weights(config, classes)
   assert weights.dtype == np.float32
   np.testing.assert_array_equal(weights, np.ones(4))
 
@@ -68,7 +68,7 @@ def test_without_class_weights_all_weigh_one(config):
 def test_class_without_records_is_warned_of(config, caplog, weighted):
   config.class_weights = weighted
   with caplog.at_level(logging.WARNING):
-    weights = experiment.make_class_weights(np.array([0, 0, 2, 3]), config)
+    weights = experiment.make_class_weights(config, np.array([0, 0, 2, 3]))
   assert weights[1] == (0 if weighted else 1)
   (message,) = caplog.messages
   assert 'no record of class A' in message

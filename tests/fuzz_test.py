@@ -164,8 +164,8 @@ def saved(tmp_path_factory):
   folder = tmp_path_factory.mktemp('saved')
   variables = {'params': {'a': jnp.ones(3)}, 'batch_stats': {}}
   with checkpoint.Checkpoints(folder, {'fold': 0}) as checkpoints:
-    state = train_state.begin_phase(variables, 0, ('a',), averaged=True)
-    checkpoints.save(state, variables, {'epoch': 1})
+    state = train_state.begin_phase(variables, 0, None, ('a',), averaged=True)
+    checkpoints.save(state.saved(), variables, {'epoch': 1})
   return folder, (folder / '0' / 'manifest.json').read_bytes()
 
 

@@ -17,8 +17,6 @@ from ecg_jax import experiment
 from ecg_jax.datasets import schema
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.runtime import sharding
-from ecg_jax.training import job as job_lib
-from ecg_jax.training import train_loop
 from ecg_jax.training.job import make_job
 from tools import benchmark
 
@@ -33,35 +31,30 @@ def _train(device):
   config.batch_size, config.buckets.training = len(LENGTHS), 1
   dataset = benchmark.random_dataset(np.array(LENGTHS))
   sets = dict.fromkeys(schema.SETS, dataset.records)
-  data = experiment.Data(dataset, {'folds': {'0': sets}})
+  data = experiment.FoldedDataset(dataset, {'folds': {'0': sets}})
   job = make_job(config, data, 0, pathlib.Path())
   mesh = sharding.make_mesh([device])
-  arrays = device_data.put_dataset(job.dataset, job.label_version, mesh)
+  arrays = device_data.put_dataset(
+    job.fold.dataset, job.fold.label_version, mesh
+  )
   training = benchmark.Training(job, arrays, mesh)
+  run = training.fold
   # The same weights, not those that each platform draws to the last bit.
-  drawn = jax.device_get(training.state.variables)
+  drawn = jax.device_get(run.state.variables)
   rounded = jax.tree.map(lambda x: np.round(x, 4), drawn)
-  training.state = sharding.replicate(
-    dataclasses.replace(training.state, **rounded), mesh
+  run.state = sharding.replicate(
+    dataclasses.replace(run.state, **rounded), mesh
   )
 
   def parameters():
-    leaves = jax.tree.leaves(jax.device_get(training.state.params))
+    leaves = jax.tree.leaves(jax.device_get(run.state.params))
     return np.concatenate([leaf.ravel() for leaf in leaves])
 
   before, losses = parameters(), []
   for epoch in range(1, STEPS + 1):
-    bounds = job_lib.training_bounds(job)
-    training.state = train_loop.train_chunks(
-      training.program,
-      training.state,
-      training._feed(chunks := job_lib.epoch_chunks(job, bounds, 0, epoch)),
-      chunks,
-      [1e-3] * len(chunks),
-      mesh,
-      count=lambda _, result: losses.append(float(result.metrics.loss)),
-      stop=lambda: False,
-    )
+    training.loop(job.sampler.training_chunks(0, epoch))
+    losses.append(run.progress.loss - sum(losses))
+  training.close()
   return losses, before, parameters()
 
 

@@ -46,8 +46,8 @@ def assert_same(found, expected):
 def test_a_fold_starts_from_the_kept_weights_of_its_number(
   make_job, small_job, kept, tmp_path
 ):
-  assert_same(job_lib.initial_variables(make_job()), kept)
-  random = job_lib.initial_variables(small_job(tmp_path))['params']
+  assert_same(make_job().initial_variables(), kept)
+  random = small_job(tmp_path).initial_variables()['params']
   assert any(
     np.any(one != other)
     for one, other in zip(
@@ -69,10 +69,10 @@ def test_training_goes_on_from_them_and_a_stop_changes_nothing(
   # So small a rate changes no weight, so they are those it started from.
   folder = job.folder / 'checkpoints'
   mesh = sharding.make_mesh(jax.devices()[:1])
-  like = sharding.replicate(job_lib.initial_variables(job), mesh)
+  like = sharding.replicate(job.initial_variables(), mesh)
   with checkpoint.Checkpoints(folder, job.settings) as checkpoints:
     best = checkpoints.restore_best(like)
-  assert_same(jax.device_get(best)['params'], job.kept_variables['params'])
+  assert_same(jax.device_get(best)['params'], job.initial['params'])
 
 
 def test_a_fold_that_is_not_finished_there_is_refused(make_job):
@@ -107,14 +107,14 @@ def renamed(data, names):
       for fold, sets in data.table['folds'].items()
     },
   }
-  return experiment.Data(dataset, table)
+  return experiment.FoldedDataset(dataset, table)
 
 
 def test_records_are_compared_by_their_samples(make_job, small_data, kept):
   """Not by their names: other ones change nothing."""
   names = {record: f'Z{record[1:]}' for record in small_data.dataset.records}
   other = renamed(small_data, names)
-  assert_same(job_lib.initial_variables(make_job(other)), kept)
+  assert_same(make_job(other).initial_variables(), kept)
 
 
 @pytest.mark.parametrize('name', ['train', 'validation'])
@@ -131,7 +131,7 @@ def test_a_test_record_that_was_learnt_from_is_refused(
   }
   table = {**small_data.table, 'folds': {'1': changed}}
   with pytest.raises(InputError, match=rf'here \(1, like {seen}, '):
-    make_job(experiment.Data(small_data.dataset, table))
+    make_job(experiment.FoldedDataset(small_data.dataset, table))
 
 
 def test_a_record_that_the_new_fold_learns_from_too_is_not(
@@ -144,13 +144,13 @@ def test_a_record_that_the_new_fold_learns_from_too_is_not(
   offsets, lengths = dataset.offsets.copy(), dataset.lengths.copy()
   offsets[index], lengths[index] = offsets[kept], lengths[kept]
   twins = dataclasses.replace(dataset, offsets=offsets, lengths=lengths)
-  make_job(experiment.Data(twins, small_data.table))
+  make_job(experiment.FoldedDataset(twins, small_data.table))
   table = {
     **small_data.table,
     'folds': {'1': {**sets, 'train': sets['train'][1:]}},
   }
   with pytest.raises(InputError, match=rf'like {twin}, which is {record} '):
-    make_job(experiment.Data(twins, table))
+    make_job(experiment.FoldedDataset(twins, table))
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def tuned_run(small_run, small_config, small_data, train_job, tmp_path):
   config.init_from = str(small_run)
   config.data.folds_file = str(tmp_path / 'halves.json')
   folds.write_table(table, config.data.folds_file)
-  data = experiment.Data(dataset, table)
+  data = experiment.FoldedDataset(dataset, table)
   folder = tmp_path / 'tuned'
   artifacts.begin_run(folder, config, data.digests())
   labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}

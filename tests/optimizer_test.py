@@ -31,12 +31,10 @@ def test_update_is_optax_adamw_that_decays_kernels(learning_rate, weight_decay):
   adam = optax.adamw(learning_rate, weight_decay=weight_decay, mask=_kernels)
   params = expected = jax.tree.map(jnp.asarray, _tree(0))
   moments, state = optimizer.fresh_moments(params), adam.init(params)
-  update = jax.jit(optimizer.update, static_argnums=4)
+  update = jax.jit(optimizer.Optimizer(weight_decay).update)
   for step in range(1, 6):
     gradients = _tree(step)
-    params, moments = update(
-      params, gradients, moments, learning_rate, weight_decay
-    )
+    params, moments = update(params, gradients, moments, learning_rate)
     updates, state = adam.update(gradients, state, expected)
     expected = optax.apply_updates(expected, updates)
     jax.tree.map(
@@ -108,7 +106,8 @@ def test_average_forgets_the_start_and_then_at_its_own_decay():
   zero = jax.tree.map(jnp.zeros_like, seven)
 
   def after(average, step):
-    tree = optimizer.update_average(average, seven, ('a',), step, 0.9)
+    averaging = optimizer.Optimizer(average_decay=0.9)
+    tree = averaging.update_average(average, seven, ('a',), step)
     return np.asarray(tree['params']['a'])
 
   np.testing.assert_allclose(after(zero, 0), 0.9 * 7)
@@ -122,7 +121,8 @@ def test_average_forgets_the_start_and_then_at_its_own_decay():
 def test_average_of_what_is_not_trained_keeps_its_bits():
   x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
   tree = {'params': {'a': x, 'b': {'c': x}}, 'batch_stats': {'b': x}}
-  found = optimizer.update_average(tree, tree, ('a',), jnp.int32(3), 0.99)
+  averaging = optimizer.Optimizer(average_decay=0.99)
+  found = averaging.update_average(tree, tree, ('a',), jnp.int32(3))
   assert jax.tree.structure(found) == jax.tree.structure(tree)
   for kept in (found['params']['b']['c'], found['batch_stats']['b']):
     np.testing.assert_array_equal(kept, x)
@@ -148,12 +148,13 @@ def test_a_phase_begins_with_zero_moments_of_what_it_trains():
     'params': {name: tree() for name in names},
     'batch_stats': {'convolutions': tree()},
   }
+  key = jax.random.key(0)
   for trained in crnn.trained.values():
-    state = train_state.begin_phase(variables, 17, trained, averaged=True)
+    state = train_state.begin_phase(variables, 17, key, trained, averaged=True)
     assert state.step == 17
     assert state.variables == variables
     jax.tree.map(np.testing.assert_array_equal, state.evaluated, variables)
-    plain = train_state.begin_phase(variables, 17, trained, averaged=False)
+    plain = train_state.begin_phase(variables, 17, key, trained, averaged=False)
     assert plain.evaluated == variables
     assert state.optimizer_state.count == 0
     for moments in state.optimizer_state.mu, state.optimizer_state.nu:

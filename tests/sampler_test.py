@@ -24,23 +24,27 @@ def _lengths(number, seed=0):
   return lengths
 
 
-def _epoch(number=237, key=(0, 0, 0, 1), **changes):
-  lengths = _lengths(number)
-  arguments = {
-    'key': key,
-    'records': 1000 + np.arange(number),
-    'lengths': lengths,
+def _sampler(number=237, **changes):
+  fields = {
+    'lengths': _lengths(number),
+    # In another order than the dataset.
+    'sets': dict.fromkeys(('train', 'test'), np.arange(number)[::-1]),
+    'key': (0, 0),
     'repeats': None,
     'max_samples': None,
     'resampling': RESAMPLING,
     'shortest': 64,
-    'bounds': sampler.bucket_bounds(
-      lengths, num_buckets=4, resampling=RESAMPLING
-    ),
+    'training_buckets': 4,
+    'evaluation_buckets': 2,
     'batch_size': 20,
+    'evaluation_batch_size': 40,
     'chunk_steps': 3,
   }
-  return sampler.training_chunks(**(arguments | changes))
+  return sampler.Sampler(**(fields | changes))
+
+
+def _epoch(number=237, epoch=1, **changes):
+  return _sampler(number, **changes).training_chunks(0, epoch)
 
 
 def _valid(chunks, field):
@@ -54,31 +58,25 @@ def _valid(chunks, field):
 def test_every_draw_is_used_exactly_once_in_a_bucket_that_holds_it(
   number, batch_size, chunk_steps, num_buckets
 ):
-  lengths = _lengths(number)
-  bounds = sampler.bucket_bounds(
-    lengths, num_buckets=num_buckets, resampling=RESAMPLING
-  )
-  training = _epoch(
-    number, bounds=bounds, batch_size=batch_size, chunk_steps=chunk_steps
-  )
-  evaluation = sampler.evaluation_chunks(
-    records=1000 + np.arange(number),
-    lengths=lengths,
-    bounds=sampler.bucket_bounds(
-      lengths, num_buckets=num_buckets, resampling=None
-    ),
+  draws = _sampler(
+    number,
+    training_buckets=num_buckets,
+    evaluation_buckets=num_buckets,
     batch_size=batch_size,
+    evaluation_batch_size=batch_size,
     chunk_steps=chunk_steps,
   )
+  training = draws.training_chunks(0, 1)
+  evaluation = draws.evaluation_chunks('test')
   for chunks in training, evaluation:
     records = _valid(chunks, 'records')
-    np.testing.assert_array_equal(np.sort(records), 1000 + np.arange(number))
-    below = {chunk.samples for chunk in chunks} | {0}
+    np.testing.assert_array_equal(np.sort(records), np.arange(number))
+    below = {chunk.bucket.samples for chunk in chunks} | {0}
     for chunk in chunks:
       assert chunk.mask.shape == (chunk_steps, batch_size)
-      shorter = max(bound for bound in below if bound < chunk.samples)
+      shorter = max(bound for bound in below if bound < chunk.bucket.samples)
       # In the smallest bucket in use that holds it.
-      assert (chunk.lengths[chunk.mask] <= chunk.samples).all()
+      assert (chunk.lengths[chunk.mask] <= chunk.bucket.samples).all()
       assert (chunk.lengths[chunk.mask] > shorter).all()
       # Steps with records first, then masked ones; masked rows hold nothing.
       filled = chunk.mask.any(axis=1)
@@ -92,14 +90,14 @@ def test_every_draw_is_used_exactly_once_in_a_bucket_that_holds_it(
       sizes = [
         count
         for chunk in chunks
-        if chunk.samples == samples
+        if chunk.bucket.samples == samples
         for count in chunk.mask.sum(axis=1)[: chunk.num_steps]
       ]
       assert max(sizes) - min(sizes) <= 1
       assert len(sizes) == -(-sum(sizes) // batch_size)
   own = _valid(evaluation, 'lengths')
   np.testing.assert_array_equal(
-    own, lengths[_valid(evaluation, 'records') - 1000]
+    own, draws.lengths[_valid(evaluation, 'records')]
   )
 
 
@@ -112,15 +110,18 @@ def _as_lists(chunks):
 
 def test_chunks_are_a_function_of_seed_fold_phase_and_epoch():
   assert _as_lists(_epoch()) == _as_lists(_epoch())
-  keys = [(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (0, 0, 0, 2)]
-  epochs = [_as_lists(_epoch(key=key)) for key in keys]
+  places = [(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1)]
+  epochs = [
+    _as_lists(_sampler(key=(seed, fold)).training_chunks(phase, epoch))
+    for seed, fold, phase, epoch in [*places, (0, 0, 0, 2)]
+  ]
   for one, other in itertools.combinations(epochs, 2):
     assert one != other
 
 
 def test_chunks_of_the_buckets_are_mixed():
   orders = [
-    tuple(chunk.samples for chunk in _epoch(key=(0, 0, 0, epoch)))
+    tuple(chunk.bucket.samples for chunk in _epoch(epoch=epoch))
     for epoch in range(10)
   ]
   assert len(set(orders)) > 5
@@ -129,7 +130,7 @@ def test_chunks_of_the_buckets_are_mixed():
 
 def test_resampled_rates_are_uniform_in_heart_rate():
   number = 20000
-  chunks = _epoch(number, lengths=np.full(number, 9000), bounds=(12000,))
+  chunks = _epoch(number, lengths=np.full(number, 9000))
   rates = sampler.HEART_RATE * 9000 / _valid(chunks, 'lengths')
   uniform = scipy.stats.uniform(RESAMPLING.slowest, 60)
   assert scipy.stats.kstest(rates, uniform.cdf).pvalue > 0.01
@@ -140,13 +141,13 @@ def test_resampled_rates_are_uniform_in_heart_rate():
 
 def test_resampling_is_fresh_for_each_draw_and_can_be_off():
   lengths = _lengths(237)
-  off = _epoch(resampling=None, bounds=(18286,))
+  off = _epoch(resampling=None)
   np.testing.assert_array_equal(
-    _valid(off, 'lengths'), lengths[_valid(off, 'records') - 1000]
+    _valid(off, 'lengths'), lengths[_valid(off, 'records')]
   )
   changed = []
   for epoch in 1, 2:
-    chunks = _epoch(key=(0, 0, 0, epoch), bounds=(24400,))
+    chunks = _epoch(epoch=epoch)
     order = np.argsort(_valid(chunks, 'records'))
     changed.append(_valid(chunks, 'lengths')[order])
   factors = changed[0] / lengths
@@ -158,9 +159,9 @@ def test_resampling_is_fresh_for_each_draw_and_can_be_off():
 
 def test_resampling_leaves_at_least_one_frame():
   lengths = np.array([64, 65, 70, 90, 30] * 40)
-  chunks = _epoch(200, lengths=lengths, bounds=(120,))
+  chunks = _epoch(200, lengths=lengths)
   found = _valid(chunks, 'lengths')
-  given_lengths = lengths[_valid(chunks, 'records') - 1000]
+  given_lengths = lengths[_valid(chunks, 'records')]
   assert found[given_lengths >= 64].min() == 64
   # What was shorter before is at least left as long as it was.
   assert found[given_lengths == 30].min() == 30
@@ -194,24 +195,22 @@ def test_bounds_compute_the_fewest_samples(multiples, num_buckets):
 @settings(max_examples=30, deadline=None)
 def test_last_bound_and_window_hold_every_recording(seed, num_buckets, augment):
   lengths = _lengths(50, seed)
-  resampling = RESAMPLING if augment else None
-  bounds = sampler.bucket_bounds(
-    lengths, num_buckets=num_buckets, resampling=resampling
+  draws = _sampler(
+    50,
+    lengths=lengths,
+    key=(seed, 0),
+    resampling=RESAMPLING if augment else None,
+    training_buckets=num_buckets,
   )
   for epoch in range(5):
-    for chunk in _epoch(
-      50,
-      key=(seed, 0, 0, epoch),
-      lengths=lengths,
-      resampling=resampling,
-      bounds=bounds,
-    ):
-      window = sampler.window_samples(chunk.samples, lengths.max(), resampling)
-      own = lengths[chunk.records[chunk.mask] - 1000]
-      assert own.max() <= window <= lengths.max()
+    for chunk in draws.training_chunks(0, epoch):
+      own = lengths[chunk.records[chunk.mask]]
+      assert own.max() <= chunk.bucket.window <= lengths.max()
   # The longest at the slowest rate too.
   slowest = np.float64(RESAMPLING.slowest if augment else sampler.HEART_RATE)
-  assert RESAMPLING.lengths(lengths.max(), slowest) <= bounds[-1]
+  assert RESAMPLING.lengths(lengths.max(), slowest) <= (
+    draws.buckets[-1].samples
+  )
 
 
 @given(st.floats(20, 200), st.floats(1, 3), st.integers(1, 60000))
@@ -219,13 +218,13 @@ def test_window_holds_what_any_rate_makes_fit_the_bucket(
   slowest, factor, samples
 ):
   resampling = sampler.Resampling(slowest, slowest * factor)
-  window = sampler.window_samples(samples, 10**9, resampling)
+  window = sampler._window(samples, 10**9, resampling)
   rates = np.linspace(resampling.slowest, resampling.fastest, 9)
   assert (resampling.lengths(np.int64(window + 1), rates) > samples).all()
 
 
 def _real_share(chunks):
-  computed = sum(chunk.samples * chunk.mask.sum() for chunk in chunks)
+  computed = sum(chunk.bucket.samples * chunk.mask.sum() for chunk in chunks)
   return _valid(chunks, 'lengths').sum() / computed
 
 
@@ -239,19 +238,9 @@ def test_most_of_what_is_computed_on_the_real_records_is_real(real_data):
   # A header of 24 bytes, then int16.
   lengths = (np.array(sizes) - 24) // 2
   assert (len(lengths), lengths.min(), lengths.max()) == (8528, 2714, 18286)
-  training = _epoch(
-    8528,
-    lengths=lengths,
-    bounds=sampler.bucket_bounds(lengths, num_buckets=5, resampling=RESAMPLING),
-  )
-  assert _real_share(training) >= 0.80
-  evaluation = sampler.evaluation_chunks(
-    records=np.arange(8528),
-    lengths=lengths,
-    bounds=sampler.bucket_bounds(lengths, num_buckets=2, resampling=None),
-    batch_size=40,
-    chunk_steps=8,
-  )
+  draws = _sampler(8528, lengths=lengths, training_buckets=5, chunk_steps=8)
+  assert _real_share(draws.training_chunks(0, 1)) >= 0.80
+  evaluation = draws.evaluation_chunks('test')
   assert _real_share(evaluation) >= 0.90
 
 
@@ -288,7 +277,7 @@ def test_class_repeats_are_the_formula_in_whole_numbers(counts):
 
 def test_each_record_is_drawn_once_without_compensation():
   for epoch in range(3):
-    records = _valid(_epoch(key=(0, 0, 0, epoch)), 'records')
+    records = _valid(_epoch(epoch=epoch), 'records')
     assert len(set(records)) == len(records) == 237
 
 
@@ -299,8 +288,9 @@ def test_compensated_epochs_draw_classes_as_repeated_and_cut_to_the_set():
   drawn = np.zeros(1000, int)
   epochs = 60
   for epoch in range(epochs):
-    chunks = _epoch(1000, key=(0, 0, 0, epoch), repeats=repeats, chunk_steps=8)
-    records = _valid(chunks, 'records') - 1000
+    # The set is the dataset's records from the last to the first.
+    chunks = _epoch(1000, epoch, repeats=repeats[::-1], chunk_steps=8)
+    records = _valid(chunks, 'records')
     assert len(records) == 1000
     times = np.bincount(records, minlength=1000)
     assert (times <= repeats).all()
@@ -315,17 +305,14 @@ def test_compensated_epochs_draw_classes_as_repeated_and_cut_to_the_set():
 
 def test_of_long_recordings_a_random_part_is_used():
   lengths = np.array([2714, 9000, 9001, 18286] * 60)
-  records = np.arange(len(lengths))
   starts = []
   for epoch in range(1, 21):
     chunks = _epoch(
       len(lengths),
-      key=(0, 0, 0, epoch),
-      records=records,
+      epoch,
       lengths=lengths,
       max_samples=9000,
       resampling=None,
-      bounds=(4000, 9000),
     )
     order = np.argsort(_valid(chunks, 'records'))
     used, start, length = (
@@ -347,7 +334,7 @@ def test_of_long_recordings_a_random_part_is_used():
 
 
 def test_parts_are_resampled_like_whole_recordings():
-  chunks = _epoch(max_samples=5000, bounds=(8000,))
+  chunks = _epoch(max_samples=5000)
   used, lengths = (_valid(chunks, x) for x in ('signal_lengths', 'lengths'))
   assert used.max() == 5000
   slowest, fastest = (

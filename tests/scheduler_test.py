@@ -16,6 +16,7 @@ from ecg_jax.models import loss
 from ecg_jax.runtime import files
 from ecg_jax.training import optimizer, scheduler, train_loop
 from ecg_jax.training.job import make_job
+from tests.training_helpers import with_fields
 
 PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
 
@@ -83,7 +84,7 @@ def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
   )
   assert count_kernels() <= before
   # Where it was raised can still be told.
-  assert 'train_chunks' in ''.join(traceback.format_exception(failed['fold 0']))
+  assert '_train' in ''.join(traceback.format_exception(failed['fold 0']))
 
 
 def test_a_job_whose_error_is_its_own_cause_fails_too(
@@ -124,19 +125,10 @@ def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
   assert scheduler.run([slow, fast]) == {}
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'told'), [((5, 5), 'is 5: there are 2'), ((1, 2), 'is 1 and 2')]
-)
-def test_devices_per_job_that_cannot_be_had(
-  make_jobs, tmp_path, monkeypatch, sizes, told
-):
+def test_devices_per_job_that_cannot_be_had(make_jobs, tmp_path, monkeypatch):
   _see_devices(monkeypatch, 2)
-  work = [
-    dataclasses.replace(job, devices_per_job=size)
-    for job, size in zip(make_jobs(tmp_path), sizes, strict=True)
-  ]
-  with pytest.raises(InputError, match=f'devices_per_job {told}'):
-    scheduler.run(work)
+  with pytest.raises(InputError, match='devices_per_job is 5: there are 2'):
+    scheduler.run(make_jobs(tmp_path), 5)
   assert not list(tmp_path.iterdir())
 
 
@@ -146,14 +138,11 @@ def test_devices_per_job_makes_jobs_share_or_take_turns(
   _see_devices(monkeypatch, 2)
   seen = []
 
-  def train_fold(job, mesh, *args, **kwargs):
-    seen.append((job.fold, mesh.size))
+  def train_fold(job, group, *args, **kwargs):
+    seen.append((job.fold.number, group.mesh.size))
 
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
-  work = [
-    dataclasses.replace(job, devices_per_job=2) for job in make_jobs(tmp_path)
-  ]
-  assert scheduler.run(work) == {}
+  assert scheduler.run(make_jobs(tmp_path), 2) == {}
   assert seen == [(0, 2), (1, 2)]
 
 
@@ -162,9 +151,7 @@ def test_jobs_that_take_turns_each_have_their_own_labels(
 ):
   _see_devices(monkeypatch, 1)
   first, second = make_jobs(tmp_path)
-  other = dataclasses.replace(
-    second, label_version='v2', folder=tmp_path / 'other'
-  )
+  other = with_fields(second, label_version='v2', folder=tmp_path / 'other')
   given = []
 
   def train_fold(job, mesh, data, **kwargs):
@@ -173,7 +160,7 @@ def test_jobs_that_take_turns_each_have_their_own_labels(
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
   assert scheduler.run([first, second, other]) == {}
   for job, data in given:
-    classes = job.dataset.classes[job.label_version]
+    classes = job.fold.dataset.classes[job.fold.label_version]
     np.testing.assert_array_equal(data.labels, classes)
   # One of the same dataset and labels takes what is there.
   assert given[0][1] is given[1][1] is not given[2][1]
@@ -209,12 +196,15 @@ def test_job_is_what_its_config_says(small_config, small_data, tmp_path):
   config.seed = 4
   job = make_job(config, small_data, 1, tmp_path)
   assert (job.name, job.folder) == ('fold 1', tmp_path / 'fold1')
-  assert (job.seed, job.fold, job.max_records) == (4, 1, 10)
+  assert (job.seed, job.fold.number, job.sampler.key) == (4, 1, (4, 1))
+  assert job.settings['data.max_records'] == 10
   assert [phase.epochs for phase in job.phases] == [2, 2, 2]
-  assert job.repeats is not None
-  assert len(job.repeats) == len(job.sets['train'])
-  assert all(len(members) <= 12 for members in job.sets.values())
-  assert make_job(small_config, small_data, 1, tmp_path).repeats is None
+  repeats = job.sampler.repeats
+  assert repeats is not None
+  assert len(repeats) == len(job.fold.sets['train'])
+  assert all(len(members) <= 12 for members in job.fold.sets.values())
+  plain = make_job(small_config, small_data, 1, tmp_path)
+  assert plain.sampler.repeats is None
 
 
 @pytest.mark.parametrize('version', ['v2', 'v3'])
@@ -228,11 +218,11 @@ def test_weights_and_repeats_are_of_the_folds_train_set(
   weights = []
   for fold in (0, 1):
     job = make_job(config, small_data, fold, tmp_path)
-    train_set = job.sets['train']
+    train_set = job.fold.sets['train']
     own = loss.class_weights(classes[train_set])
-    np.testing.assert_array_equal(job.class_weights, own)
+    np.testing.assert_array_equal(job.fold.weights, own[classes])
     np.testing.assert_array_equal(
-      job.repeats, sampler.class_repeats(classes[train_set])
+      job.sampler.repeats, sampler.class_repeats(classes[train_set])
     )
     assert (own != loss.class_weights(classes)).any()
     weights.append(own)

@@ -1,6 +1,5 @@
 """The training loop: phases, resuming, what decides the result."""
 
-import contextlib
 import copy
 import csv
 import dataclasses
@@ -19,13 +18,19 @@ from ecg_jax import experiment
 from ecg_jax.errors import TrainingError
 from ecg_jax.evaluation import eval_step
 from ecg_jax.evaluation import metrics as metrics_lib
-from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.input_pipeline import device_data
 from ecg_jax.models import forward
 from ecg_jax.runs import checkpoint
 from ecg_jax.runtime import sharding
-from ecg_jax.training import job as job_lib
-from ecg_jax.training import optimizer, train_loop, train_state, train_step
+from ecg_jax.training import fold_run, optimizer, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from tests.training_helpers import (
+  make_group,
+  put_data,
+  spy,
+  with_fields,
+  with_model,
+)
 
 DISPATCHES = 32
 """Of the undisturbed run below: its chunks and evaluations."""
@@ -52,41 +57,35 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
   """The result of the job that all tests vary, and how it came about."""
   job = small_job(tmp_path_factory.mktemp('undisturbed'))
   chunks, saves, evaluated, fetches = [], [], [], []
-  train_chunk, dispatch = train_step.train_chunk, eval_step.dispatch
-  fetch, save = sharding.fetch, checkpoint.Checkpoints.save
 
-  def recorded_chunk(state, *args, **kwargs):
-    before = jax.device_get(state)
-    state, result = train_chunk(state, *args, **kwargs)
+  def begin_chunk(state, data, chunk, learning_rate, *, train_step, mesh):
     chunks.append(
       {
-        'kind': kwargs['kind'],
-        'samples': kwargs['samples'],
-        'learning_rate': float(args[-1]),
-        'before': before,
-        'after': jax.device_get(state),
+        'kind': train_step.kind,
+        'samples': chunk.bucket.samples,
+        'learning_rate': float(learning_rate),
+        'before': jax.device_get(state.saved()),
       }
     )
-    return state, result
 
-  def recorded_dispatch(*args, **kwargs):
-    evaluated.append(kwargs['kind'])
-    return dispatch(*args, **kwargs)
+  def end_chunk(result, *_, **__):
+    chunks[-1]['after'] = jax.device_get(result[0].saved())
 
-  def recorded_save(self, state, best, progress):
+  def record_save(_, state, best, progress):
     saves.append((*jax.device_get((state, best)), copy.deepcopy(progress)))
-    save(self, state, best, progress)
 
-  def counted_fetch(tree):
-    fetches.append(tree)
-    return fetch(tree)
-
+  train_chunk = train_step.train_chunk
   train_chunk.clear_cache()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_step, 'train_chunk', recorded_chunk)
-    patch.setattr(eval_step, 'dispatch', recorded_dispatch)
-    patch.setattr(checkpoint.Checkpoints, 'save', recorded_save)
-    patch.setattr(sharding, 'fetch', counted_fetch)
+    spy(patch, train_step, 'train_chunk', before=begin_chunk, after=end_chunk)
+    spy(
+      patch,
+      eval_step,
+      'dispatch',
+      before=lambda *_, kind, **__: evaluated.append(kind),
+    )
+    spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
+    spy(patch, sharding, 'fetch', before=fetches.append)
     train_job(job)
   return Recording(
     job,
@@ -136,6 +135,10 @@ def _best(job):
   return best['phase'], best['epoch']
 
 
+def _variables(state):
+  return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
 def _bits(tree):
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
@@ -148,12 +151,22 @@ def test_recordings_read_from_the_disk_give_the_same_bits(
     'training_buckets': 1,
   }
   device = small_job(tmp_path / 'device', **fields)
-  host = dataclasses.replace(
-    device, folder=tmp_path / 'host', dataset=stored_dataset
-  )
+  host = with_fields(device, folder=tmp_path / 'host', dataset=stored_dataset)
   for job in (device, host):
     assert train_job(job)
   assert read_result(host) == read_result(device)
+
+
+def _evaluate(job, variables, set_name):
+  mesh = make_group().mesh
+  return eval_step.evaluate(
+    sharding.replicate(variables, mesh),
+    put_data(job, mesh),
+    job.sampler.evaluation_chunks(set_name),
+    network=job.network,
+    kind='all',
+    mesh=mesh,
+  )
 
 
 # Resuming.
@@ -248,21 +261,18 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
     ),
   )
   befores, bests = {}, {}
-  train_chunk, save = train_step.train_chunk, checkpoint.Checkpoints.save
 
-  def recorded_chunk(state, *args, **kwargs):
-    rate = float(args[-1])
-    befores.setdefault((kwargs['kind'], rate), jax.device_get(state))
-    return train_chunk(state, *args, **kwargs)
+  def record_chunk(state, _, __, learning_rate, *, train_step, mesh):
+    place = train_step.kind, float(learning_rate)
+    befores.setdefault(place, jax.device_get(state.saved()))
 
-  def recorded_save(self, state, best, progress):
+  def record_save(_, state, best, progress):
     bests[progress['phase']] = jax.device_get(best)
     improved = progress['epoch'] == progress['last_improvement']
-    assert (_bits(best) == _bits(state.variables)) == improved
-    save(self, state, best, progress)
+    assert (_bits(best) == _bits(_variables(state))) == improved
 
-  monkeypatch.setattr(train_step, 'train_chunk', recorded_chunk)
-  monkeypatch.setattr(checkpoint.Checkpoints, 'save', recorded_save)
+  spy(monkeypatch, train_step, 'train_chunk', before=record_chunk)
+  spy(monkeypatch, checkpoint.Checkpoints, 'save', before=record_save)
   train_job(job)
   assert _best(job) == (2, 1)
   # Each phase has steps at its own learning rate, and no other.
@@ -270,7 +280,7 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
     (phase.kind, float(np.float32(phase.learning_rate))) for phase in job.phases
   ]
   for before, state in enumerate(list(befores.values())[1:]):
-    assert _bits(state.variables) == _bits(bests[before])
+    assert _bits(_variables(state)) == _bits(bests[before])
     moments = jax.tree.leaves(state.optimizer_state)
     assert all(not np.any(leaf) for leaf in moments)
 
@@ -279,13 +289,13 @@ def test_auxiliary_network_is_never_the_result(
   small_job, train_job, tmp_path, score_as, monkeypatch
 ):
   score_as(99.0, 99.0, 0.0, 0.0, 0.0)
-  evaluated, dispatch = [], eval_step.dispatch
-
-  def recorded(*args, **kwargs):
-    evaluated.append(kwargs['kind'])
-    return dispatch(*args, **kwargs)
-
-  monkeypatch.setattr(eval_step, 'dispatch', recorded)
+  evaluated = []
+  spy(
+    monkeypatch,
+    eval_step,
+    'dispatch',
+    before=lambda *_, kind, **__: evaluated.append(kind),
+  )
   job = small_job(tmp_path)
   train_job(job)
   assert _best(job) == (1, 2)
@@ -295,18 +305,7 @@ def test_auxiliary_network_is_never_the_result(
 def test_carried_score_is_what_validating_again_gives(undisturbed):
   job = undisturbed.job
   _, best, progress = [s for s in undisturbed.saves if s[2]['phase'] == 1][-1]
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  chunks = job_lib.set_chunks(job, 'validation')
-  outputs = eval_step.dispatch(
-    sharding.replicate(best, mesh),
-    device_data.put_dataset(job.dataset, job.label_version, mesh),
-    chunks,
-    sharding.replicate(job.class_weights, mesh),
-    network=job.network,
-    kind='all',
-    mesh=mesh,
-  )
-  score = eval_step.collect(chunks, outputs).scores['score']
+  score = _evaluate(job, best, 'validation').scores['score']
   assert score == progress['best_score']
   later = [s[2] for s in undisturbed.saves if s[2]['phase'] == 2]
   assert all(after['best_score'] >= score for after in later)
@@ -392,7 +391,7 @@ def test_test_records_do_not_reach_training(
   dataset = small_data.dataset
   signal = dataset.signal.copy()
   classes = {version: c.copy() for version, c in dataset.classes.items()}
-  for record in undisturbed.job.sets['test']:
+  for record in undisturbed.job.fold.sets['test']:
     start = dataset.offsets[record]
     end = start + dataset.lengths[record]
     signal[start:end] = rng.integers(-9999, 9999, end - start)
@@ -400,7 +399,7 @@ def test_test_records_do_not_reach_training(
       labels[record] = 3 - labels[record]
   garbage = dataclasses.replace(dataset, signal=signal, classes=classes)
   # The job is made of it too: sets, class weights and all.
-  data = experiment.Data(garbage, small_data.table)
+  data = experiment.FoldedDataset(garbage, small_data.table)
   job = make_job(small_config, data, 0, tmp_path)
   train_job(job)
   found = read_result(job)
@@ -410,9 +409,7 @@ def test_test_records_do_not_reach_training(
 
 
 def _in_bfloat16(job):
-  model = job.network.model.clone(dtype=jnp.bfloat16)
-  network = dataclasses.replace(job.network, model=model)
-  return dataclasses.replace(job, network=network)
+  return with_model(job, dtype=jnp.dtype('bfloat16'))
 
 
 def test_bfloat16_trains_as_float32_does_within_its_rounding(
@@ -436,32 +433,18 @@ def test_weights_predict_in_bfloat16_as_in_float32_within_its_rounding(
   undisturbed,
 ):
   _, best, _ = undisturbed.saves[-1]
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  probabilities = {}
-  for job in (undisturbed.job, _in_bfloat16(undisturbed.job)):
-    chunks = job_lib.set_chunks(job, 'train')
-    outputs = eval_step.dispatch(
-      sharding.replicate(best, mesh),
-      device_data.put_dataset(job.dataset, job.label_version, mesh),
-      chunks,
-      sharding.replicate(job.class_weights, mesh),
-      network=job.network,
-      kind='all',
-      mesh=mesh,
-    )
-    result = eval_step.collect(chunks, outputs)
-    probabilities[job.network.model.dtype] = result.probabilities
-  whole, half = probabilities.values()
+  whole, half = (
+    _evaluate(job, best, 'train').probabilities
+    for job in (undisturbed.job, _in_bfloat16(undisturbed.job))
+  )
   assert 0 < np.abs(half - whole).max() < 0.02
   assert np.ptp(whole, axis=0).max() > 0.05
 
 
 def _draws(job, phase=0, epoch=1):
   """Position and length of each record drawn in an epoch, in its order."""
-  bounds = sampler.bucket_bounds(
-    job.dataset.lengths, num_buckets=1, resampling=job.resampling
-  )
-  chunks = job_lib.epoch_chunks(job, bounds, phase, epoch)
+  draws = dataclasses.replace(job.sampler, training_buckets=1)
+  chunks = draws.training_chunks(phase, epoch)
   return tuple(
     np.concatenate([getattr(chunk, name)[chunk.mask] for chunk in chunks])
     for name in ('records', 'lengths')
@@ -471,8 +454,8 @@ def _draws(job, phase=0, epoch=1):
 def test_every_epoch_draws_order_and_heart_rates_afresh(small_job, tmp_path):
   job = small_job(tmp_path)
   epochs = [(job, 0, epoch) for epoch in range(1, 6)]
-  others = [{'seed': 1}, {'fold': 1}]
-  epochs += [(dataclasses.replace(job, **fields), 0, 1) for fields in others]
+  others = [{'seed': 1}, {'number': 1}]
+  epochs += [(with_fields(job, **fields), 0, 1) for fields in others]
   epochs += [(job, 1, 1), (job, 2, 1)]
   found = [_draws(*epoch) for epoch in epochs]
   for one, other in itertools.combinations(found, 2):
@@ -485,15 +468,15 @@ def test_every_epoch_draws_order_and_heart_rates_afresh(small_job, tmp_path):
 
 def test_epoch_is_drawn_as_the_job_says(small_job, tmp_path):
   job = small_job(tmp_path)
-  train_set, own = job.sets['train'], job.dataset.lengths
+  train_set, own = job.sampler.sets['train'], job.sampler.lengths
   for fields in {}, {'resampling': None}:
-    records, lengths = _draws(dataclasses.replace(job, **fields))
+    records, lengths = _draws(with_fields(job, **fields))
     np.testing.assert_array_equal(np.sort(records), np.sort(train_set))
     unchanged = np.mean(lengths == own[records])
     assert unchanged == 1 if fields else unchanged < 0.1
   # Half of the set is never taken, so the other half is, twice.
   repeats = 2 * (np.arange(len(train_set)) % 2)
-  job = dataclasses.replace(job, repeats=repeats)
+  job = with_fields(job, repeats=repeats)
   records, _ = _draws(job)
   taken, times = np.unique(records, return_counts=True)
   assert set(taken) <= set(train_set[repeats > 0])
@@ -505,20 +488,19 @@ def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
 ):
   keys = []
 
-  def recorded_chunk(state, data, chunk, num_steps, key, *_, **__):
-    keys.append(jax.random.key_data(key).tolist())
+  def end(state, *_, **__):
+    keys.append(jax.random.key_data(state.key).tolist())
     raise StopIteration
 
-  monkeypatch.setattr(train_step, 'train_chunk', recorded_chunk)
-  job = small_job(tmp_path)
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
+  spy(monkeypatch, train_step, 'train_chunk', before=end)
+  job, group = small_job(tmp_path), make_group()
+  data = put_data(job, group.mesh)
   weights = []
-  for name, fields in enumerate([{}, {}, {'seed': 1}, {'fold': 1}]):
-    one = dataclasses.replace(job, folder=tmp_path / str(name), **fields)
-    weights.append(_bits(job_lib.initial_variables(one)))
+  for name, fields in enumerate([{}, {}, {'seed': 1}, {'number': 1}]):
+    one = with_fields(job, folder=tmp_path / str(name), **fields)
+    weights.append(_bits(one.initial_variables()))
     with pytest.raises(StopIteration):
-      train_loop.train_fold(one, mesh, data, position=0)
+      train_loop.train_fold(one, group, data, position=0)
   for found in (keys, weights):
     assert found[0] == found[1]
     assert found[0] not in found[2:]
@@ -529,34 +511,28 @@ def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
 
 
 def _chunk_arguments(job, mesh, kind='all'):
-  """A state, and a function that trains a chunk on it."""
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
-  bounds = job_lib.training_bounds(job)
+  """A state, the chunks of an epoch, and a function that gives the arguments
+  to train one of them."""
+  data = put_data(job, mesh)
   phase = optimizer.Phase(kind, 1, 1e-3)
-  key, class_weights, learning_rate = sharding.replicate(
-    (jax.random.key(5), job.class_weights, np.float32(phase.learning_rate)),
+  learning_rate, key, variables, step = sharding.replicate(
+    (
+      np.float32(phase.learning_rate),
+      jax.random.key(5),
+      job.initial_variables(),
+      np.int32(0),
+    ),
     mesh,
   )
-  variables = sharding.replicate(job_lib.initial_variables(job), mesh)
-  state = train_state.begin_phase(
-    variables,
-    0,
-    job.network.model.trained[kind],
-    averaged=job.regularisation.average_decay > 0,
-  )
+  state = fold_run.initial_state(job, phase, variables, step, key)
 
   def arguments(state, chunk):
     return (
-      state,
-      data,
-      *device_data.put_chunk(chunk, mesh),
-      key,
-      class_weights,
-      learning_rate,
-    ), train_loop.static_arguments(job, phase, chunk.samples, mesh)
+      (state, data, device_data.put_chunk(chunk, mesh), learning_rate),
+      {'train_step': job.train_step(phase), 'mesh': mesh.abstract_mesh},
+    )
 
-  chunks = job_lib.epoch_chunks(job, bounds, 0, 1)
-  return sharding.replicate(state, mesh), chunks, arguments
+  return state, job.sampler.training_chunks(0, 1), arguments
 
 
 def _mean_losses(job, mesh, kind):
@@ -579,7 +555,7 @@ def _cut(chunk, counts):
   for count in counts:
     arrays = {
       name: np.roll(getattr(chunk, name), -first, axis=0)
-      for name in device_data.ChunkArrays._fields
+      for name in ('records', 'starts', 'signal_lengths', 'lengths', 'mask')
     }
     parts.append(dataclasses.replace(chunk, num_steps=count, **arrays))
     first += count
@@ -619,10 +595,7 @@ def test_devices_send_gradients_and_statistics_once_and_nothing_else(
   small_job, tmp_path, remat
 ):
   job = small_job(tmp_path)
-  model = job.network.model.clone(remat=remat)
-  job = dataclasses.replace(
-    job, network=dataclasses.replace(job.network, model=model)
-  )
+  job = with_model(job, remat=remat)
   mesh = sharding.make_mesh(jax.devices()[:2])
   state, chunks, arguments = _chunk_arguments(job, mesh)
   args, kwargs = arguments(state, chunks[0])
@@ -636,7 +609,7 @@ def test_devices_send_gradients_and_statistics_once_and_nothing_else(
     for shapes in in_step
     for dimensions in re.findall(r'[fs]32\[([\d,]*)\]', shapes)
   )
-  trained, _ = optimizer.split(state.params, model.trained['all'])
+  trained, _ = optimizer.split(state.params, job.network.model.trained['all'])
   channels = [mean.size for mean in jax.tree.leaves(state.batch_stats)[::2]]
   # The records; of each batch norm count and two sums, and their gradients;
   # the parameters' gradients and the loss.
@@ -656,9 +629,10 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
   state, chunks, arguments = _chunk_arguments(job, mesh, kind)
   chunk = dataclasses.replace(chunks[-1], num_steps=1)
   args, kwargs = arguments(state, chunk)
-  data, rows, key = args[1], args[2], args[4]
-  batch = device_data.take_batch(data, rows, 0, kwargs['window'])
+  _, data, rows, _ = args
+  batch = device_data.take_batch(data, rows, 0)
   valid = np.flatnonzero(batch.mask)
+  weights = job.fold.weights[chunk.records[0][valid]]
   labels = np.asarray(batch.labels)[valid]
   assert len(valid) < len(batch.mask)
   assert len(set(labels)) > 1
@@ -669,14 +643,14 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
       job.network,
       {'params': params, 'batch_stats': state.batch_stats},
       batch,
-      jax.random.fold_in(key, 0),
-      samples=kwargs['samples'],
+      jax.random.fold_in(jax.random.key(5), 0),
+      samples=chunk.bucket.samples,
       kind=kind,
     )
     exponentials = jnp.exp(logits[valid])
     share = exponentials[np.arange(len(valid)), labels]
     entropy = jnp.log(exponentials.sum(axis=1)) - jnp.log(share)
-    return jnp.mean(entropy * job.class_weights[labels])
+    return jnp.mean(entropy * weights)
 
   loss, gradients = jax.value_and_grad(mean_loss)(state.params)
   after, (metrics, bad_step) = train_step.train_chunk(*args, **kwargs)
@@ -701,12 +675,11 @@ def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
   mesh = sharding.make_mesh(jax.devices()[:1])
   job = small_job(tmp_path, training_buckets=1)
   rate = 0.3 if source == 'dropout' else 0.0
-  network = dataclasses.replace(
-    job.network,
+  job = with_fields(
+    job,
     model=job.network.model.clone(dropout_convolution=rate),
     bursts=job.network.bursts if source == 'bursts' else None,
   )
-  job = dataclasses.replace(job, network=network)
   state, chunks, arguments = _chunk_arguments(job, mesh, 'auxiliary')
   chunk = dataclasses.replace(chunks[0], num_steps=1)
   losses = []
@@ -735,17 +708,19 @@ def test_steps_of_a_chunk_do_not_depend_on_how_it_is_cut(small_job, tmp_path):
       metrics.append(jax.device_get(one))
       assert int(one.records) == part.mask[: part.num_steps].sum()
     assert int(state.step) == 2
-    found.append((_bits(state), sum(m.confusion for m in metrics).tolist()))
+    found.append(
+      (_bits(state.saved()), sum(m.confusion for m in metrics).tolist())
+    )
   assert found[0] == found[1]
 
 
 def test_chunk_without_steps_changes_nothing(small_job, tmp_path):
   mesh = sharding.make_mesh(jax.devices()[:1])
   state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
-  before = _bits(jax.device_get(state))
+  before = _bits(state.saved())
   args, kwargs = arguments(state, dataclasses.replace(chunks[0], num_steps=0))
   state, (metrics, bad_step) = train_step.train_chunk(*args, **kwargs)
-  assert _bits(state) == before
+  assert _bits(state.saved()) == before
   assert int(bad_step) == -1
   assert not any(np.any(leaf) for leaf in metrics)
 
@@ -766,10 +741,7 @@ def test_program_for_a_gpu(small_job, tmp_path, dtype):
   """Convolutions in the compute dtype, channels last; nothing of the host."""
   mesh = sharding.make_mesh(jax.devices()[:1])
   job = small_job(tmp_path)
-  model = job.network.model.clone(dtype=jnp.dtype(dtype))
-  job = dataclasses.replace(
-    job, network=dataclasses.replace(job.network, model=model)
-  )
+  job = with_model(job, dtype=jnp.dtype(dtype))
   state, chunks, arguments = _chunk_arguments(job, mesh)
   args, kwargs = arguments(state, chunks[0])
   traced = train_step.train_chunk.trace(*args, **kwargs)
@@ -825,7 +797,9 @@ def test_a_second_job_compiles_nothing(
   undisturbed, small_config, small_data, train_job, tmp_path, caplog
 ):
   job = make_job(small_config, small_data, 1, tmp_path)
-  assert not np.array_equal(job.sets['train'], undisturbed.job.sets['train'])
+  assert not np.array_equal(
+    job.fold.sets['train'], undisturbed.job.fold.sets['train']
+  )
   with jax.log_compiles(), caplog.at_level(logging.DEBUG, 'jax'):
     train_job(job)
   assert not [m for m in caplog.messages if m.startswith('Compiling')]
@@ -841,50 +815,44 @@ def test_each_chunk_epoch_and_evaluation_is_fetched_once(undisturbed):
   )
 
 
-def test_nothing_reaches_the_device_in_a_phase_unless_put_there(
-  small_job, tmp_path
+def test_nothing_reaches_the_device_in_the_loop_unless_put_there(
+  small_job, train_job, tmp_path, monkeypatch
 ):
-  job = small_job(tmp_path, phases=(optimizer.Phase('all', 3, 1e-3),))
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
-  # The first state is made of numbers of the host, like the seed.
-  guard = jax.transfer_guard_host_to_device('disallow')
-  with contextlib.ExitStack() as stack:
-    begun = []
+  """The loop's own guard refuses what a step would take from the host."""
 
-    def stop():
-      if not begun:
-        begun.append(True)
-        stack.enter_context(guard)
-      return False
+  def take_from_host(*_, **__):
+    jnp.add(np.ones(3), 1)
 
-    train_loop.train_fold(job, mesh, data, position=0, stop=stop)
-  assert begun
-  assert _validated(job) == [(0, 2), (0, 3)]
+  spy(monkeypatch, eval_step, 'dispatch', before=take_from_host)
+  with pytest.raises(Exception, match='Disallowed host-to-device'):
+    train_job(small_job(tmp_path))
 
 
 def test_stop_in_the_last_validation_of_a_phase_begins_no_other(
   undisturbed, small_job, train_job, read_result, tmp_path, monkeypatch
 ):
   job = small_job(tmp_path)
-  train_chunk, save = train_step.train_chunk, checkpoint.Checkpoints.save
   kinds, saved = [], []
-
-  def recorded_chunk(*args, **kwargs):
-    kinds.append(kwargs['kind'])
-    return train_chunk(*args, **kwargs)
-
-  def recorded_save(self, state, best, progress):
-    saved.append(progress['epoch'])
-    save(self, state, best, progress)
-
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  data = device_data.put_dataset(job.dataset, job.label_version, mesh)
+  group = make_group()
   with monkeypatch.context() as patch:
-    patch.setattr(train_step, 'train_chunk', recorded_chunk)
-    patch.setattr(checkpoint.Checkpoints, 'save', recorded_save)
+    spy(
+      patch,
+      train_step,
+      'train_chunk',
+      before=lambda *_, train_step, mesh: kinds.append(train_step.kind),
+    )
+    spy(
+      patch,
+      checkpoint.Checkpoints,
+      'save',
+      before=lambda *args: saved.append(args[-1]['epoch']),
+    )
     train_loop.train_fold(
-      job, mesh, data, position=0, stop=lambda: saved[-1:] == [3]
+      job,
+      group,
+      put_data(job, group.mesh),
+      position=0,
+      stop=lambda: saved[-1:] == [3],
     )
   assert set(kinds) == {'auxiliary'}
   assert saved == [2, 3]
@@ -910,15 +878,14 @@ def test_loss_that_is_not_finite_is_told_with_its_place(
   with pytest.raises(TrainingError) as caught:
     train_job(job)
   # The first step spoils the weights, and the second tells.
-  bounds = job_lib.training_bounds(job)
-  first, second = job_lib.epoch_chunks(job, bounds, phase, 1)[:2]
+  first, second = job.sampler.training_chunks(phase, 1)[:2]
   chunk, at, where = (
     (first, 1, 'chunk 1, step 2')
     if first.num_steps > 1
     else (second, 0, 'chunk 2, step 1')
   )
   positions = chunk.records[at][chunk.mask[at]]
-  names = ', '.join(job.dataset.records[index] for index in positions)
+  names = ', '.join(job.fold.dataset.records[index] for index in positions)
   epochs = job.phases[phase].epochs
   assert str(caught.value).startswith(
     f'the loss or a gradient is not finite in phase {phase} of 0-2,'
@@ -947,19 +914,17 @@ def spoil(monkeypatch):
 
   def use(job, step, restores):
     train_chunk = train_step.train_chunk
-    key = jax.random.fold_in(jax.random.key(job.seed), job.fold)
     keys = [
-      jax.random.key_data(jax.random.fold_in(key, 1 + count)).tolist()
+      jax.random.key_data(jax.random.fold_in(job.key(), 1 + count)).tolist()
       for count in restores
     ]
 
-    def spoilt(state, data, chunk, num_steps, key, *args, **kwargs):
+    def spoilt(state, *args, **kwargs):
       before = int(state.step)
-      state, result = train_chunk(
-        state, data, chunk, num_steps, key, *args, **kwargs
-      )
-      if before == step and jax.random.key_data(key).tolist() in keys:
-        result = result._replace(bad_step=jnp.zeros_like(result.bad_step))
+      key = jax.random.key_data(state.key).tolist()
+      state, result = train_chunk(state, *args, **kwargs)
+      if before == step and key in keys:
+        result = result._replace(bad_step=result.bad_step - result.bad_step)
       return state, result
 
     monkeypatch.setattr(train_step, 'train_chunk', spoilt)
@@ -1033,8 +998,8 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
 ):
   job = small_job(tmp_path, phases=(optimizer.Phase('lstm', 1, math.inf),))
   # One step, whose loss is still finite.
-  sets = {**job.sets, 'train': job.sets['train'][:1]}
-  job = dataclasses.replace(job, sets=sets)
+  sets = {**job.fold.sets, 'train': job.fold.sets['train'][:1]}
+  job = with_fields(job, sets=sets)
   with pytest.raises(
     TrainingError, match=r'validation loss is nan after .* epoch 1 of 1'
   ):
@@ -1054,16 +1019,15 @@ def regularised_job(small_job):
   """Makes a job of two phases with all that a newer recipe asks for."""
 
   def make(folder):
-    job = small_job(folder, training_buckets=1)
-    return dataclasses.replace(
-      job,
+    return small_job(
+      folder,
+      training_buckets=1,
       phases=tuple(
         optimizer.Phase(kind, 2, 1e-2, 'cosine', 0.5)
         for kind in ('auxiliary', 'all')
       ),
-      regularisation=optimizer.Regularisation(
-        weight_decay=0.1, average_decay=0.9
-      ),
+      weight_decay=0.1,
+      average_decay=0.9,
       max_samples=500,
       validate_every_epochs=1,
     )
@@ -1076,40 +1040,36 @@ def test_average_is_what_is_evaluated_kept_and_resumed(
 ):
   job = regularised_job(tmp_path / 'whole')
   rates, improved = [], []
-  train_chunk, save = train_step.train_chunk, checkpoint.Checkpoints.save
 
-  def recorded_chunk(*args, **kwargs):
-    rates.append(float(args[-1]))
-    return train_chunk(*args, **kwargs)
-
-  def recorded_save(self, state, best, progress):
+  def record_save(_, state, best, progress):
     if progress['epoch'] == progress['last_improvement']:
       improved.append(progress['epoch'])
-      assert _bits(best) == _bits(state.average) != _bits(state.variables)
-    save(self, state, best, progress)
+      assert _bits(best) == _bits(state.average) != _bits(_variables(state))
 
   with monkeypatch.context() as patch:
-    patch.setattr(train_step, 'train_chunk', recorded_chunk)
-    patch.setattr(checkpoint.Checkpoints, 'save', recorded_save)
+    spy(
+      patch,
+      train_step,
+      'train_chunk',
+      before=lambda *args, **_: rates.append(float(args[-1])),
+    )
+    spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
     train_job(job)
   assert improved
-  bounds = job_lib.training_bounds(job)
-  assert bounds[-1] < 900  # Half a thousand samples, slowed down.
-  static = train_loop.static_arguments(
-    job, job.phases[0], bounds[-1], sharding.make_mesh(jax.devices()[:1])
-  )
-  assert static['window'] == 500
+  [bucket] = job.sampler.buckets
+  assert bucket.samples < 900  # Half a thousand samples, slowed down.
+  assert bucket.window == 500
   expected = []
   for index, phase in enumerate(job.phases):
     for epoch in range(1, phase.epochs + 1):
-      chunks = job_lib.epoch_chunks(job, bounds, index, epoch)
-      expected += job_lib.chunk_rates(phase, epoch, len(chunks))
+      chunks = job.sampler.training_chunks(index, epoch)
+      expected += phase.chunk_rates(epoch, len(chunks))
   np.testing.assert_allclose(rates, expected, rtol=1e-6)
   assert 0 < min(rates) < 2e-3 < 8e-3 < max(rates) <= 1e-2
   # Stopped in each phase and started again, it ends the same.
   again = regularised_job(tmp_path / 'stopped')
   for stop_after in (len(rates) // 4, len(rates) // 3):
-    again = dataclasses.replace(again, checkpoint_minutes=1e-9)
+    again = with_fields(again, checkpoint_minutes=1e-9)
     assert not train_job(again, stop_after=stop_after)
   train_job(again)
   assert read_result(again) == read_result(job)
@@ -1119,12 +1079,7 @@ def test_weight_decay_shrinks_the_kernels(regularised_job, tmp_path):
   sizes = []
   for decay in (0.0, 3.0):
     job = regularised_job(tmp_path / str(decay))
-    job = dataclasses.replace(
-      job,
-      regularisation=dataclasses.replace(
-        job.regularisation, weight_decay=decay
-      ),
-    )
+    job = with_fields(job, weight_decay=decay)
     mesh = sharding.make_mesh(jax.devices()[:1])
     state, chunks, arguments = _chunk_arguments(job, mesh)
     for chunk in chunks:

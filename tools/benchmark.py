@@ -11,16 +11,17 @@ pass of a few seconds; its time then counts as often as the bucket has batches
 in an epoch, so a rate is that of a whole epoch.
 """
 
+import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
 import pathlib
 import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,14 +39,18 @@ from ecg_jax import cli, configuration, experiment, models
 from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, tables
-from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward, preprocessing
 from ecg_jax.runs import artifacts
+from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding, startup
-from ecg_jax.training import job as job_lib
-from ecg_jax.training import optimizer, train_loop, train_state, train_step
+from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.training import fold_run, log, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.optimizer import Phase
+from ecg_jax.training.progress import Progress
 
 FIXED_SAMPLES = 9000
 """Length of the records of `fixed_records_per_second`: 30 s."""
@@ -81,14 +86,12 @@ class Bucket:
   seconds_per_step: float = math.nan
 
 
-def count_buckets(
-  program: str, chunks: Sequence[sampler.Chunk]
-) -> list[Bucket]:
+def count_buckets(program: str, chunks: Sequence[Chunk]) -> list[Bucket]:
   """The buckets of an epoch, shortest first, not timed yet."""
   found: dict[int, Bucket] = {}
-  for chunk in sorted(chunks, key=lambda chunk: chunk.samples):
-    new = Bucket(program, chunk.samples, chunk.mask.shape[1], 0, 0, 0)
-    bucket = found.setdefault(chunk.samples, new)
+  for chunk in sorted(chunks, key=lambda chunk: chunk.bucket.samples):
+    new = Bucket(program, chunk.bucket.samples, chunk.mask.shape[1], 0, 0, 0)
+    bucket = found.setdefault(chunk.bucket.samples, new)
     bucket.steps += chunk.num_steps
     bucket.records += int(chunk.mask.sum())
     bucket.valid_samples += int(chunk.lengths[chunk.mask].sum())
@@ -107,13 +110,13 @@ def real_share(buckets: Sequence[Bucket]) -> float:
   return sum(bucket.valid_samples for bucket in buckets) / computed
 
 
-def shorten(chunks: Sequence[sampler.Chunk], steps: int) -> list[sampler.Chunk]:
+def shorten(chunks: Sequence[Chunk], steps: int) -> list[Chunk]:
   """The first chunks of each bucket, in order, cut to so many steps in all."""
-  left = {chunk.samples: steps for chunk in chunks}
+  left = {chunk.bucket.samples: steps for chunk in chunks}
   kept = []
   for chunk in chunks:
-    count = min(chunk.num_steps, left[chunk.samples])
-    left[chunk.samples] -= count
+    count = min(chunk.num_steps, left[chunk.bucket.samples])
+    left[chunk.bucket.samples] -= count
     if count:
       mask = chunk.mask.copy()
       mask[count:] = False
@@ -123,12 +126,12 @@ def shorten(chunks: Sequence[sampler.Chunk], steps: int) -> list[sampler.Chunk]:
 
 def time_buckets(
   program: str,
-  chunks: Sequence[sampler.Chunk],
-  run: Callable[[sampler.Chunk], float],
+  chunks: Sequence[Chunk],
+  run: Callable[[Chunk], float],
   *,
-  lower: Callable[[sampler.Chunk], jax.stages.Lowered],
+  lower: Callable[[Chunk], jax.stages.Lowered],
   steps: int | None,
-  loop: Callable[[Sequence[sampler.Chunk]], float] | None = None,
+  loop: Callable[[Sequence[Chunk]], float] | None = None,
 ) -> tuple[list[Bucket], float]:
   """Times the program of every bucket of an epoch.
 
@@ -145,7 +148,7 @@ def time_buckets(
     alone / the time of the loop; 1 without a loop.
   """
   buckets = count_buckets(program, chunks)
-  first_steps = {chunk.samples: chunk for chunk in shorten(chunks, 1)}
+  first_steps = {chunk.bucket.samples: chunk for chunk in shorten(chunks, 1)}
   warm_seconds = 0.0
   for bucket in buckets:
     chunk = first_steps[bucket.samples]
@@ -165,8 +168,10 @@ def time_buckets(
       looped.append(loop(timed))
   seconds = np.median(alone, axis=0)
   for bucket in buckets:
-    own = [chunk.samples == bucket.samples for chunk in timed]
-    count = sum(c.num_steps for c in timed if c.samples == bucket.samples)
+    own = [chunk.bucket.samples == bucket.samples for chunk in timed]
+    count = sum(
+      c.num_steps for c in timed if c.bucket.samples == bucket.samples
+    )
     bucket.seconds_per_step = float(seconds[own].sum() / count)
   efficiency = seconds.sum() / np.median(looped) if looped else 1.0
   return buckets, float(efficiency)
@@ -183,72 +188,68 @@ def memory_bytes(compiled: jax.stages.Compiled) -> float:
 
 
 class Training:
-  """The programs of a phase that trains everything, and their state."""
+  """The loop and the programs of a phase that trains everything."""
 
   def __init__(self, job: Job, data: device_data.Data, mesh: Mesh):
-    phase = optimizer.Phase('all', 1, 1e-3)
-    variables = jax.jit(lambda: job_lib.initial_variables(job))()
-    state = train_state.begin_phase(
+    phase = Phase('all', 1, 1e-3)
+    job = dataclasses.replace(job, phases=(phase,))
+    variables, key = sharding.replicate(
+      (jax.jit(job.initial_variables)(), jax.random.key(job.seed)), mesh
+    )
+    self.rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+    self.static = {
+      'train_step': job.train_step(phase),
+      'mesh': mesh.abstract_mesh,
+    }
+    self.context = contextlib.ExitStack()
+    folder = self.context.enter_context(tempfile.TemporaryDirectory())
+    progress = Progress()
+    self.fold = fold_run.FoldRun(
+      job,
+      DeviceGroup(mesh),
+      device_data.with_weights(data, job.fold.weights, mesh),
+      self.context.enter_context(
+        Checkpoints(pathlib.Path(folder), {}, read_only=True)
+      ),
+      progress,
+      fold_run.initial_state(
+        job, phase, variables, sharding.replicate(np.int32(0), mesh), key
+      ),
       variables,
-      0,
-      job.network.model.trained[phase.kind],
-      averaged=job.regularisation.average_decay > 0,
-    )
-    rate = np.float32(phase.learning_rate)
-    key, weights, self.rate, self.state = sharding.replicate(
-      (jax.random.key(job.seed), job.class_weights, rate, state), mesh
-    )
-    self.job, self.phase, self.mesh = job, phase, mesh
-    self.data, self.shared = data, (key, weights)
-    self.program = train_loop.phase_program(job, phase, *self.shared, mesh)
-
-  def lower(self, chunk: sampler.Chunk) -> jax.stages.Lowered:
-    """The program of the chunk's bucket, not compiled."""
-    return train_step.train_chunk.lower(
-      self.state,
-      *next(self._feed([chunk])),
-      *self.shared,
-      self.rate,
-      **train_loop.static_arguments(
-        self.job, self.phase, chunk.samples, self.mesh
+      self.context.enter_context(
+        log.open_log(job, progress, next_step=1, position=0, enabled=False)
       ),
     )
 
-  def run(self, chunk: sampler.Chunk) -> float:
+  def close(self) -> None:
+    """Removes its temporary folder."""
+    self.context.close()
+
+  def lower(self, chunk: Chunk) -> jax.stages.Lowered:
+    """The program of the chunk's bucket, not compiled."""
+    return train_step.train_chunk.lower(
+      self.fold.state, *self._inputs(chunk), self.rate, **self.static
+    )
+
+  def run(self, chunk: Chunk) -> float:
     """Seconds of the bare program, its chunk already on the device."""
-    data, arrays, num_steps = next(self._feed([chunk]))
-    jax.block_until_ready((arrays, num_steps))
+    inputs = jax.block_until_ready(self._inputs(chunk))
     begun = time.perf_counter()
-    self.state, _ = jax.block_until_ready(
-      self.program(
-        self.state, chunk.samples, data, arrays, num_steps, self.rate
-      )
+    self.fold.state, _ = jax.block_until_ready(
+      train_step.train_chunk(self.fold.state, *inputs, self.rate, **self.static)
     )
     return time.perf_counter() - begun
 
-  def _feed(
-    self, chunks: Sequence[sampler.Chunk]
-  ) -> Iterator[device_data.Inputs]:
-    return device_data.feed(
-      self.data,
-      chunks,
-      self.mesh,
-      functools.partial(job_lib.window_samples, self.job),
-    )
+  def _inputs(self, chunk: Chunk) -> tuple[device_data.DeviceData, Chunk]:
+    [inputs] = device_data.feed(self.fold.data, [chunk], self.fold.group.mesh)
+    return inputs
 
-  def loop(self, chunks: Sequence[sampler.Chunk]) -> float:
+  def loop(self, chunks: Sequence[Chunk]) -> float:
     """Seconds of the loop that trains a fold."""
     begun = time.perf_counter()
-    self.state = train_loop.train_chunks(
-      self.program,
-      self.state,
-      self._feed(chunks),
-      chunks,
-      [self.phase.learning_rate] * len(chunks),
-      self.mesh,
-      count=lambda chunk, result: None,
-      stop=lambda: False,
-    )
+    for work in self.fold.feed(chunks, [1e-3] * len(chunks)):
+      self.fold.dispatch(work)
+    self.fold.fetch_all()
     return time.perf_counter() - begun
 
 
@@ -286,7 +287,7 @@ def random_dataset(lengths: np.ndarray) -> Dataset:
 
 def load_data(
   config: ml_collections.ConfigDict, lengths: np.ndarray | None
-) -> tuple[experiment.Data, float]:
+) -> tuple[experiment.FoldedDataset, float]:
   """The data, and the seconds it took to read them once they are prepared.
 
   With lengths, random records in their place, all in every set; 0 seconds.
@@ -296,7 +297,7 @@ def load_data(
     experiment.check_lengths(dataset, config)
     sets = dict.fromkeys(schema.SETS, dataset.records)
     table = {'folds': {str(config.folds[0]): sets}}
-    return experiment.Data(dataset, table), 0.0
+    return experiment.FoldedDataset(dataset, table), 0.0
   prepare.prepare(
     config.data.name,
     manual_dir=config.data.manual_dir,
@@ -392,8 +393,26 @@ def use_threads(count: int) -> None:
   os.sched_setaffinity(0, cores[:count])
 
 
-def _epoch(job: Job) -> list[sampler.Chunk]:
-  return job_lib.epoch_chunks(job, job_lib.training_bounds(job), 0, 1)
+def fixed_length_job(job: Job) -> Job:
+  """The same job on one chunk of full batches of FIXED_SAMPLES records."""
+  records = np.arange(job.sampler.batch_size * job.sampler.chunk_steps)
+  dataset = random_dataset(np.full(len(records), FIXED_SAMPLES))
+  sets = {'train': records, 'validation': records[:0]}
+  fold = dataclasses.replace(
+    job.fold,
+    dataset=dataset,
+    sets=sets,
+    weights=np.ones(len(records), np.float32),
+  )
+  draws = dataclasses.replace(
+    job.sampler,
+    lengths=dataset.lengths,
+    sets=sets,
+    repeats=None,
+    max_samples=None,
+    resampling=None,  # A step resamples all the same, by a factor of 1.
+  )
+  return dataclasses.replace(job, fold=fold, sampler=draws)
 
 
 def benchmark(
@@ -417,79 +436,55 @@ def benchmark(
   data, load_seconds = load_data(config, lengths)
   job = make_job(config, data, config.folds[0], pathlib.Path())
   mesh = sharding.make_mesh(jax.devices()[:1])
-  arrays = device_data.put_dataset(job.dataset, job.label_version, mesh)
-  training = Training(job, arrays, mesh)
-  ragged, efficiency = time_buckets(
-    'training',
-    _epoch(job),
-    training.run,
-    lower=training.lower,
-    steps=steps,
-    loop=training.loop,
+  arrays = device_data.put_dataset(
+    job.fold.dataset, job.fold.label_version, mesh
   )
+  with contextlib.closing(Training(job, arrays, mesh)) as training:
+    ragged, efficiency = time_buckets(
+      'training',
+      job.sampler.training_chunks(0, 1),
+      training.run,
+      lower=training.lower,
+      steps=steps,
+      loop=training.loop,
+    )
 
-  records = np.arange(job.batch_size * job.chunk_steps)
-  fixed_job = dataclasses.replace(
-    job,
-    dataset=random_dataset(np.full(len(records), FIXED_SAMPLES)),
-    sets={'train': records},
-    repeats=None,
-    max_samples=None,
-    resampling=None,  # A step resamples all the same, by a factor of 1.
+  fixed_job = fixed_length_job(job)
+  chunks = fixed_job.sampler.training_chunks(0, 1)
+  fixed_arrays = device_data.put_dataset(
+    fixed_job.fold.dataset, job.fold.label_version, mesh
   )
-  training = Training(
-    fixed_job,
-    device_data.put_dataset(fixed_job.dataset, job.label_version, mesh),
-    mesh,
-  )
-  fixed, _ = time_buckets(
-    'fixed',
-    _epoch(fixed_job),
-    training.run,
-    lower=training.lower,
-    steps=steps,
-  )
-  if profile is not None:
-    with jax.profiler.trace(str(profile)):
-      training.loop(shorten(_epoch(fixed_job), _PROFILED_STEPS) * 2)
+  with contextlib.closing(Training(fixed_job, fixed_arrays, mesh)) as training:
+    fixed, _ = time_buckets(
+      'fixed', chunks, training.run, lower=training.lower, steps=steps
+    )
+    if profile is not None:
+      with jax.profiler.trace(str(profile)):
+        training.loop(shorten(chunks, _PROFILED_STEPS) * 2)
 
-  class_weights = sharding.replicate(job.class_weights, mesh)
-  variables = training.state.variables
+  variables = training.fold.state.variables
+  evaluated: dict[str, Any] = {'network': job.network, 'kind': 'all'}
 
   def evaluate_alone(chunk):
     begun = time.perf_counter()
-    outputs = eval_step.dispatch(
-      variables,
-      arrays,
-      [chunk],
-      class_weights,
-      network=job.network,
-      kind='all',
-      mesh=mesh,
-    )
-    eval_step.collect([chunk], outputs)
+    eval_step.evaluate(variables, arrays, [chunk], mesh=mesh, **evaluated)
     return time.perf_counter() - begun
 
   def lower_evaluation(chunk):
+    [inputs] = device_data.feed(arrays, [chunk], mesh)
     return eval_step.evaluate_chunk.lower(
-      variables,
-      *next(device_data.feed(arrays, [chunk], mesh, lambda x: x)),
-      class_weights,
-      network=job.network,
-      kind='all',
-      window=chunk.samples,
-      mesh=mesh.abstract_mesh,
+      variables, *inputs, mesh=mesh.abstract_mesh, **evaluated
     )
 
   evaluation, _ = time_buckets(
     'evaluation',
-    job_lib.set_chunks(job, 'validation'),
+    job.sampler.evaluation_chunks('validation'),
     evaluate_alone,
     lower=lower_evaluation,
     steps=steps,
   )
 
-  flops = step_flops(job.network, job.batch_size)
+  flops = step_flops(job.network, config.batch_size)
   model = flops / fixed[0].seconds_per_step / 1e9
   matmul = matmul_gflops(config.dtype)
   buckets = [*ragged, *fixed, *evaluation]
@@ -506,7 +501,7 @@ def benchmark(
     'matmul_share': model / matmul,
     'peak_memory_bytes': peak_memory_bytes(),
     'threads': len(os.sched_getaffinity(0)),
-    'batch': job.batch_size,
+    'batch': config.batch_size,
     'resampling': config.augmentation.resampling,
     'bursts': config.augmentation.bursts,
     'dtype': config.dtype,

@@ -71,18 +71,21 @@ def make_views(
   longest = own
   if resampling is not None:
     longest = max(own, int(resampling.lengths(own, resampling.slowest)))
-  [chunk] = sampler.training_chunks(
-    key=(config.seed, 0, 0, 1),
-    records=np.repeat(index, augmentations),
-    lengths=np.repeat(own, augmentations),
+  draws = sampler.Sampler(
+    lengths=np.array([own]),
+    sets={'train': np.zeros(augmentations, np.int32)},
+    key=(config.seed, 0),
     repeats=None,
     max_samples=config.augmentation.max_samples,
     resampling=resampling,
     shortest=config.spectrogram.window_samples,
-    bounds=(longest,),
+    training_buckets=1,
+    evaluation_buckets=1,
     batch_size=augmentations,
+    evaluation_batch_size=1,
     chunk_steps=1,
   )
+  [chunk] = draws.training_chunks(phase=0, epoch=1)
   rows = 1 + augmentations
   used = np.array([own, *chunk.signal_lengths[0]], np.int32)
   signal = np.zeros((rows, own), np.int16)
@@ -94,8 +97,9 @@ def make_views(
     signal=jnp.asarray(signal),
     signal_lengths=jnp.asarray(used),
     lengths=jnp.array([own, *chunk.lengths[0]], jnp.int32),
-    labels=jnp.zeros(rows, jnp.int32),
     mask=jnp.ones(rows, bool),
+    labels=jnp.zeros(rows, jnp.int32),
+    weights=jnp.zeros(rows),
   )
   network = experiment.make_network(config)
   key, _ = jax.random.split(jax.random.key(config.seed))  # as train_logits

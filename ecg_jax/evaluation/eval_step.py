@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from ecg_jax.evaluation import metrics as metrics_lib
-from ecg_jax.input_pipeline import device_data, sampler
+from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
+from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.runs import predictions
@@ -30,19 +31,14 @@ class Result(NamedTuple):
   """float32 [n, 4], order N, A, O, ~."""
 
 
-@functools.partial(
-  jax.jit, static_argnames=('network', 'kind', 'window', 'mesh')
-)
+@functools.partial(jax.jit, static_argnames=('network', 'kind', 'mesh'))
 def evaluate_chunk(
   variables: dict[str, Any],
   data: device_data.DeviceData,
-  chunk: device_data.ChunkArrays,
-  num_steps: jax.Array,
-  class_weights: jax.Array,
+  chunk: Chunk,
   *,
   network: forward.Network,
   kind: str,
-  window: int,
   mesh: AbstractMesh,
 ) -> tuple[metrics_lib.Metrics, jax.Array]:
   """Evaluates the batches of a chunk.
@@ -50,44 +46,66 @@ def evaluate_chunk(
   Args:
     variables: `params` and `batch_stats`.
     data: The dataset.
-    chunk: Which records, [K, B].
-    num_steps: Batches that hold records.
-    class_weights: float32 [4].
+    chunk: Which records, [K, B], and how many batches hold some.
     network: The static half of the forward pass.
     kind: Which part of the model is in use.
-    window: Samples that the signals are padded to.
     mesh: How many devices the rows are divided over.
 
   Returns:
     Sums over the chunk's records, and probabilities, float32 [K, B, 4].
   """
 
-  def run(variables, data, chunk, num_steps, class_weights):
+  def run(variables, data, chunk):
     def step(index, carry):
       metrics, probabilities = carry
-      batch = device_data.take_batch(data, chunk, index, window)
+      batch = device_data.take_batch(data, chunk, index)
       logits = forward.evaluate_logits(network, variables, batch, kind=kind)
-      losses = weighted_cross_entropy(logits, batch.labels, class_weights)
+      losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
       rows = jax.nn.softmax(logits)
       metrics = metrics.add(rows, batch.labels, losses, batch.mask)
       return metrics, probabilities.at[index].set(rows)
 
     probabilities = jnp.zeros((*chunk.mask.shape, 4))
     metrics, probabilities = jax.lax.fori_loop(
-      0, num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
+      0, chunk.num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
     )
     return collectives.total(metrics), collectives.gather(probabilities, axis=1)
 
-  return sharding.on_own_rows(run, mesh)(
-    variables, data, chunk, num_steps, class_weights
+  return sharding.on_own_rows(run, mesh)(variables, data, chunk)
+
+
+def evaluate(
+  variables: dict[str, Any],
+  data: device_data.Data,
+  chunks: Sequence[Chunk],
+  *,
+  network: forward.Network,
+  kind: str,
+  mesh: Mesh,
+) -> Result:
+  """Evaluates the records of chunks, each counted once.
+
+  Args:
+    variables: `params` and `batch_stats`.
+    data: The dataset.
+    chunks: From `Sampler.evaluation_chunks`.
+    network: The static half of the forward pass.
+    kind: Which part of the model is in use.
+    mesh: The devices.
+
+  Returns:
+    Scores and probabilities, in the order of records.
+  """
+  outputs = dispatch(
+    variables, data, chunks, network=network, kind=kind, mesh=mesh
   )
+  return collect(chunks, outputs)
 
 
 def dispatch(
   variables: dict[str, Any],
   data: device_data.Data,
-  chunks: Sequence[sampler.Chunk],
-  class_weights: jax.Array,
+  chunks: Sequence[Chunk],
   *,
   network: forward.Network,
   kind: str,
@@ -95,16 +113,14 @@ def dispatch(
 ) -> list[tuple[metrics_lib.Metrics, jax.Array]]:
   """Starts the evaluation of all chunks; `collect` waits for it."""
   outputs: list[tuple[metrics_lib.Metrics, jax.Array]] = []
-  inputs = device_data.feed(data, chunks, mesh, lambda samples: samples)
-  for given, chunk in zip(inputs, chunks, strict=True):
+  for part, chunk in device_data.feed(data, chunks, mesh):
     outputs.append(
       evaluate_chunk(
         variables,
-        *given,
-        class_weights,
+        part,
+        chunk,
         network=network,
         kind=kind,
-        window=chunk.samples,
         mesh=mesh.abstract_mesh,
       )
     )
@@ -115,7 +131,7 @@ def dispatch(
 
 
 def collect(
-  chunks: Sequence[sampler.Chunk],
+  chunks: Sequence[Chunk],
   outputs: Sequence[tuple[metrics_lib.Metrics, jax.Array]],
 ) -> Result:
   """Brings to the host what `dispatch` started, in the order of records."""
@@ -135,34 +151,6 @@ def collect(
   order = np.argsort(records)
   return Result(
     metrics_lib.finalise(total), records[order], probabilities[order]
-  )
-
-
-def set_chunks(
-  dataset: Dataset,
-  records: np.ndarray,
-  *,
-  num_buckets: int,
-  batch_size: int,
-  chunk_steps: int,
-) -> list[sampler.Chunk]:
-  """The chunks that evaluate a set of records.
-
-  Args:
-    dataset: All records; its lengths make the buckets.
-    records: int32 [n], positions in the dataset of the set.
-    num_buckets: Buckets at most.
-    batch_size: Records of a batch.
-    chunk_steps: Batches of a chunk.
-  """
-  return sampler.evaluation_chunks(
-    records=records,
-    lengths=dataset.lengths[records],
-    bounds=sampler.bucket_bounds(
-      dataset.lengths, num_buckets=num_buckets, resampling=None
-    ),
-    batch_size=batch_size,
-    chunk_steps=chunk_steps,
   )
 
 

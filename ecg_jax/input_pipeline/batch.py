@@ -1,4 +1,4 @@
-"""What a step is given."""
+"""What a step computes on: a batch of recordings."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,10 @@ import jax
 
 
 class Batch(NamedTuple):
-  """What a step is given; rows outside the mask are padding."""
+  """Recordings of one step; rows outside the mask are padding.
+
+  B: batch, W: samples cut out of the dataset, N: samples computed.
+  """
 
   signal: jax.Array
   """int16 [B, W], counts of 1/1000 mV; not read behind a length."""
@@ -14,7 +17,9 @@ class Batch(NamedTuple):
   """int32 [B], valid samples of `signal`."""
   lengths: jax.Array
   """int32 [B], samples after resampling, at most N."""
-  labels: jax.Array
-  """int32 [B], class in the order N, A, O, ~."""
   mask: jax.Array
   """bool [B], rows that hold a record."""
+  labels: jax.Array
+  """int32 [B], class in the order N, A, O, ~; not read in prediction."""
+  weights: jax.Array
+  """float32 [B], weight of each record in the loss; not read in prediction."""

@@ -1,13 +1,13 @@
-"""Prepared dataset -> int16 samples on the device -> batches in the step.
+"""Dataset in memory -> int16 samples on the device -> batches in the step.
 
-All samples lie on the device, or those of a chunk are read from the disk ahead
-of it (`Dataset.signal` says which); the step does not know.
+All samples are on the device, or those of a chunk are read from the disk ahead
+of it (`Dataset.signal` decides which); the step sees no difference.
 
 R: records, S: samples of all records, K: steps of a chunk, B: batch size.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -16,13 +16,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ecg_jax.errors import InputError
-from ecg_jax.input_pipeline import sampler
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
+from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.runtime import sharding
 
 _READERS, _CHUNKS_AHEAD = 4, 4
 """Threads that read recordings from the disk, and how far ahead."""
+
+jax.tree_util.register_dataclass(
+  Chunk,
+  data_fields=[f.name for f in dataclasses.fields(Chunk) if f.name != 'bucket'],
+  meta_fields=['bucket'],
+)
 
 
 class DeviceData(NamedTuple):
@@ -35,41 +41,35 @@ class DeviceData(NamedTuple):
   """int32 [R]."""
   labels: jax.Array | np.ndarray
   """int32 [R], class in the version that is trained on."""
+  weights: jax.Array | np.ndarray
+  """float32 [R], weight of each record in the loss."""
 
 
 class HostData(NamedTuple):
-  """A dataset whose recordings go to the device by the chunk."""
+  """A dataset whose recordings go to the device chunk by chunk."""
 
   dataset: Dataset
-  label_version: str
+  labels: np.ndarray
+  """int32 [R], as in DeviceData."""
+  weights: np.ndarray
+  """float32 [R], as in DeviceData."""
 
 
 Data = DeviceData | HostData
 
 
-class ChunkArrays(NamedTuple):
-  """The arrays of a sampler.Chunk on a device, each [K, B]."""
-
-  records: jax.Array | np.ndarray
-  starts: jax.Array | np.ndarray
-  signal_lengths: jax.Array | np.ndarray
-  lengths: jax.Array | np.ndarray
-  mask: jax.Array | np.ndarray
-
-
-# Of a chunk: the dataset, or as much of it as the chunk needs; its arrays; its
-# number of steps.
-Inputs = tuple[DeviceData, ChunkArrays, jax.Array]
-
-
 def put_dataset(dataset: Dataset, label_version: str, mesh: Mesh) -> Data:
   """Puts the dataset on every device of the mesh, if it is in memory.
+
+  Every record has weight 1 until `with_weights` sets those of a fold.
 
   Raises:
     InputError: It has more samples than 32-bit offsets can address.
   """
+  labels = dataset.classes[label_version].astype(np.int32)
+  weights = np.ones(len(labels), np.float32)
   if isinstance(dataset.signal, StoredSignal):
-    return HostData(dataset, label_version)
+    return HostData(dataset, labels, weights)
   longest = int(dataset.lengths.max())
   size = len(dataset.signal) + longest
   if size >= 2**31:
@@ -81,67 +81,67 @@ def put_dataset(dataset: Dataset, label_version: str, mesh: Mesh) -> Data:
     DeviceData(
       signal=np.pad(dataset.signal, (0, longest)),
       offsets=dataset.offsets.astype(np.int32),
-      labels=dataset.classes[label_version].astype(np.int32),
+      labels=labels,
+      weights=weights,
     ),
     mesh,
   )
 
 
-def put_chunk(
-  chunk: sampler.Chunk, mesh: Mesh
-) -> tuple[ChunkArrays, jax.Array]:
+def with_weights(data: Data, weights: np.ndarray, mesh: Mesh) -> Data:
+  """The same data with other weights of the records, float32 [R]."""
+  if isinstance(data, HostData):
+    return data._replace(weights=weights)
+  return data._replace(weights=sharding.replicate(weights, mesh))
+
+
+def put_chunk(chunk: Chunk, mesh: Mesh) -> Chunk:
   """Puts a chunk's arrays and its number of steps on the mesh."""
-  arrays = ChunkArrays(*(getattr(chunk, x) for x in ChunkArrays._fields))
-  return (
-    sharding.split_rows(arrays, mesh),
-    sharding.replicate(np.int32(chunk.num_steps), mesh),
+  # As an array: another number is not to be another program.
+  num_steps: Any = np.int32(chunk.num_steps)
+  return sharding.split_rows(
+    dataclasses.replace(chunk, num_steps=num_steps), mesh
   )
 
 
 def feed(
-  data: Data,
-  chunks: Sequence[sampler.Chunk],
-  mesh: Mesh,
-  window_of: Callable[[int], int],
-) -> Iterator[Inputs]:
-  """What the programs of chunks are given, each put on the mesh when asked for.
+  data: Data, chunks: Sequence[Chunk], mesh: Mesh
+) -> Iterator[tuple[DeviceData, Chunk]]:
+  """What the programs of chunks read, each put on the mesh when asked for.
 
   Args:
     data: The dataset.
     chunks: In the order of the programs.
     mesh: The devices.
-    window_of: Samples of a bucket -> samples that its programs cut out.
 
   Yields:
-    What each program is given.
+    The dataset, or as much of it as the chunk needs; and the chunk.
   """
   if isinstance(data, DeviceData):
     for chunk in chunks:
-      yield data, *put_chunk(chunk, mesh)
+      yield data, put_chunk(chunk, mesh)
     return
   options = grain.ReadOptions(
     num_threads=_READERS, prefetch_buffer_size=_CHUNKS_AHEAD
   )
-  parts = grain.MapDataset.source(_Parts(data, chunks, window_of))
+  parts = grain.MapDataset.source(_Parts(data, chunks))
   for part, chunk in parts.to_iter_dataset(options):
-    yield sharding.replicate(part, mesh), *put_chunk(chunk, mesh)
+    yield sharding.replicate(part, mesh), put_chunk(chunk, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-  """Of each chunk the windows alone, as a dataset of their own."""
+  """The windows of each chunk alone, as a dataset of their own."""
 
   data: HostData
-  chunks: Sequence[sampler.Chunk]
-  window_of: Callable[[int], int]
+  chunks: Sequence[Chunk]
 
   def __len__(self) -> int:
     return len(self.chunks)
 
-  def __getitem__(self, index: int) -> tuple[DeviceData, sampler.Chunk]:
+  def __getitem__(self, index: int) -> tuple[DeviceData, Chunk]:
     dataset, chunk = self.data.dataset, self.chunks[index]
-    window = self.window_of(chunk.samples)
-    labels = dataset.classes[self.data.label_version][chunk.records]
+    window = chunk.bucket.window
     signal = np.zeros((*chunk.records.shape, window), np.int16)
     for place in zip(*np.nonzero(chunk.mask), strict=True):
       start = dataset.offsets[chunk.records[place]] + chunk.starts[place]
@@ -151,7 +151,8 @@ class _Parts:
     part = DeviceData(
       signal=signal.reshape(-1),
       offsets=numbers * window,
-      labels=labels.astype(np.int32).reshape(-1),
+      labels=self.data.labels[chunk.records].reshape(-1),
+      weights=self.data.weights[chunk.records].reshape(-1),
     )
     rows = dataclasses.replace(
       chunk,
@@ -161,31 +162,28 @@ class _Parts:
     return part, rows
 
 
-def take_batch(
-  data: DeviceData, chunk: ChunkArrays, step: Any, window: int
-) -> Batch:
+def take_batch(data: DeviceData, chunk: Chunk, step: jax.Array) -> Batch:
   """Cuts the recordings of one step out of the dataset; runs in the step.
 
   Args:
     data: The dataset.
-    chunk: Its [step] row says which records.
+    chunk: Its [step] rows name the records.
     step: Int scalar.
-    window: Samples to cut, at least the longest of these recordings' parts.
 
   Returns:
-    The batch, signal int16 [B, window].
+    The batch, signal int16 [B, window of the chunk's bucket].
   """
-  records, starts, signal_lengths, lengths, mask = (
-    array[step] for array in chunk
-  )
+  records = chunk.records[step]
+  starts = data.offsets[records] + chunk.starts[step]
 
   def cut(start):
-    return jax.lax.dynamic_slice(data.signal, (start,), (window,))
+    return jax.lax.dynamic_slice(data.signal, (start,), (chunk.bucket.window,))
 
   return Batch(
-    signal=jax.vmap(cut)(data.offsets[records] + starts),
-    signal_lengths=signal_lengths,
-    lengths=lengths,
+    signal=jax.vmap(cut)(starts),
+    signal_lengths=chunk.signal_lengths[step],
+    lengths=chunk.lengths[step],
+    mask=chunk.mask[step],
     labels=data.labels[records],
-    mask=mask,
+    weights=data.weights[records],
   )

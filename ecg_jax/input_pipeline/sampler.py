@@ -1,12 +1,15 @@
-"""Which records in which batch: a pure function of seed and position.
+"""Which records are in which batch: a pure function of seed and position.
 
 NumPy only. Draws go into length buckets by their length AFTER resampling, each
 bucket into batches, batches of one bucket into chunks of steps that run as one
-program. K: steps of a chunk, B: batch size.
+program. R: records, K: steps of a chunk, B: batch size.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,16 +17,26 @@ HEART_RATE = 80.0
 """Beats per minute that every recording is taken to have (section 2.2)."""
 
 _QUANTUM = 32
-
 _LONGEST_PRODUCT = 2**32
+
+
+class Bucket(NamedTuple):
+  """Batches of about one length, which share a compiled program."""
+
+  samples: int
+  """Length that signals are computed in, after resampling."""
+  window: int
+  """Length that is cut out of the dataset, before resampling."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Up to K batches of one bucket; rows without a record are masked."""
+  """Up to K batches of one bucket; rows without a record are masked.
 
-  samples: int
-  """Length of the bucket: what the batch's signals are padded to."""
+  A pytree (`device_data` registers it) whose bucket is static under `jax.jit`.
+  """
+
+  bucket: Bucket
   num_steps: int
   """Steps that have records; the rows of later ones are all masked."""
   records: np.ndarray
@@ -109,13 +122,11 @@ def bucket_bounds(
   return tuple(sorted(set(bounds)))
 
 
-def window_samples(
-  samples: int, longest: int, resampling: Resampling | None
-) -> int:
+def _window(samples: int, longest: int, resampling: Resampling | None) -> int:
   """Samples, before resampling, that hold any recording of a bucket.
 
   Args:
-    samples: The bucket.
+    samples: Upper bound of the bucket.
     longest: Samples of the longest recording of all.
     resampling: Random resampling, or None.
   """
@@ -141,94 +152,124 @@ def class_repeats(classes: np.ndarray) -> np.ndarray:
   return np.where(counts > 0, repeats, 0)[classes]
 
 
-def training_chunks(
-  *,
-  key: Sequence[int],
-  records: np.ndarray,
-  lengths: np.ndarray,
-  repeats: np.ndarray | None,
-  max_samples: int | None,
-  resampling: Resampling | None,
-  shortest: int,
-  bounds: Sequence[int],
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """Draws the batches of a fold's sets."""
+
+  lengths: np.ndarray
+  """int [R], samples of every recording of the dataset. All of them make the
+  buckets, so that every fold runs the same programs."""
+  sets: Mapping[str, np.ndarray]
+  """'train', 'validation', 'test' -> int32 positions in the dataset."""
+  key: tuple[int, ...]
+  """Whole numbers that name the fold: seed, fold."""
+  repeats: np.ndarray | None
+  """int [train records], how often each is taken before an epoch is cut to
+  their number (class-compensated sampling of the authors' configuration), or
+  None for once."""
+  max_samples: int | None
+  """Samples of a recording that training uses at most, or None for all."""
+  resampling: Resampling | None
+  shortest: int
+  """Samples that resampling squeezes no recording below (one frame), unless it
+  was shorter before."""
+  training_buckets: int
+  """Number of buckets at most."""
+  evaluation_buckets: int
+  batch_size: int
+  evaluation_batch_size: int
+  chunk_steps: int
+  """K."""
+
+  @functools.cached_property
+  def buckets(self) -> tuple[Bucket, ...]:
+    """The buckets of training."""
+    used = np.minimum(self.lengths, self.max_samples or sys.maxsize)
+    bounds = bucket_bounds(
+      used, num_buckets=self.training_buckets, resampling=self.resampling
+    )
+    longest = int(used.max())
+    return tuple(
+      Bucket(samples, _window(samples, longest, self.resampling))
+      for samples in bounds
+    )
+
+  def training_chunks(self, phase: int, epoch: int) -> list[Chunk]:
+    """Draws one epoch of training, in the order of training.
+
+    Every draw is used exactly once, of a long recording a random part. An
+    epoch depends on its number alone, not on what came before it.
+
+    Args:
+      phase: The phase, from 0.
+      epoch: The epoch of the phase, from 1.
+    """
+    rng = np.random.default_rng(
+      np.random.SeedSequence([*self.key, phase, epoch])
+    )
+    records = self.sets['train']
+    draws = np.arange(len(records))
+    if self.repeats is not None:
+      draws = np.repeat(draws, self.repeats)
+    draws = rng.permutation(draws)[: len(records)]
+    drawn = records[draws]
+    lengths = signal_lengths = self.lengths[drawn].astype(np.int64)
+    starts = np.zeros_like(signal_lengths)
+    if self.max_samples is not None:
+      signal_lengths = np.minimum(lengths, self.max_samples)
+      starts = rng.integers(0, lengths - signal_lengths, endpoint=True)
+      lengths = signal_lengths
+    if self.resampling is not None:
+      rates = rng.uniform(
+        self.resampling.slowest, self.resampling.fastest, len(draws)
+      )
+      least = np.minimum(lengths, self.shortest)
+      lengths = np.maximum(self.resampling.lengths(lengths, rates), least)
+    chunks = _chunks(
+      {
+        'records': drawn,
+        'starts': starts,
+        'signal_lengths': signal_lengths,
+        'lengths': lengths,
+      },
+      self.buckets,
+      self.batch_size,
+      self.chunk_steps,
+    )
+    return [chunks[index] for index in rng.permutation(len(chunks))]
+
+  def evaluation_chunks(self, set_name: str) -> list[Chunk]:
+    """Each record of a set once, whole, in its own length."""
+    bounds = bucket_bounds(
+      self.lengths, num_buckets=self.evaluation_buckets, resampling=None
+    )
+    records = self.sets[set_name]
+    lengths = self.lengths[records]
+    return _chunks(
+      {
+        'records': records,
+        'starts': np.zeros_like(lengths),
+        'signal_lengths': lengths,
+        'lengths': lengths,
+      },
+      [Bucket(samples, samples) for samples in bounds],
+      self.evaluation_batch_size,
+      self.chunk_steps,
+    )
+
+
+def _chunks(
+  rows: Mapping[str, np.ndarray],
+  buckets: Sequence[Bucket],
   batch_size: int,
   chunk_steps: int,
 ) -> list[Chunk]:
-  """Draws one epoch of training.
-
-  Every draw is used exactly once, of a long recording a random part. With
-  `repeats`, each record is taken that many times, all are shuffled, and the
-  first len(records) make the epoch (class-compensated sampling of the authors'
-  configuration).
-
-  Args:
-    key: Whole numbers that name the epoch: seed, fold, phase, epoch.
-    records: int [n], positions in the dataset of the fold's train set.
-    lengths: int [n], samples of each of them.
-    repeats: int [n], how often each is taken before the cut, or None for once.
-    max_samples: Samples used of a recording at most, or None for all.
-    resampling: Random resampling, or None.
-    shortest: Samples that resampling squeezes no recording below (one frame),
-      unless it was shorter before.
-    bounds: Buckets.
-    batch_size: B.
-    chunk_steps: K.
-
-  Returns:
-    The chunks in the order of training.
-  """
-  rng = np.random.default_rng(np.random.SeedSequence(list(key)))
-  draws = np.arange(len(records))
-  if repeats is not None:
-    draws = np.repeat(draws, repeats)
-  draws = rng.permutation(draws)[: len(records)]
-  drawn_lengths = signal_lengths = lengths[draws].astype(np.int64)
-  starts = np.zeros_like(signal_lengths)
-  if max_samples is not None:
-    signal_lengths = np.minimum(signal_lengths, max_samples)
-    starts = rng.integers(0, drawn_lengths - signal_lengths, endpoint=True)
-    drawn_lengths = signal_lengths
-  if resampling is not None:
-    rates = rng.uniform(resampling.slowest, resampling.fastest, len(draws))
-    least = np.minimum(drawn_lengths, shortest)
-    drawn_lengths = np.maximum(resampling.lengths(drawn_lengths, rates), least)
-  chunks = _chunks(
-    {
-      'records': records[draws],
-      'starts': starts,
-      'signal_lengths': signal_lengths,
-      'lengths': drawn_lengths,
-    },
-    bounds,
-    batch_size,
-    chunk_steps,
-  )
-  return [chunks[index] for index in rng.permutation(len(chunks))]
-
-
-def evaluation_chunks(
-  *,
-  records: np.ndarray,
-  lengths: np.ndarray,
-  bounds: Sequence[int],
-  batch_size: int,
-  chunk_steps: int,
-) -> list[Chunk]:
-  """Each record once, in its own length; arguments as in training_chunks."""
-  rows = {
-    'records': records,
-    'starts': np.zeros_like(lengths),
-    'signal_lengths': lengths,
-    'lengths': lengths,
-  }
-  return _chunks(rows, bounds, batch_size, chunk_steps)
-
-
-def _chunks(rows, bounds, batch_size, chunk_steps):
-  buckets = np.searchsorted(bounds, rows['lengths'])
+  """Divides rows into the chunks of each bucket; `rows`: [n] by Chunk field."""
+  bounds = [bucket.samples for bucket in buckets]
+  own = np.searchsorted(bounds, rows['lengths'])
   chunks = []
-  for bucket, samples in enumerate(bounds):
-    (members,) = np.nonzero(buckets == bucket)
+  for number, bucket in enumerate(buckets):
+    (members,) = np.nonzero(own == number)
     if not len(members):
       continue
     batches = np.array_split(members, -(-len(members) // batch_size))
@@ -241,5 +282,5 @@ def _chunks(rows, bounds, batch_size, chunk_steps):
         mask[step, : len(batch)] = True
         for name, values in rows.items():
           arrays[name][step, : len(batch)] = values[batch]
-      chunks.append(Chunk(samples, len(steps), **arrays, mask=mask))
+      chunks.append(Chunk(bucket, len(steps), **arrays, mask=mask))
   return chunks

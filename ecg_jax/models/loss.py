@@ -6,14 +6,20 @@ import numpy as np
 
 
 def weighted_cross_entropy(
-  logits: jax.Array, labels: jax.Array, class_weights: jax.Array
+  logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> jax.Array:
-  """Cross-entropy of each example times the weight of its class, [B]."""
+  """Cross-entropy of each record times its weight, float32 [B].
+
+  Args:
+    logits: float32 [B, classes].
+    labels: int32 [B].
+    weights: float32 [B].
+  """
   log_probabilities = jax.nn.log_softmax(logits)
   # Not by a gather, whose gradient is a scatter: a GPU adds in any order.
   own = labels[:, None] == jnp.arange(log_probabilities.shape[1])
   picked = jnp.sum(log_probabilities, axis=1, where=own)
-  return -picked * class_weights[labels]
+  return -picked * weights
 
 
 def class_weights(

@@ -136,5 +136,6 @@ def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:
   for row, window in enumerate(windows):
     signal[row, : len(window)] = window
     lengths[row] = len(window)
-  arrays = signal, lengths, lengths, np.zeros_like(lengths), lengths > 0
+  unread = np.zeros_like(lengths), np.zeros(rows, np.float32)
+  arrays = signal, lengths, lengths, lengths > 0, *unread
   return Batch(*map(jax.device_put, arrays))

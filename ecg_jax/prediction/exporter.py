@@ -164,8 +164,9 @@ def make_predict(folds: TrainedFolds, temperature: float) -> Predict:
       signal=signal,
       signal_lengths=lengths,
       lengths=lengths,
-      labels=jnp.zeros_like(lengths),
       mask=lengths > 0,
+      labels=jnp.zeros_like(lengths),
+      weights=jnp.zeros_like(lengths, jnp.float32),
     )
 
     def of_fold(arrays):

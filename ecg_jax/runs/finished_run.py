@@ -55,7 +55,7 @@ def read_config(
 
 def load_data(
   run_folder: pathlib.Path, config: ml_collections.ConfigDict
-) -> experiment.Data:
+) -> experiment.FoldedDataset:
   """The data of a run, of its config from `read_run_config`.
 
   Raises:

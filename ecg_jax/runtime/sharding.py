@@ -107,16 +107,19 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def split_rows(tree: Any, mesh: Mesh) -> Any:
-  """Puts arrays [K, B, ...] on the mesh, B divided along `data`.
+  """Puts arrays [K, B, ...] on the mesh, B divided along `data`; scalars whole.
 
   B is padded with zeros (masked rows) to a multiple of the mesh's size.
   """
-  padding = -jax.tree.leaves(tree)[0].shape[1] % mesh.size
 
-  def pad(x):
-    return np.pad(x, ((0, 0), (0, padding)))
+  def put(x):
+    if x.ndim < 2:
+      return _put(x, NamedSharding(mesh, WHOLE))
+    padding = -x.shape[1] % mesh.size
+    x = np.pad(x, ((0, 0), (0, padding)))
+    return _put(x, NamedSharding(mesh, ROWS))
 
-  return _put(jax.tree.map(pad, tree), NamedSharding(mesh, ROWS))
+  return jax.tree.map(put, tree)
 
 
 def _put(tree: Any, where: Sharding) -> Any:
@@ -131,22 +134,13 @@ def _put(tree: Any, where: Sharding) -> Any:
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
 
-  return jax.tree.map(put, tree)
+  with jax.transfer_guard_host_to_device('allow'):  # This is an explicit put.
+    return jax.tree.map(put, tree)
 
 
 def place_like(tree: Any, like: Any) -> Any:
   """Puts arrays where those of another tree are, whole on each device."""
   return _put(tree, jax.tree.leaves(like)[0].sharding)
-
-
-def members(mesh: Mesh) -> tuple[int, ...]:
-  """The processes whose devices a mesh holds; the first writes its files."""
-  return tuple(sorted({device.process_index for device in mesh.devices.flat}))
-
-
-def leads(mesh: Mesh) -> bool:
-  """Whether this is the process that writes the files of a mesh's job."""
-  return members(mesh)[0] == jax.process_index()
 
 
 def own_copy(tree: Any) -> Any:
@@ -163,12 +157,15 @@ def on_own_rows(
 
   Args:
     run: Its third argument is the chunk, placed by `split_rows`; the others,
-      and all that it returns, are the same on each device.
+      and everything that it returns, are the same on each device.
     mesh: How many devices there are; the arguments say which.
   """
 
   def call(*arguments):
-    specs = [ROWS if i == 2 else WHOLE for i in range(len(arguments))]
+    specs = [WHOLE] * len(arguments)
+    specs[2] = jax.tree.map(
+      lambda x: ROWS if x.ndim > 1 else WHOLE, arguments[2]
+    )
     return jax.shard_map(
       run,
       mesh=mesh,

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Decay, frozen parameters and average are written out below: with optax's own
+# (`add_decayed_weights` in a chain, `partition`, `ema`) a checkpoint would be
+# another tree, and the average's first steps other bits.
 _ADAM = optax.scale_by_adam()
 
 
@@ -42,17 +45,12 @@ class Phase:
       rate *= (1 + math.cos(math.pi * done)) / 2
     return rate
 
-
-@dataclasses.dataclass(frozen=True)
-class Regularisation:
-  """What keeps the weights small and smooth over the steps."""
-
-  weight_decay: float = 0.0
-  """Share of the learning rate by which a step shrinks every kernel, apart
-  from the gradient (AdamW; Loshchilov and Hutter, 2019)."""
-  average_decay: float = 0.0
-  """What a step leaves of the average weights, which are those evaluated; 0: no
-  average is kept and the weights themselves are evaluated."""
+  def chunk_rates(self, epoch: int, num_chunks: int) -> list[float]:
+    """Learning rate of each chunk of an epoch (from 1): that of its middle."""
+    return [
+      self.rate_at(epoch - 1 + (chunk + 0.5) / num_chunks)
+      for chunk in range(num_chunks)
+    ]
 
 
 def phases(
@@ -92,63 +90,72 @@ def fresh_moments(params: Mapping[str, Any]) -> optax.OptState:
   return _ADAM.init(params)
 
 
-def update(
-  params: Mapping[str, Any],
-  gradients: Mapping[str, Any],
-  moments: optax.OptState,
-  learning_rate: jax.Array,
-  weight_decay: float,
-) -> tuple[dict[str, Any], optax.OptState]:
-  """One step of AdamW; without weight decay, of Adam.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW with a moving average of the weights; static under `jax.jit`."""
 
-  The learning rate is an argument, not part of the program, so that phases
-  which differ in nothing else share one.
+  weight_decay: float = 0.0
+  """Share of the learning rate by which a step shrinks every kernel, apart
+  from the gradient (AdamW; Loshchilov and Hutter, 2019); 0: Adam."""
+  average_decay: float = 0.0
+  """Share of the average weights that a step keeps; the average is what is
+  evaluated. 0: no average, the weights themselves are evaluated."""
 
-  Returns:
-    New parameters and moments.
-  """
-  directions, moments = _ADAM.update(gradients, moments)
+  def update(
+    self,
+    params: Mapping[str, Any],
+    gradients: Mapping[str, Any],
+    moments: optax.OptState,
+    learning_rate: jax.Array,
+  ) -> tuple[dict[str, Any], optax.OptState]:
+    """One step.
 
-  def change(path, value, direction):
-    if weight_decay and 'kernel' in path[-1].key:
-      direction += weight_decay * value
-    return value - learning_rate * direction
+    The learning rate is an argument, not part of the program, so that phases
+    which differ in nothing else share one.
 
-  changed = jax.tree_util.tree_map_with_path(change, dict(params), directions)
-  return changed, moments
+    Returns:
+      New parameters and moments.
+    """
+    directions, moments = _ADAM.update(gradients, moments)
 
+    def change(path, value, direction):
+      if self.weight_decay and 'kernel' in path[-1].key:
+        direction += self.weight_decay * value
+      return value - learning_rate * direction
 
-def update_average(
-  average: Mapping[str, Any],
-  variables: Mapping[str, Any],
-  trained: tuple[str, ...],
-  step: jax.Array,
-  decay: float,
-) -> dict[str, Any]:
-  """The exponential moving average of the variables after a step.
+    changed = jax.tree_util.tree_map_with_path(change, dict(params), directions)
+    return changed, moments
 
-  Over the first steps it forgets faster, so that it soon leaves the initial
-  weights behind. What is not trained keeps its bits, which the mean of two
-  equal numbers need not.
+  def update_average(
+    self,
+    average: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    trained: tuple[str, ...],
+    step: jax.Array,
+  ) -> dict[str, Any]:
+    """The exponential moving average of the variables after a step.
 
-  Args:
-    average: The average before.
-    variables: `params` and `batch_stats` after the step.
-    trained: The names in them that are trained.
-    step: Int32, steps made before this one.
-    decay: What is left of the average.
-  """
-  keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    Over the first steps it forgets faster, so that it soon leaves the initial
+    weights behind. What is not trained keeps its bits, which the mean of two
+    equal numbers need not.
 
-  def mean(old, new):
-    return keep * old + (1 - keep) * new
+    Args:
+      average: The average before; {} where none is kept.
+      variables: `params` and `batch_stats` after the step.
+      trained: The names in them that are trained.
+      step: int32, steps made before this one.
+    """
+    keep = jnp.minimum(self.average_decay, (1 + step) / (10 + step))
 
-  return {
-    collection: {
-      name: jax.tree.map(mean, old, variables[collection][name])
-      if name in trained
-      else old
-      for name, old in values.items()
+    def mean(old, new):
+      return keep * old + (1 - keep) * new
+
+    return {
+      collection: {
+        name: jax.tree.map(mean, old, variables[collection][name])
+        if name in trained
+        else old
+        for name, old in values.items()
+      }
+      for collection, values in average.items()
     }
-    for collection, values in average.items()
-  }

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 from ecg_jax import cli
 from ecg_jax.errors import (
@@ -23,12 +22,14 @@ from ecg_jax.errors import (
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.runtime import files, multihost, sharding
+from ecg_jax.runtime.device_group import DeviceGroup
 from ecg_jax.training import train_loop
 from ecg_jax.training.job import Job
 
 
 def run(
   jobs: Sequence[Job],
+  devices_per_job: int | None = None,
   stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Exception]:
   """Runs the jobs that are not finished, as many at once as there are groups.
@@ -42,29 +43,25 @@ def run(
 
   Args:
     jobs: All jobs of the command, finished ones too.
+    devices_per_job: Devices that a job is to have, or None: all there are,
+      divided among the jobs.
     stop: Asked at each edge of a chunk whether to save and stop all jobs.
 
   Returns:
     Name -> error of each job that failed, of all processes, in their order.
 
   Raises:
-    InputError: There are fewer devices than a job is to have, or the jobs are
-      to have different numbers of them.
+    InputError: There are fewer devices than a job is to have.
     Interrupted: Another process was told to stop.
   """
-  sizes = {job.devices_per_job for job in jobs}
-  if len(sizes) > 1:
-    listed = ' and '.join(sorted(map(str, sizes)))
-    raise InputError(
-      f'devices_per_job is {listed} in the configs of this list: use one value'
-      ' for all.'
+  groups = [
+    DeviceGroup(sharding.make_mesh(devices))
+    for devices in sharding.device_groups(
+      jax.devices(), len(jobs), devices_per_job
     )
-  groups = sharding.device_groups(jax.devices(), len(jobs), sizes.pop())
-  meshes = [sharding.make_mesh(group) for group in groups]
-  teams = list(dict.fromkeys(map(sharding.members, meshes)))
-  meshes = [
-    mesh for mesh in meshes if jax.process_index() in sharding.members(mesh)
   ]
+  teams = list(dict.fromkeys(group.members for group in groups))
+  groups = [group for group in groups if group.is_local]
   waiting = collections.deque(
     job
     for index, job in enumerate(jobs)
@@ -77,35 +74,33 @@ def run(
     )
   failed: dict[str, Exception] = {}
 
-  def work(group: int) -> None:
+  def work(position: int) -> None:
+    """Runs jobs on one of this process's groups until none is left."""
     held: _GroupData | None = None
-    mesh = meshes[group]
-    leads = sharding.leads(mesh)
-    members = sharding.members(mesh)
-    # A group's number is that among the process's own.
-    first = mesh.devices.flat[0].id
-    group_stops = multihost.agreed(stop, f'stop/{first}', members)
+    group = groups[position]
+    first_device = group.mesh.devices.flat[0].id
+    group_stops = group.agreed(stop, f'stop/{first_device}')
     while not group_stops():
       try:
         job = waiting.popleft()
       except IndexError:
         return
       try:
-        with _lock(job, mesh):
+        with _lock(job, group):
           if held is None or not held.serves(job):
             held = None  # Room for the other one.
-            held = _GroupData.put(job, mesh)
+            held = _GroupData.put(job, group)
           train_loop.train_fold(
-            job, mesh, held.arrays, position=group, stop=group_stops
+            job, group, held.arrays, position=position, stop=group_stops
           )
-      except Exception as error:  # Told at the end; the other jobs go on.
+      except Exception as error:  # Reported at the end; the other jobs go on.
         failed[job.name] = error
         together = isinstance(error, TrainingError | _RefusedError)
-        if leads or not together:
+        if group.is_coordinator or not together:
           reason, _ = cli.explain(error)
           print(f'{job.name} failed: {reason}', file=sys.stderr)
         _release(error)
-        if not together and len(members) > 1:
+        if not together and len(group.members) > 1:
           # They wait for each other; without one of them the others end too.
           raise PartialFailure(
             f'{job.name} failed in process {jax.process_index()}: start all'
@@ -113,15 +108,15 @@ def run(
             ' checkpoint.'
           ) from error
 
-  threads = min(len(meshes), len(waiting))
+  threads = min(len(groups), len(waiting))
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
-    for ended in [pool.submit(work, group) for group in range(threads)]:
+    for ended in [pool.submit(work, position) for position in range(threads)]:
       ended.result()
-  told = {name: str(error) for name, error in failed.items()}
-  said = multihost.exchange(
-    'ended', json.dumps([stop(), told]), range(jax.process_count())
+  reasons = {name: str(error) for name, error in failed.items()}
+  reports = multihost.exchange(
+    'ended', json.dumps([stop(), reasons]), range(jax.process_count())
   )
-  for stopped, elsewhere in map(json.loads, said):
+  for stopped, elsewhere in map(json.loads, reports):
     for name, message in elsewhere.items():
       failed.setdefault(name, TrainingError(message))
     if stopped and not stop():
@@ -146,22 +141,20 @@ def _release(error: BaseException) -> None:
 
 
 class _RefusedError(InputError):
-  """What all processes of a job were told by the first."""
+  """The coordinator's refusal, in all processes of a job."""
 
 
 @contextlib.contextmanager
-def _lock(job: Job, mesh: Mesh) -> Iterator[None]:
+def _lock(job: Job, group: DeviceGroup) -> Iterator[None]:
   """Holds the lock of a job's folder, for all of its processes."""
   with contextlib.ExitStack() as stack:
     refusal = ''
-    if sharding.leads(mesh):
+    if group.is_coordinator:
       try:
         stack.enter_context(files.locked(job.folder, wait=False))
       except InputError as error:
         refusal = str(error)
-    refusal = multihost.exchange(
-      f'{job.name} begins', refusal, sharding.members(mesh)
-    )[0]
+    refusal = group.exchange(f'{job.name} begins', refusal)[0]
     if refusal:
       raise _RefusedError(refusal)
     yield
@@ -175,12 +168,13 @@ class _GroupData(NamedTuple):
   arrays: device_data.Data
 
   @classmethod
-  def put(cls, job: Job, mesh: Mesh) -> '_GroupData':
+  def put(cls, job: Job, group: DeviceGroup) -> '_GroupData':
     """Puts the dataset of a job on the devices."""
-    arrays = device_data.put_dataset(job.dataset, job.label_version, mesh)
-    return cls(job.dataset, job.label_version, arrays)
+    dataset, version = job.fold.dataset, job.fold.label_version
+    arrays = device_data.put_dataset(dataset, version, group.mesh)
+    return cls(dataset, version, arrays)
 
   def serves(self, job: Job) -> bool:
     """Whether it is the dataset of this job too."""
-    same = self.dataset is job.dataset
-    return same and self.label_version == job.label_version
+    same = self.dataset is job.fold.dataset
+    return same and self.label_version == job.fold.label_version

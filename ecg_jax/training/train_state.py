@@ -1,5 +1,6 @@
-"""All arrays that a training step changes, in one pytree."""
+"""All arrays that a training step reads or changes, in one pytree."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,34 +12,53 @@ from ecg_jax.training import optimizer
 
 
 @struct.dataclass
-class TrainState:
-  """The state of one training job."""
+class SavedState:
+  """What a checkpoint holds of a job's state; its fields are a file format."""
 
   params: dict[str, Any]
   """Parameters of all kinds of phase, by top-level module; float32."""
   batch_stats: dict[str, Any]
-  """Running mean and variance of each batch normalisation; float32."""
+  """Running mean and variance of each batch normalization; float32."""
   optimizer_state: Any
   """Adam's moments of the parameters that the present phase trains."""
   average: dict[str, Any]
   """Moving average of `params` and `batch_stats`, or {} where none is kept."""
   step: jax.Array
-  """int32, steps made since the job began, through all phases."""
+  """int32, steps since the job began, through all phases."""
+
+
+@struct.dataclass
+class TrainState(SavedState):
+  """The state of one training job."""
+
+  key: jax.Array
+  """The job's random key; that of a step is folded from it and `step`. It
+  follows from the seed, the fold and the number of restores."""
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What the model is trained with."""
+    """The variables that are trained."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
   @property
   def evaluated(self) -> dict[str, Any]:
-    """What the model is evaluated with: the average, where there is one."""
+    """The variables that are evaluated: the average, where there is one."""
     return self.average or self.variables
+
+  def saved(self) -> SavedState:
+    """The part that goes into a checkpoint."""
+    names = [field.name for field in dataclasses.fields(SavedState)]
+    return SavedState(**{name: getattr(self, name) for name in names})
+
+  def restored(self, saved: SavedState) -> 'TrainState':
+    """This state with the arrays of a checkpoint."""
+    return dataclasses.replace(self, **vars(saved))
 
 
 def begin_phase(
   variables: Mapping[str, Any],
   step: jax.Array | int,
+  key: jax.Array,
   trained: tuple[str, ...],
   *,
   averaged: bool,
@@ -48,6 +68,7 @@ def begin_phase(
   Args:
     variables: `params` and `batch_stats`.
     step: Steps made before.
+    key: The job's random key.
     trained: Top-level parameters that the phase trains.
     averaged: Whether to keep an average, which begins with `variables`.
   """
@@ -58,4 +79,5 @@ def begin_phase(
     optimizer_state=optimizer.fresh_moments(trainable),
     average=jax.tree.map(jnp.copy, dict(variables)) if averaged else {},
     step=jnp.asarray(step, jnp.int32),
+    key=key,
   )

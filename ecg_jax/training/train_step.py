@@ -1,5 +1,6 @@
 """The training step, and the chunk of steps that is one program."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -10,14 +11,27 @@ from jax.sharding import AbstractMesh
 from ecg_jax.evaluation import metrics as metrics_lib
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.batch import Batch
+from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.runtime import collectives, sharding
-from ecg_jax.training import optimizer, train_state
+from ecg_jax.training import optimizer
+from ecg_jax.training.train_state import TrainState
+
+
+class StepResult(NamedTuple):
+  """What came out of one step, for the rows at hand."""
+
+  probabilities: jax.Array
+  """float32 [B, 4]."""
+  losses: jax.Array
+  """float32 [B], weighted cross-entropies."""
+  finite: jax.Array
+  """bool, whether the loss and all gradients are finite."""
 
 
 class ChunkResult(NamedTuple):
-  """What the host learns of a chunk."""
+  """What the host reads of a chunk."""
 
   metrics: metrics_lib.Metrics
   """Sums over its records."""
@@ -25,161 +39,125 @@ class ChunkResult(NamedTuple):
   """int32, the first step whose loss or gradient is not finite, or -1."""
 
 
-def train_step(
-  state: train_state.TrainState,
-  batch: Batch,
-  key: jax.Array,
-  class_weights: jax.Array,
-  learning_rate: jax.Array,
-  *,
-  network: forward.Network,
-  regularisation: optimizer.Regularisation,
-  kind: str,
-  samples: int,
-) -> tuple[train_state.TrainState, jax.Array, jax.Array, jax.Array]:
-  """One step of AdamW on the mean weighted cross-entropy of a batch.
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """All of a training step that is not an array; static under `jax.jit`."""
 
-  Args:
-    state: The state before.
-    batch: Recordings; at least one row is valid.
-    key: The step's random key.
-    class_weights: float32 [4].
-    learning_rate: float32 scalar.
-    network: The static half of the forward pass.
-    regularisation: Weight decay and average.
-    kind: Which parameters are trained: a key of `network.model.trained`.
-    samples: Length that the batch's signals are computed in.
+  network: forward.Network
+  optimizer: optimizer.Optimizer
+  kind: str
+  """Which parameters are trained: a key of `network.model.trained`."""
 
-  Returns:
-    The state after, each row's probabilities [B, 4] and loss [B], and whether
-    loss and gradients are finite.
-  """
-  trained, frozen = optimizer.split(state.params, network.model.trained[kind])
+  def __call__(
+    self,
+    state: TrainState,
+    batch: Batch,
+    learning_rate: jax.Array,
+    *,
+    samples: int,
+  ) -> tuple[TrainState, StepResult]:
+    """One step of AdamW on the mean weighted cross-entropy of a batch.
 
-  def own_loss(trained):
-    logits, batch_stats = forward.train_logits(
-      network,
-      {'params': {**trained, **frozen}, 'batch_stats': state.batch_stats},
-      batch,
-      key,
-      samples=samples,
-      kind=kind,
+    Args:
+      state: The state before.
+      batch: Recordings; at least one row is valid.
+      learning_rate: float32 scalar.
+      samples: Length that the batch's signals are computed in.
+
+    Returns:
+      The state after, and what came out.
+    """
+    kept = self.network.model.trained[self.kind]
+    trained, frozen = optimizer.split(state.params, kept)
+    records = collectives.total(jnp.sum(batch.mask))
+
+    def own_loss(trained):
+      logits, batch_stats = forward.train_logits(
+        self.network,
+        {'params': {**trained, **frozen}, 'batch_stats': state.batch_stats},
+        batch,
+        jax.random.fold_in(state.key, state.step),
+        samples=samples,
+        kind=self.kind,
+      )
+      losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
+      loss = jnp.sum(losses, where=batch.mask) / records
+      return loss, (logits, losses, batch_stats)
+
+    (loss, (logits, losses, batch_stats)), gradients = jax.value_and_grad(
+      own_loss, has_aux=True
+    )(trained)
+    loss, gradients = collectives.total((loss, gradients))
+    # A sum is not finite if a part of it is not.
+    total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
+    trained, moments = self.optimizer.update(
+      trained, gradients, state.optimizer_state, learning_rate
     )
-    losses = weighted_cross_entropy(logits, batch.labels, class_weights)
-    loss = jnp.sum(losses, where=batch.mask) / records
-    return loss, (logits, losses, batch_stats)
-
-  records = collectives.total(jnp.sum(batch.mask))
-  (loss, (logits, losses, batch_stats)), gradients = jax.value_and_grad(
-    own_loss, has_aux=True
-  )(trained)
-  loss, gradients = collectives.total((loss, gradients))
-  # A sum is not finite if a part of it is not.
-  total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
-  finite = jnp.isfinite(loss + total)
-  trained, moments = optimizer.update(
-    trained,
-    gradients,
-    state.optimizer_state,
-    learning_rate,
-    regularisation.weight_decay,
-  )
-  params, average = {**trained, **frozen}, state.average
-  if average:
-    average = optimizer.update_average(
-      average,
-      {'params': params, 'batch_stats': batch_stats},
-      network.model.trained[kind],
-      state.step,
-      regularisation.average_decay,
+    params = {**trained, **frozen}
+    state = TrainState(
+      params=params,
+      batch_stats=batch_stats,
+      optimizer_state=moments,
+      average=self.optimizer.update_average(
+        state.average,
+        {'params': params, 'batch_stats': batch_stats},
+        kept,
+        state.step,
+      ),
+      step=state.step + 1,
+      key=state.key,
     )
-  state = train_state.TrainState(
-    params=params,
-    batch_stats=batch_stats,
-    optimizer_state=moments,
-    average=average,
-    step=state.step + 1,
-  )
-  return state, jax.nn.softmax(logits), losses, finite
+    return state, StepResult(
+      jax.nn.softmax(logits), losses, jnp.isfinite(loss + total)
+    )
 
 
 @functools.partial(
-  jax.jit,
-  static_argnames=(
-    'network',
-    'regularisation',
-    'kind',
-    'samples',
-    'window',
-    'mesh',
-  ),
-  donate_argnames=('state',),
+  jax.jit, static_argnames=('train_step', 'mesh'), donate_argnames=('state',)
 )
 def train_chunk(
-  state: train_state.TrainState,
+  state: TrainState,
   data: device_data.DeviceData,
-  chunk: device_data.ChunkArrays,
-  num_steps: jax.Array,
-  key: jax.Array,
-  class_weights: jax.Array,
+  chunk: Chunk,
   learning_rate: jax.Array,
   *,
-  network: forward.Network,
-  regularisation: optimizer.Regularisation,
-  kind: str,
-  samples: int,
-  window: int,
+  train_step: TrainStep,
   mesh: AbstractMesh,
-) -> tuple[train_state.TrainState, ChunkResult]:
+) -> tuple[TrainState, ChunkResult]:
   """The steps of a chunk, without the host.
 
-  The number of steps is an argument, so a chunk that is not full costs no
-  more than its steps and is the same program.
+  A program for each bucket. The number of steps is an array, so a chunk that is
+  not full costs no more than its steps and is the same program.
 
   Args:
     state: The state before; its memory is used for the state after.
     data: The dataset.
-    chunk: Which records, [K, B].
-    num_steps: Steps to make, at most K.
-    key: The job's random key; a step's comes from it and the step's number.
-    class_weights: float32 [4].
+    chunk: Which records, [K, B], and how many steps.
     learning_rate: float32 scalar.
-    network: The static half of the forward pass.
-    regularisation: Weight decay and average.
-    kind: Which parameters are trained.
-    samples: The bucket: length that signals are computed in.
-    window: Samples to cut out of the dataset for each record.
+    train_step: The step.
     mesh: How many devices the rows are divided over.
 
   Returns:
     The state after, and what came out.
   """
 
-  def run(state, data, chunk, num_steps, key, class_weights, learning_rate):
+  def run(state, data, chunk, learning_rate):
     def step(index, carry):
       state, (metrics, bad_step) = carry
-      batch = device_data.take_batch(data, chunk, index, window)
-      state, probabilities, losses, finite = train_step(
-        state,
-        batch,
-        jax.random.fold_in(key, state.step),
-        class_weights,
-        learning_rate,
-        network=network,
-        regularisation=regularisation,
-        kind=kind,
-        samples=samples,
+      batch = device_data.take_batch(data, chunk, index)
+      state, result = train_step(
+        state, batch, learning_rate, samples=chunk.bucket.samples
       )
-      metrics = metrics.add(probabilities, batch.labels, losses, batch.mask)
-      bad_step = jnp.where(finite | (bad_step >= 0), bad_step, index)
+      metrics = metrics.add(
+        result.probabilities, batch.labels, result.losses, batch.mask
+      )
+      bad_step = jnp.where(result.finite | (bad_step >= 0), bad_step, index)
       return state, ChunkResult(metrics, bad_step)
 
     empty = ChunkResult(metrics_lib.Metrics.empty(), jnp.int32(-1))
     state, (metrics, bad_step) = jax.lax.fori_loop(
-      0, num_steps, step, (state, empty)
+      0, chunk.num_steps, step, (state, empty)
     )
     return state, ChunkResult(collectives.total(metrics), bad_step)
 
-  return sharding.on_own_rows(run, mesh)(
-    state, data, chunk, num_steps, key, class_weights, learning_rate
-  )
+  return sharding.on_own_rows(run, mesh)(state, data, chunk, learning_rate)
