@@ -191,6 +191,24 @@ def test_other_data_are_refused_by_name(tmp_path, name):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+def test_a_run_without_digests_of_single_records_is_compared_too(tmp_path):
+  """As those in results/ are."""
+  path = tmp_path / 'config.json'
+  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  run = read(tmp_path)
+  del run['digests']['records']
+  path.write_text(json.dumps(run))
+  before = path.read_bytes()
+  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  with pytest.raises(InputError, match='whose dataset had other content'):
+    artifacts.begin_run(tmp_path, config_with(), {**DIGESTS, 'dataset': 'x'})
+  assert path.read_bytes() == before
+
+
+FOLD_0 = '{"config": {"folds": [0]}, "digests": '
+COMPLETE = json.dumps(DIGESTS)
+
+
 @pytest.mark.parametrize(
   'content',
   [
@@ -199,12 +217,14 @@ def test_other_data_are_refused_by_name(tmp_path, name):
     '[]',
     '3',
     '{}',
-    '{"config": 3, "digests": {}}',
-    '{"config": {"folds": [0]}, "digests": 3}',
-    '{"config": {}, "digests": {}}',
-    '{"config": {"folds": 3}, "digests": {}}',
-    '{"config": {"folds": [0]}, "digests": {}}',
-    '{"config": {"folds": [0]}, "digests": {"records": 3}}',
+    f'{{"config": 3, "digests": {COMPLETE}}}',
+    f'{{"config": {{}}, "digests": {COMPLETE}}}',
+    f'{{"config": {{"folds": 3}}, "digests": {COMPLETE}}}',
+    FOLD_0 + '3}',
+    FOLD_0 + '{}}',
+    FOLD_0 + COMPLETE.replace('dataset', 'data') + '}',
+    FOLD_0 + COMPLETE.replace('{"A00001"', '3, "x": {"A00001"') + '}',
+    FOLD_0 + COMPLETE.replace('{"v1"', '3, "x": {"v1"') + '}',
   ],
 )
 def test_a_damaged_config_json_is_refused(tmp_path, content):
@@ -262,7 +282,9 @@ def test_predictions_are_sorted_and_exact(tmp_path):
   assert files_of(path.parent) == ['predictions.csv']
 
 
-def test_predictions_are_what_the_summary_reads(tmp_path):
+@pytest.fixture
+def two_predictions(tmp_path):
+  """A file with two predictions."""
   path = tmp_path / predictions.FILES['test']
   predictions.write(
     path,
@@ -271,11 +293,32 @@ def test_predictions_are_what_the_summary_reads(tmp_path):
     probabilities=np.eye(4, dtype=np.float32)[[1, 0]],
     fold=0,
   )
-  found = predictions.read(path, 0)
+  return path
+
+
+def _assert_two(found):
   assert found.records == ['A1', 'A2']
   assert found.labels.tolist() == [1, 3]
   assert found.predicted.tolist() == [1, 0]
   assert found.probabilities.tolist() == np.eye(4)[[1, 0]].tolist()
+
+
+def test_predictions_are_what_the_summary_reads(two_predictions):
+  _assert_two(predictions.read(two_predictions, 0))
+  header, *lines = two_predictions.read_text().splitlines()
+  assert header == ','.join(predictions.COLUMNS)
+  # Columns that another version added are skipped.
+  lines = [f'more,{header},last', *(f'x,{line},"1,5"' for line in lines)]
+  two_predictions.write_text('\n'.join(lines))
+  _assert_two(predictions.read(two_predictions, 0))
+
+
+@pytest.mark.parametrize('column', predictions.COLUMNS)
+def test_predictions_without_a_column_are_refused(two_predictions, column):
+  text = two_predictions.read_text().replace(column, 'another')
+  two_predictions.write_text(text)
+  with pytest.raises(InputError, match=f'the columns .*another.*{column}.*ore'):
+    predictions.read(two_predictions, 0)
 
 
 def test_labels(tmp_path):

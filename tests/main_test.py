@@ -315,7 +315,8 @@ def test_workdir_that_cannot_be_written_to(tmp_path):
 
 def test_workdir_of_another_config(tmp_path):
   config = configuration.parse(configuration.define_flags(), ['main', *TINY])
-  artifacts.begin_run(tmp_path / 'run', config, {'records': {}})
+  digests = {'dataset': '', 'labels': {}, 'folds': ''}
+  artifacts.begin_run(tmp_path / 'run', config, digests)
   before = (tmp_path / 'run' / 'config.json').read_bytes()
   err = refusal(
     *command(tmp_path), '--config.seed=1', '--config.model.reduction=stride'

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ecg_jax.errors import InputError
@@ -189,25 +190,50 @@ print('done')
 
 
 @pytest.mark.parametrize(
-  'change',
+  ('change', 'message'),
   [
-    lambda text: text[:-1] + ',1\n',  # a cell too many
-    lambda text: text.rpartition(',')[0] + '\n',  # one that is missing
-    lambda text: text.replace('phase', 'phrase'),
-    lambda text: text.replace(',seconds', ''),
-    lambda text: text.replace('\n0,1', '\n0,one'),
-    lambda text: text.replace('0.001', 'slow'),
-    lambda text: text.replace('\n0,1', '\n0,2'),
-    lambda text: text.partition('\n')[0],
-    lambda text: text + text.partition('\n')[2],
-    lambda _: '',
-    lambda _: 'xxxxxxxxxx',
+    (lambda text: text[:-1] + ',1\n', 'Line 2 of .* is not a row'),
+    (lambda text: text.rpartition(',')[0] + '\n', 'Line 2 of .* is not a row'),
+    (lambda text: text.replace('\n0,1', '\n0,one'), 'Line 2 of .*'),
+    (lambda text: text.replace('\n0,1', '\n0,'), 'Line 2 of .*'),
+    (lambda text: text.replace('0.001', 'slow'), 'Line 2 of .*'),
+    (lambda text: text.replace('phase', 'phrase'), 'has the columns'),
+    (lambda text: text.replace('phase', 'phase,phase'), 'has the columns'),
+    (lambda text: text.replace(',seconds', ''), 'has the columns'),
+    (lambda _: '', 'has the columns'),
+    (lambda _: 'xxxxxxxxxx', 'has the columns'),
+    (lambda text: text.replace('\n0,1', '\n0,2'), r'has the epochs \[\]'),
+    (lambda text: text.partition('\n')[0], r'has the epochs \[\]'),
+    (
+      lambda text: text + text.partition('\n')[2],
+      r'epochs \[1, 1\] of phase 0 instead of 1 to 1',
+    ),
   ],
 )
-def test_a_damaged_file_is_found_before_anything_is_trained(tmp_path, change):
+def test_a_damaged_file_is_refused_before_training_resumes(
+  tmp_path, change, message
+):
   path = tmp_path / 'metrics.csv'
   metrics_csv.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
   metrics_csv.MetricsFile(path, 0, 1, enabled=True)
   path.write_text(change(path.read_text()))
-  with pytest.raises(InputError, match=r'metrics\.csv is damaged'):
+  with pytest.raises(InputError, match=rf'{message}.*train the fold again'):
     metrics_csv.MetricsFile(path, 0, 1, enabled=True)
+  # Both readers share the parser; only the epochs are the writer's concern.
+  if 'epochs' not in message:
+    with pytest.raises(InputError, match=message):
+      metrics_csv.read(path)
+
+
+def test_columns_of_another_version_are_accepted_and_preserved(tmp_path):
+  path = tmp_path / 'metrics.csv'
+  metrics_csv.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
+  plain = metrics_csv.read(path)
+  header, line = path.read_text().splitlines()
+  path.write_text(f'speed,{header},note\n2.5,{line},good\n')
+  np.testing.assert_array_equal(metrics_csv.read(path), plain)
+  metrics_csv.MetricsFile(path, 0, 1, enabled=True).append(row(0, 2))
+  extra = {'speed': '2.5', 'note': 'good'}
+  first, second = written([row(0, 1), row(0, 2)])
+  none = dict.fromkeys(extra, '')
+  assert rows_of(path) == [first | extra, second | none]

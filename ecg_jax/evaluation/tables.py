@@ -1,6 +1,5 @@
 """Tables of scores, printed and written."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -189,10 +188,7 @@ def write_summary(
   """
   prefix = '' if summaries[0]['set'] == 'test' else f'{summaries[0]["set"]}_'
   content = summaries[0] if len(summaries) == 1 else {'runs': list(summaries)}
-  files.write_atomically(
-    folder / f'{prefix}summary.json',
-    (json.dumps(content, indent=2) + '\n').encode(),
-  )
+  files.write_json(folder / f'{prefix}summary.json', content, indent=2)
   files.write_atomically(
     folder / f'{prefix}summary.md', (format_table(summaries) + '\n').encode()
   )

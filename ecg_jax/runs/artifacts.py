@@ -1,9 +1,8 @@
-"""The files of a run that others read: config.json, scores, predictions.
+"""The files of a run that others read: config.json, scores.json, labels.csv.
 
-Each is whole or absent: written to a temporary name and renamed.
+Each is complete or absent: written to a temporary name and renamed.
 """
 
-import csv
 import functools
 import importlib.metadata
 import json
@@ -31,12 +30,16 @@ _PACKAGES = (
   'numpy',
 )
 
+_DIGESTS = {'dataset', 'labels', 'folds'}
+"""What each config.json has; `records`, of which `dataset` is the digest, is
+left out of the runs in results/."""
+
 
 @functools.cache
 def versions() -> dict[str, str]:
   """Versions of Python and of the libraries that decide the result."""
-  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  return {'python': platform.python_version(), **found}
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {'python': platform.python_version(), **packages}
 
 
 @functools.cache
@@ -55,10 +58,10 @@ def commit() -> str | None:
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
-  """The content of a run's config.json.
+  """Reads a run's config.json.
 
   Raises:
-    InputError: There is none, or it cannot be read.
+    InputError: It does not exist, cannot be read or is damaged.
   """
   path = workdir / 'config.json'
   if not path.exists():
@@ -70,7 +73,11 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     run = json.loads(files.read_text(path))
     configuration.from_json(run['config'])
     list(run['config']['folds'])
-    run['digests']['records'].items()
+    digests = run['digests']
+    if missing := _DIGESTS - digests.keys():
+      raise KeyError(min(missing))
+    for name in ('labels', 'records'):
+      dict(digests.get(name, {}))
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     reason = f'no {error}' if isinstance(error, KeyError) else error
     raise InputError(
@@ -82,19 +89,19 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
 def check_config(
   workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> None:
-  """Refuses a folder that holds a run of another config.
+  """Checks that a folder does not hold a run of another config.
 
   Raises:
     InputError: Names each field that decides the result and differs.
   """
   if not (workdir / 'config.json').exists():
     return
-  kept = configuration.from_json(read_run(workdir)['config'])
-  differing = configuration.differences(config, kept)
+  existing = configuration.from_json(read_run(workdir)['config'])
+  differing = configuration.differences(config, existing)
   if differing:
     raise InputError(
       f'{workdir} holds a run of another config ({"; ".join(differing)}): name'
-      ' another folder with --workdir, or set these fields alike.'
+      ' another folder with --workdir, or give these fields its values.'
     )
 
 
@@ -103,16 +110,16 @@ def begin_run(
   config: ml_collections.ConfigDict,
   digests: Mapping[str, Any],
 ) -> None:
-  """Writes config.json, or adds this start's folds to the one that is there.
+  """Writes config.json, or adds this start's folds to the existing one.
 
   Args:
     workdir: Folder of the run.
     config: Its config.
-    digests: Of the dataset, labels, folds and of each record.
+    digests: Digests of the dataset, labels, folds and of each record.
 
   Raises:
-    InputError: The folder holds a run of other data or another config, or
-      cannot be written to.
+    InputError: The folder holds a run of other data or another config, or is
+      not writable.
   """
   with files.locked(workdir, wait=True):
     check_config(workdir, config)
@@ -130,29 +137,38 @@ def begin_run(
       if folds == set(run['config']['folds']):
         return
       run['config']['folds'] = sorted(folds)
-    text = json.dumps(run, indent=1) + '\n'
-    files.write_atomically(path, text.encode())
+    files.write_json(path, run)
 
 
 def check_digests(
   workdir: pathlib.Path, run: Mapping[str, Any], digests: Mapping[str, Any]
 ) -> None:
-  """Refuses data that are not those of the run in a folder.
+  """Checks that data are those of the run in a folder.
+
+  Args:
+    workdir: The folder.
+    run: Its config.json, from `read_run`.
+    digests: Digests of the data.
 
   Raises:
     InputError: Names what differs: the dataset, labels, folds or records.
   """
-  for name, value in digests.items():
-    if run['digests'].get(name) != value:
+  for name, digest in digests.items():
+    expected = run['digests'].get(name, digest)
+    if expected != digest:
       raise InputError(
         f'{workdir} holds a run whose {name} had other content (digest'
-        f' {_short(run["digests"].get(name))} there, {_short(value)} here):'
-        ' use the same data, or name another folder with --workdir.'
+        f' {_short(expected)} there, {_short(digest)} here): use the same data,'
+        ' or name another folder with --workdir.'
       )
 
 
+def _short(value: Any) -> str:
+  return value[:12] if isinstance(value, str) else files.digest(value)[:12]
+
+
 def read_scores(path: pathlib.Path) -> dict[str, Any]:
-  """The content of a scores.json; InputError where it cannot be read."""
+  """Reads a scores.json; raises InputError if that fails."""
   try:
     return dict(json.loads(files.read_text(path)))
   except (ValueError, TypeError) as error:
@@ -161,39 +177,42 @@ def read_scores(path: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _short(value: Any) -> str:
-  return value[:12] if isinstance(value, str) else files.digest(value)[:12]
+def write_scores(path: pathlib.Path, scores: Mapping[str, Any]) -> None:
+  """Writes scores.json, which marks the fold as finished."""
+  files.write_json(path, dict(scores))
 
 
 def write_labels(
   path: pathlib.Path, labels: Mapping[str, Mapping[str, str]]
 ) -> None:
-  """Writes labels.csv: record and its class in each label version."""
-  versions_ = sorted(labels)
-  lines = [','.join(['record', *versions_])]
-  for record in sorted(labels[versions_[0]]):
-    lines.append(','.join([record, *(labels[v][record] for v in versions_)]))
-  files.write_atomically(path, ('\n'.join(lines) + '\n').encode())
+  """Writes labels.csv: each record and its class in each label version."""
+  lines = [['record', *sorted(labels)]]
+  for record in sorted(next(iter(labels.values()))):
+    lines.append([record, *(labels[v][record] for v in sorted(labels))])
+  text = ''.join(','.join(line) + '\n' for line in lines)
+  files.write_atomically(path, text.encode())
 
 
 def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
-  """Record -> class letter, of a run's labels.csv.
+  """Reads record -> class letter from a run's labels.csv.
 
   Raises:
-    InputError: It cannot be read, or does not hold what it did.
+    InputError: It cannot be read, or is not as the run wrote it.
   """
   path = run_folder / 'labels.csv'
-  rows = csv.DictReader(files.read_text(path).splitlines())
-  labels = {str(row.get('record')): str(row.get(version)) for row in rows}
-  expected = read_run(run_folder)['digests']['labels'][version]
+  advice = 'restore the original'
+  labels = dict(
+    files.read_csv(
+      path,
+      ('record', version),
+      lambda row: (row['record'], row[version]),
+      kind='a record with its labels',
+      advice=advice,
+    )
+  )
+  expected = read_run(run_folder)['digests']['labels'].get(version)
   if folds_lib.labels_digest(labels) != expected:
     raise InputError(
-      f'{path} has been changed since the run wrote it: put the original back.'
+      f'{path} has been changed since the run wrote it: {advice}.'
     )
   return labels
-
-
-def write_scores(path: pathlib.Path, scores: Mapping[str, Any]) -> None:
-  """Writes scores.json, which says that the fold is finished."""
-  text = json.dumps(dict(scores), indent=1) + '\n'
-  files.write_atomically(path, text.encode())

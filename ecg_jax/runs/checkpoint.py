@@ -228,8 +228,7 @@ class Checkpoints:
     }
     content = {**content, 'files': files}
     whole = {'content': content, 'digest': files_lib.digest(content)}
-    text = json.dumps(whole, indent=1) + '\n'
-    files_lib.write_atomically(folder / _MANIFEST, text.encode())
+    files_lib.write_json(folder / _MANIFEST, whole)
 
   def _not_written(self, error: Exception) -> InputError:
     # TensorStore ends with what the system said.

@@ -125,7 +125,7 @@ def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
     InputError: One of these runs is not there, or damaged.
   """
   config = read_config(run_folder, manual_dir=None, data_dir=None)
-  digests = artifacts.read_run(run_folder)['digests']['records']
+  digests = artifacts.read_run(run_folder)['digests'].get('records', {})
   sets = read_sets(run_folder, config, fold)
   learnt = [*sets['train'], *sets['validation']]
   if lost := set(learnt) - digests.keys():

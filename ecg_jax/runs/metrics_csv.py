@@ -1,4 +1,4 @@
-"""metrics.csv of a fold: columns, writer and reader."""
+"""metrics.csv of a fold, one row per epoch: columns, writer and readers."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
-COLUMNS = [
+COLUMNS = (
   'phase',
   'epoch',
   'step',
@@ -20,52 +20,54 @@ COLUMNS = [
   'learning_rate',
   'records_per_second',
   'seconds',
-]
+)
+"""The validation columns are empty where no validation was made."""
+
+_COUNTS = COLUMNS[:3]
+
+_RETRAIN = 'restore it, or delete the folder it is in to train the fold again'
 
 
 class MetricsFile:
-  """metrics.csv of a fold: one row an epoch, whole at any time."""
+  """The metrics.csv that a training writes, complete after each epoch."""
 
   def __init__(
     self, path: pathlib.Path, phase: int, epochs: int, *, enabled: bool
   ):
-    """Opens the file, cut back to where training goes on.
+    """Reads the rows up to where training resumes, and drops those after.
 
     Args:
-      path: The file; need not be there.
-      phase: The phase that goes on.
-      epochs: Epochs of it that are complete.
-      enabled: Whether this is the process that writes it.
+      path: The file, which need not exist.
+      phase: The phase that is resumed.
+      epochs: Its completed epochs.
+      enabled: Whether this process writes the file.
+
+    Raises:
+      InputError: The file is damaged or lacks an epoch.
     """
     self._path, self._enabled = path, enabled
     self._rows: list[dict[str, Any]] = []
     if path.exists():
-      try:
-        reader = csv.DictReader(io.StringIO(files.read_text(path)))
-        if reader.fieldnames != list(COLUMNS):
-          raise ValueError(f'its columns are {reader.fieldnames}')
-        for row in reader:
-          for cell in row.values():
-            if cell != '':  # None where one is missing, a list of the rest.
-              float(cell)
-          if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
-            self._rows.append(row)
-        here = [int(r['epoch']) for r in self._rows if int(r['phase']) == phase]
-        if here != list(range(1, epochs + 1)):
-          raise ValueError(f'of phase {phase} it has the epochs {here}')
-      except (csv.Error, TypeError, ValueError) as error:
+      for row in _read_rows(path):
+        if (int(row['phase']), int(row['epoch'])) <= (phase, epochs):
+          self._rows.append(row)
+      here = [int(r['epoch']) for r in self._rows if int(r['phase']) == phase]
+      if here != list(range(1, epochs + 1)):
         raise InputError(
-          f'{path} is damaged ({error}): restore it, or delete the folder it is'
-          ' in to train the fold again.'
-        ) from error
+          f'{path} has the epochs {here} of phase {phase} instead of 1 to'
+          f' {epochs}; {_RETRAIN}.'
+        )
+    # Columns that another version added stay, with empty cells from here on.
+    present = self._rows[0] if self._rows else {}
+    self._columns = list(dict.fromkeys([*COLUMNS, *present]))
 
   def append(self, row: dict[str, Any]) -> None:
-    """Adds the row of an epoch; a field that is None stays empty."""
+    """Adds the row of an epoch; a field that is None becomes an empty cell."""
     if not self._enabled:
       return
     self._rows.append(row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(text, self._columns, lineterminator='\n')
     writer.writeheader()
     writer.writerows(self._rows)
     files.write_atomically(self._path, text.getvalue().encode())
@@ -75,32 +77,31 @@ def read(path: pathlib.Path) -> np.ndarray:
   """Reads the metrics.csv of a fold.
 
   Args:
-    path: The file; one row an epoch.
+    path: The file.
 
   Returns:
-    [epochs, 9] float64, columns as `COLUMNS`; NaN where no validation
-    was made.
+    float64 [epochs, 9], columns as `COLUMNS`; NaN in place of empty cells.
 
   Raises:
     InputError: The file cannot be read or is damaged.
   """
-  lines = csv.reader(files.read_text(path).splitlines(), strict=True)
-  try:
-    header = next(lines, [])
-    if header != COLUMNS:
-      raise InputError(
-        f'{path} has the columns {",".join(header)!r} instead of '
-        f'{",".join(COLUMNS)!r}; restore it.'
-      )
-    rows = []
-    for row in lines:
-      if len(row) != len(header):
-        raise ValueError
-      rows.append([float(cell) if cell else np.nan for cell in row])
-      if not np.all(np.isfinite(rows[-1][:3])):
-        raise ValueError
-  except (ValueError, csv.Error) as error:
-    raise InputError(
-      f'Line {lines.line_num} of {path} is not a row of metrics; restore it.'
-    ) from error
-  return np.array(rows).reshape(-1, len(header))
+  rows = [
+    [float(row[name] or np.nan) for name in COLUMNS] for row in _read_rows(path)
+  ]
+  return np.array(rows).reshape(-1, len(COLUMNS))
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, str]]:
+  """Column -> cell of each epoch; all cells of `COLUMNS` are numbers or ''."""
+  return files.read_csv(
+    path, COLUMNS, _check, kind='a row of metrics', advice=_RETRAIN
+  )
+
+
+def _check(row: dict[str, str]) -> dict[str, str]:
+  for name in COLUMNS:
+    if name in _COUNTS:
+      int(row[name])
+    else:
+      float(row[name] or 0)
+  return row

@@ -1,10 +1,11 @@
-"""predictions.csv of a fold: columns, writer and reader."""
+"""predictions.csv of a fold, one row per record: columns, writer and reader."""
 
 import csv
 import io
 import math
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,23 +13,46 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
+FILES = {
+  'test': 'predictions.csv',
+  'validation': 'validation_predictions.csv',
+}
+"""Set -> file with its predictions; the training set has none."""
+
+_PROBABILITIES = tuple(f'probability_{name}' for name in schema.CLASSES)
+
+COLUMNS = ('record', 'fold', 'label', 'predicted', *_PROBABILITIES)
+
+
+class Predictions(NamedTuple):
+  """The predictions of one fold for one set; n records, 4 classes."""
+
+  records: list[str]
+  """Names of the records."""
+  labels: np.ndarray
+  """int64 [n], actual class, as an index into `schema.CLASSES`."""
+  predicted: np.ndarray
+  """int64 [n], predicted class."""
+  probabilities: np.ndarray
+  """float64 [n, 4]."""
+
 
 def write(
   path: pathlib.Path,
   *,
-  records: list[str],
-  labels: list[str],
-  probabilities: Any,
+  records: Sequence[str],
+  labels: Sequence[str],
+  probabilities: np.ndarray,
   fold: int,
 ) -> None:
   """Writes predictions.csv, rows sorted by record.
 
   Args:
     path: The file.
-    records: Their names.
+    records: Names of the records.
     labels: Class letter of each.
     probabilities: float32 [n, 4], order N, A, O, ~.
-    fold: The fold whose weights these are.
+    fold: The fold whose weights made these predictions.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
@@ -41,67 +65,37 @@ def write(
   files.write_atomically(path, text.getvalue().encode())
 
 
-# File with the predictions of each set that can be summarised; columns of
-# these and of metrics.csv (its validation columns empty where none was made).
-FILES = {
-  'test': 'predictions.csv',
-  'validation': 'validation_predictions.csv',
-}
-
-
-COLUMNS = [
-  'record',
-  'fold',
-  'label',
-  'predicted',
-  *(f'probability_{name}' for name in schema.CLASSES),
-]
-
-
-class Predictions(NamedTuple):
-  """The answers of one fold to one set; n: records."""
-
-  records: list[str]
-  """Their names."""
-  labels: np.ndarray
-  """int64 [n], order N, A, O, ~."""
-  predicted: np.ndarray
-  """int64 [n]."""
-  probabilities: np.ndarray
-  """float64 [n, 4]."""
-
-
 def read(path: pathlib.Path, fold: int) -> Predictions:
-  """Reads the predictions of one fold; raises InputError if damaged."""
-  records, labels, predicted, probabilities = [], [], [], []
-  lines = csv.reader(files.read_text(path).splitlines(), strict=True)
-  try:
-    header = next(lines, [])
-    if header != COLUMNS:
-      raise InputError(
-        f'{path} has the columns {",".join(header)!r} instead of '
-        f'{",".join(COLUMNS)!r}; score the fold again.'
-      )
-    for row in lines:
-      record, in_fold, label, answer, *cells = row
-      if len(row) != len(header) or in_fold != str(fold):
-        raise ValueError
-      if not all(0 <= float(cell) < math.inf for cell in cells):
-        raise ValueError
-      records.append(record)
-      labels.append(schema.CLASSES.index(label))
-      predicted.append(schema.CLASSES.index(answer))
-      probabilities.append([float(cell) for cell in cells])
-    if len(set(records)) < len(records):
-      raise InputError(f'{path} has a record twice; score the fold again.')
-  except (ValueError, csv.Error) as error:
-    raise InputError(
-      f'Line {lines.line_num} of {path} is not a prediction of fold {fold}; '
-      'score the fold again.'
-    ) from error
+  """Reads the predictions of one fold.
+
+  Args:
+    path: The file.
+    fold: The fold; rows of another one are an error.
+
+  Raises:
+    InputError: The file cannot be read or is damaged.
+  """
+
+  def parse(row: dict[str, str]) -> tuple[str, int, int, list[float]]:
+    probabilities = [float(row[name]) for name in _PROBABILITIES]
+    if not all(0 <= p < math.inf for p in probabilities):
+      raise ValueError(f'probabilities {probabilities}')
+    if row['fold'] != str(fold):
+      raise ValueError(f'fold {row["fold"]}')
+    label, predicted = (
+      schema.CLASSES.index(row[name]) for name in ('label', 'predicted')
+    )
+    return row['record'], label, predicted, probabilities
+
+  advice = 'score the fold again'
+  kind = f'a prediction of fold {fold}'
+  rows = files.read_csv(path, COLUMNS, parse, kind=kind, advice=advice)
+  records = [row[0] for row in rows]
+  if len(set(records)) < len(records):
+    raise InputError(f'{path} has a record twice; {advice}.')
   return Predictions(
     records,
-    np.array(labels, np.int64),
-    np.array(predicted, np.int64),
-    np.array(probabilities).reshape(-1, len(schema.CLASSES)),
+    np.array([row[1] for row in rows], np.int64),
+    np.array([row[2] for row in rows], np.int64),
+    np.array([row[3] for row in rows]).reshape(-1, len(schema.CLASSES)),
   )
