@@ -166,7 +166,7 @@ def test_fields_of_other_types_are_refused(tmp_path):
   wrong = [
     ('is not a JSON object', []),
     ("no field 'holdout'", {**table, 'holdout': None}),
-    ("a 'holdout' that is no list", {**table, 'holdout': [1]}),
+    ("a 'holdout' that is not a list", {**table, 'holdout': [1]}),
     (r'folds named \[\]', {**table, 'folds': {}}),
     (r"folds named \['1'\]", {**table, 'folds': {'1': fold}}),
     ('without exactly', {**table, 'folds': {'0': {'train': ['A1']}}}),
@@ -178,12 +178,13 @@ def test_fields_of_other_types_are_refused(tmp_path):
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=message):
       folds.read_table(path)
-  path.write_text('{"folds": ')
-  with pytest.raises(InputError, match='not JSON'):
-    folds.read_table(path)
-  path.write_bytes(b'\xff')
-  with pytest.raises(InputError, match='not UTF-8'):
-    folds.read_table(path)
+  for content, message in [
+    (b'{"folds": ', 'not JSON'),
+    (b'\xff', 'not UTF-8'),
+  ]:
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+      folds.read_table(path)
   with pytest.raises(InputError, match='No such file'):
     folds.read_table(tmp_path / 'none.json')
 

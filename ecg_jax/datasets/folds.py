@@ -1,4 +1,4 @@
-"""Stratified cross-validation folds, fixed for ever by labels and a seed.
+"""Stratified cross-validation folds, determined by labels and a seed.
 
   python -m ecg_jax.datasets.folds --labels REFERENCE.csv --num_folds 5 \
     --train_validation_parts 6 --seed 14 --out folds.json
@@ -7,7 +7,7 @@ A table of folds is a dictionary, written as JSON:
   algorithm: name of the algorithm that drew it.
   seed: seed of that algorithm.
   labels_sha256: SHA-256 of the lines `record,label` in record order.
-  holdout: sorted records that are in no set of any fold; often none.
+  holdout: sorted records that are in no set of any fold; usually none.
   folds: {'0': {'train': [...], 'validation': [...], 'test': [...]}, ...},
     each set a list of records.
 """
@@ -26,6 +26,7 @@ import numpy as np
 from ecg_jax import cli
 from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
+from ecg_jax.runtime import files
 
 ALGORITHM = (
   'by class in the order N A O ~: sorted ids, RandomState(seed).shuffle, '
@@ -68,8 +69,8 @@ def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
 
   Args:
     labels: record -> class, one of CLASSES.
-    parts: how many parts to make.
-    seed: seed of NumPy's RandomState, whose stream never changes.
+    parts: number of parts.
+    seed: seed of NumPy's RandomState, whose stream is frozen.
 
   Returns:
     The parts, each a sorted list of records.
@@ -93,16 +94,16 @@ def make_folds(
   seed: int = 14,
   holdout: bool = False,
 ) -> dict[str, Any]:
-  """Draws a table of folds; the defaults on labels v2 are the published one.
+  """Draws a table of folds; the defaults on labels v2 give the published one.
 
   Args:
     labels: record -> class, one of CLASSES.
-    num_folds: how many folds; every record is in exactly one test set.
-    train_validation_parts: what is not test is divided into so many parts,
-      one of which is the validation set.
+    num_folds: number of folds; every record is in exactly one test set.
+    train_validation_parts: number of parts that the records outside of the test
+      set are divided into; one of them is the validation set.
     seed: seed of every division, 0 to 2**32 - 1.
-    holdout: whether the records are first divided into one part more than
-      there are folds, and the last part is kept out of all folds.
+    holdout: whether to divide the records into one part more than there are
+      folds first, and leave the last part out of all folds.
 
   Returns:
     The table, as the module describes it.
@@ -113,12 +114,12 @@ def make_folds(
   if num_folds < 2 or train_validation_parts < 2:
     raise InputError(
       f'{num_folds} folds and {train_validation_parts} parts of train and '
-      'validation make no split: give at least 2 of each.'
+      'validation make no split: use at least 2 of each.'
     )
   if not 0 <= seed < 2**32:
-    raise InputError(f'Seed {seed} is out of range: give 0 to {2**32 - 1}.')
-  kept_out = divide(labels, num_folds + 1, seed)[-1] if holdout else []
-  rest = _without(labels, kept_out)
+    raise InputError(f'Seed {seed} is out of range: use 0 to {2**32 - 1}.')
+  left_out = divide(labels, num_folds + 1, seed)[-1] if holdout else []
+  rest = _without(labels, left_out)
   folds = {}
   for fold, test in enumerate(divide(rest, num_folds, seed)):
     parts = divide(_without(rest, test), train_validation_parts, seed)
@@ -136,7 +137,7 @@ def make_folds(
     'algorithm': ALGORITHM,
     'seed': seed,
     'labels_sha256': labels_digest(labels),
-    'holdout': kept_out,
+    'holdout': left_out,
     'folds': folds,
   }
 
@@ -148,7 +149,7 @@ def labels_digest(labels: Mapping[str, str]) -> str:
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads a table of folds; `check_table` says whether it fits the records.
+  """Reads a table of folds; `check_table` compares it with the records.
 
   Args:
     path: a JSON file as this module writes it.
@@ -230,20 +231,15 @@ def write_table(table: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     path: the file to write.
 
   Raises:
-    InputError: the file cannot be written.
+    InputError: the file cannot be written, or its folder does not exist.
   """
   target = pathlib.Path(path)
-  temporary = target.with_name(f'.{target.name}.{os.getpid()}')
-  try:
-    temporary.write_text(json.dumps(table, indent=1) + '\n')
-    temporary.replace(target)
-  except OSError as error:
+  if not target.parent.is_dir():
     raise InputError(
-      f'Cannot write {path} ({error.strerror}): name a file in a folder that '
-      'exists and may be written to.'
-    ) from error
-  finally:
-    temporary.unlink(missing_ok=True)
+      f'Cannot write {path} (there is no folder {target.parent}): name a file'
+      ' in a folder that exists.'
+    )
+  files.write_json(target, table)
 
 
 def _without(
@@ -266,7 +262,7 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 
 def _structure_problem(table: Any) -> str:
-  """What keeps this from being a table of folds; empty where nothing does."""
+  """What is wrong with the structure of a table of folds; '' if nothing is."""
   if not isinstance(table, dict):
     return 'is not a JSON object'
   fields = {
@@ -280,7 +276,7 @@ def _structure_problem(table: Any) -> str:
     if not isinstance(table.get(field), kind):
       return f'has no field {field!r} of type {kind.__name__}'
   if not _is_list_of_text(table['holdout']):
-    return "has a 'holdout' that is no list of record names"
+    return "has a 'holdout' that is not a list of record names"
   folds = table['folds']
   if not folds or list(folds) != [str(k) for k in range(len(folds))]:
     return f'has folds named {list(folds)} in place of 0, 1, 2 and so on'
@@ -317,16 +313,16 @@ def _run(arguments: Sequence[str]) -> int:
   parser.add_argument('--holdout', action='store_true')
   parser.add_argument('--out', required=True, help='JSON file to write')
   parser.add_argument('--debug', action='store_true', help='show tracebacks')
-  given = parser.parse_args(arguments)
-  labels = parse_labels(_read_text(given.labels), source=given.labels)
+  args = parser.parse_args(arguments)
+  labels = parse_labels(_read_text(args.labels), source=args.labels)
   table = make_folds(
     labels,
-    num_folds=given.num_folds,
-    train_validation_parts=given.train_validation_parts,
-    seed=given.seed,
-    holdout=given.holdout,
+    num_folds=args.num_folds,
+    train_validation_parts=args.train_validation_parts,
+    seed=args.seed,
+    holdout=args.holdout,
   )
-  write_table(table, given.out)
+  write_table(table, args.out)
   return 0
 
 

@@ -1,23 +1,23 @@
-"""Builds a dataset once in its folder, and loads it from there ever after.
+"""Builds a dataset once, and loads it from its folder afterwards.
 
   python -m ecg_jax.datasets.prepare --config configs/crnn.py
 
-does only this, for hosts whose compute nodes have no network.
+does only this, for clusters whose compute nodes have no network.
 """
 
 import contextlib
-import fcntl
 import importlib
 import io
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
 from ecg_jax import cli, configuration
 from ecg_jax.errors import InputError
+from ecg_jax.runtime import files
 
 DATASETS = ('physionet2017', 'synthetic_ecg')
 
@@ -25,23 +25,23 @@ DATASETS = ('physionet2017', 'synthetic_ecg')
 def prepare(
   name: str, *, manual_dir: str | None, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
-  """Loads a dataset, after building it where that was not done before.
+  """Loads a dataset, after building it if that was not done before.
 
   Several processes may prepare the same dataset at once: one builds it, the
-  others wait and load it. A dataset stands in its folder only when complete.
+  others wait and load it. A dataset is in its folder only when complete.
 
   Args:
     name: one of DATASETS.
     manual_dir: folder with the source files, which are then never downloaded;
-      not looked at where the dataset is prepared already.
+      ignored if the dataset is already prepared.
     data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
 
   Returns:
     The builder of the prepared dataset, for `as_data_source`.
 
   Raises:
-    InputError: the name is unknown, the source cannot be had or is not the
-      official one, or the folder cannot be written to or is damaged.
+    InputError: the name is unknown, the source is unavailable or not the
+      official one, or the folder is not writable or damaged.
   """
   if name not in DATASETS:
     raise InputError(
@@ -52,11 +52,10 @@ def prepare(
   if not builder.data_path.exists():
     try:
       folder = _source_folder(manual_dir)
-      root.mkdir(parents=True, exist_ok=True)
-      with _lock(root / f'.{name}.lock'):
+      with files.locked(root, wait=True, flag='--config.data.data_dir'):
         # Another process may have built it while this one waited.
         builder = _builder(name, root)
-        # What TFDS reports of building, a few seconds, is of no use here.
+        # Building takes a few seconds; the output of TFDS would only distract.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
           # Without one, TFDS would look into a folder that all datasets share.
@@ -66,7 +65,7 @@ def prepare(
               manual_dir=folder or nowhere
             )
           )
-    # array_record reports what the file system refused as RuntimeError.
+    # array_record raises RuntimeError where the file system refuses.
     except (OSError, RuntimeError) as error:
       raise InputError(
         f'Cannot prepare {name} in {root} ({error}): name a folder with room '
@@ -77,7 +76,7 @@ def prepare(
 
 
 def _builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """The builder of a dataset, with what stands in its folder now."""
+  """The builder of a dataset, with what is in its folder now."""
   module = importlib.import_module(
     f'ecg_jax.datasets.{name}.{name}_dataset_builder'
   )
@@ -85,10 +84,10 @@ def _builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
 
 
 def _source_folder(manual_dir: str | None) -> str | None:
-  """The folder of the source, after refusing one that is not there or empty.
+  """Checks that the folder with the source files exists and is not empty.
 
-  TFDS takes such a folder, and an empty text, for none given: the builder
-  would download what the user meant to give.
+  TFDS would treat such a folder, and an empty name, as none: the builder would
+  download what the user meant to provide.
   """
   if manual_dir is None:
     return None
@@ -124,14 +123,6 @@ def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
       f'The prepared dataset in {builder.data_dir} is incomplete: delete that '
       'folder to have it built again.'
     )
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-  """Holds a file's lock; the system frees it when the process ends."""
-  with path.open('w') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def main(argv: Sequence[str]) -> int:

@@ -68,7 +68,7 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
     }
   return {
     'records': records,
-    'score': sum(classes[name]['f1'] for name in 'NAO') / 3,
+    'score': sum(classes[name]['f1'] for name in schema.SCORED_CLASSES) / 3,
     'accuracy': _percent(sum(counts[i][i] for i in range(4)), records),
     'classes': classes,
     'confusion': counts,
@@ -99,6 +99,6 @@ def bootstrap_interval(
   correct = np.diagonal(drawn, axis1=1, axis2=2)
   either = drawn.sum(axis=1) + drawn.sum(axis=2)
   f1 = 100 * 2 * correct / np.maximum(either, 1)
-  found = f1[:, : schema.CLASSES.index('O') + 1].mean(axis=1)
+  found = f1[:, : len(schema.SCORED_CLASSES)].mean(axis=1)
   low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
   return float(low), float(high)

@@ -17,9 +17,9 @@ from ecg_jax.runtime import sharding
 
 
 def run_parser(prog: str, description: str) -> cli.ArgumentParser:
-  """The command line of what works on the predictions of a run.
+  """Parser of a command that works on the predictions of a run.
 
-  It gives run_folder, set_name, manual_dir, data_dir and debug.
+  Its fields are run_folder, set_name, manual_dir, data_dir and debug.
   """
   parser = cli.ArgumentParser(prog=prog, description=description)
   parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
@@ -42,10 +42,15 @@ def run_parser(prog: str, description: str) -> cli.ArgumentParser:
 def read_config(
   run_folder: pathlib.Path, *, manual_dir: str | None, data_dir: str | None
 ) -> ml_collections.ConfigDict:
-  """The config of a run, with other folders of its data where they are given.
+  """Reads the config of a run.
+
+  Args:
+    run_folder: The run.
+    manual_dir: Folder of the source files in place of the run's, or None.
+    data_dir: Folder of the prepared datasets in place of the run's, or None.
 
   Raises:
-    InputError: There is no run.
+    InputError: The folder is not that of a run.
   """
   config = configuration.from_json(artifacts.read_run(run_folder)['config'])
   config.data.manual_dir = manual_dir or config.data.manual_dir
@@ -56,10 +61,14 @@ def read_config(
 def load_data(
   run_folder: pathlib.Path, config: ml_collections.ConfigDict
 ) -> experiment.FoldedDataset:
-  """The data of a run, of its config from `read_run_config`.
+  """Loads the data of a run.
+
+  Args:
+    run_folder: The run.
+    config: Its config, from `read_config`.
 
   Raises:
-    InputError: They cannot be loaded, or are not those that it was trained on.
+    InputError: They cannot be loaded, or are not those the run was trained on.
   """
   [data] = experiment.load_data([config])
   run = artifacts.read_run(run_folder)
@@ -70,7 +79,7 @@ def load_data(
 def read_table(
   run_folder: pathlib.Path, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """The table of folds of a run, without its data.
+  """Reads or draws the table of folds of a run, without its data.
 
   Args:
     run_folder: The run.
@@ -91,7 +100,7 @@ def read_table(
   ):
     raise InputError(
       f'{source} makes other folds than those that {run_folder} was trained on:'
-      ' put the original back.'
+      ' restore the original.'
     )
   return table
 
@@ -99,9 +108,18 @@ def read_table(
 def read_sets(
   run_folder: pathlib.Path, config: ml_collections.ConfigDict, fold: int
 ) -> dict[str, list[str]]:
-  """'train', 'validation', 'test' -> records of a run's fold, without its data.
+  """Reads the sets of a run's fold, without its data.
 
-  Otherwise as `read_run_table`.
+  Args:
+    run_folder: The run.
+    config: Its config.
+    fold: The fold.
+
+  Returns:
+    'train', 'validation' and 'test' -> names of the records.
+
+  Raises:
+    InputError: As `read_table`.
   """
   sets = read_table(run_folder, config)['folds'][str(fold)]
   labels = artifacts.read_labels(run_folder, config.label_version)
@@ -112,32 +130,35 @@ def read_sets(
 
 
 def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
-  """The records that shaped a fold's weights, known by their samples.
+  """The records that shaped a fold's weights, identified by their samples.
 
-  They are those of its training and validation sets, and of the runs before it
-  that it started from. A record that the challenge holds twice, in a train and
-  in a test set, is one of them.
+  These are the records of its training and validation sets, and those of the
+  runs that its weights were initialised from. A record that the Challenge has
+  twice, in a training and in a test set, is one of them.
+
+  Args:
+    run_folder: The run.
+    fold: The fold.
 
   Returns:
     SHA-256 of a record's little-endian int16 samples -> its name.
 
   Raises:
-    InputError: One of these runs is not there, or damaged.
+    InputError: One of these runs does not exist or is damaged.
   """
   config = read_config(run_folder, manual_dir=None, data_dir=None)
   digests = artifacts.read_run(run_folder)['digests'].get('records', {})
   sets = read_sets(run_folder, config, fold)
-  learnt = [*sets['train'], *sets['validation']]
-  if lost := set(learnt) - digests.keys():
+  records = [*sets['train'], *sets['validation']]
+  if missing := set(records) - digests.keys():
     raise InputError(
-      f'{run_folder}/config.json is damaged (no digest of {min(lost)}): restore'
-      ' it.'
+      f'{run_folder}/config.json is damaged (no digest of {min(missing)}):'
+      ' restore it.'
     )
-  found = {digests[record]: record for record in learnt}
-  if config.init_from is not None:
-    earlier = pathlib.Path(config.init_from).expanduser()
-    found = trained_on(earlier, fold) | found
-  return found
+  own = {digests[record]: record for record in records}
+  if config.init_from is None:
+    return own
+  return trained_on(pathlib.Path(config.init_from).expanduser(), fold) | own
 
 
 def finished_folds(
@@ -145,8 +166,12 @@ def finished_folds(
 ) -> tuple[int, ...]:
   """The folds of a run that have scores and weights, in ascending order.
 
+  Args:
+    run_folder: The run.
+    config: Its config.
+
   Raises:
-    InputError: There is none, or one has lost its weights.
+    InputError: No fold is finished, or a finished one has lost its weights.
   """
   folders = {fold: run_folder / f'fold{fold}' for fold in sorted(config.folds)}
   finished = [f for f in folders if (folders[f] / 'scores.json').exists()]
@@ -168,14 +193,17 @@ def restore(
   network: forward.Network,
   mesh: Mesh,
 ) -> dict[str, Any]:
-  """The kept weights of a finished fold: `params` and `batch_stats`.
+  """Restores the best weights of a finished fold.
 
   Args:
     run_folder: The run.
     config: Its config.
     fold: The fold.
-    network: The config's.
-    mesh: Where the arrays go, whole to each device.
+    network: The network of that config.
+    mesh: The devices, to each of which the arrays are replicated.
+
+  Returns:
+    `params` and `batch_stats`.
 
   Raises:
     InputError: The checkpoint is damaged, or of other settings or shapes.

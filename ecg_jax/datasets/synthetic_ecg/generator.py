@@ -21,43 +21,34 @@ from typing import NamedTuple
 import numpy as np
 
 from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import SAMPLING_RATE
+from ecg_jax.datasets.synthetic_ecg import noise
 
-SAMPLING_RATE = 300  # Hz
-
-
-# Classes and lengths are dealt out in blocks of so many records, each with
-# the shares of the real set.
 BLOCK = 600
+"""Classes and lengths are dealt out in blocks of so many records, each with
+the shares of the real set."""
 
-
-# Records of each class in the real set, label version v3.
 CLASS_COUNTS = (5076, 758, 2415, 279)
+"""Records of each class in the real set, label version v3."""
 
-
-# Share of the real records with exactly 9,000 and 18,000 samples, and evenly
-# spaced quantiles (0, 10, ... 100%) of the length of all others.
 SHARE_9000, SHARE_18000 = 5977 / 8528, 809 / 8528
-
+"""Share of the real records with exactly 9,000 and 18,000 samples."""
 
 OTHER_LENGTHS = (
   2714, 3659, 4440, 5361, 6485, 8023, 9513, 10192, 11673, 14777, 18286,
 )  # fmt: skip
+"""Evenly spaced quantiles (0, 10, ... 100 %) of the length of all others."""
 
-LARGEST = 10_000  # counts; the range of the real set is -10,636 to 8,318
-
+LARGEST = 10_000
+"""Counts; the range of the real set is -10,636 to 8,318."""
 
 # Angle in the cardiac cycle (McSharry 2003, table I) and width, radians, and
 # typical height as a share of the R wave. Widths and heights are tuned to the
 # spectrum of the real records. P waves have times of their own, Beats.p_times.
 P_WAVE = (0.0, 0.16, 0.13)
-
-
 Q_WAVE = (-np.pi / 12, 0.055, -0.12)
-
 R_WAVE = (0.0, 0.06, 1.0)
-
 S_WAVE = (np.pi / 12, 0.065, -0.22)
-
 T_WAVE = (np.pi / 2, 0.36, 0.22)
 
 
@@ -97,7 +88,7 @@ def generate_record(seed: int, index: int) -> tuple[str, np.ndarray, str]:
 
   Returns:
     Name, signal (int16 (samples,), 1/1000 mV at 300 Hz), label (one of
-    `folds.CLASSES`).
+    `schema.CLASSES`).
   """
   block, place = divmod(index, BLOCK)
   labels, lengths = _deal_block(_rng(seed, 0, block))
@@ -113,14 +104,14 @@ def make_beats(rng: np.random.Generator, label: str, seconds: float) -> Beats:
 
   Args:
     rng: Decides on the rhythm.
-    label: One of `folds.CLASSES`.
+    label: One of `schema.CLASSES`.
     seconds: Duration of the record.
 
   Returns:
     The beats, from 2 s or less before the record to after its end.
   """
   if label == '~':
-    label = rng.choice(schema.CLASSES[:3], p=(0.7, 0.1, 0.2))
+    label = rng.choice(schema.SCORED_CLASSES, p=(0.7, 0.1, 0.2))
   if label == 'N':
     return _sinus_beats(rng, _sinus_intervals(rng, seconds, _usual_rate(rng)))
   if label == 'A':
@@ -224,7 +215,7 @@ def _ectopic_places(
   """Indices of ectopic beats: two at least, no two running, not at the ends.
 
   They are frequent, so that a small model learns them from few records. One
-  record in two has a stretch where every second or third beat is ectopic.
+  record in two has a segment where every second or third beat is ectopic.
   """
   times = np.cumsum(intervals) - 2
   first, last = np.searchsorted(times, (1.5, seconds - 2))
@@ -301,9 +292,9 @@ def _make_signal(
   if rng.random() < 0.22:
     ecg = -ecg  # the device is held the wrong way round
   ecg -= ecg.mean()  # the amplifier passes no direct current
-  ecg += _usual_noise(rng, samples)
+  ecg += noise.usual(rng, samples)
   if label == '~':
-    ecg = _spoil(rng, ecg)
+    ecg = noise.spoil(rng, ecg)
   counts = 1000 * (ecg + 0.0005 * rng.standard_normal(samples))
   return np.rint(np.clip(counts, -LARGEST, LARGEST)).astype(np.int16)
 
@@ -328,37 +319,37 @@ def draw_waves(
     qrs_width *= 1.7  # bundle branch block
   # The QT interval follows the running mean of RR rather than the last one.
   memory = np.convolve(np.pad(beats.intervals, (2, 0), 'edge'), np.ones(3) / 3)
-  stretch = np.sqrt(np.clip(memory[2 : len(beats.times) + 2], 0.3, 1.4))
+  time_scale = np.sqrt(np.clip(memory[2 : len(beats.times) + 2], 0.3, 1.4))
   breath = 1 + rng.uniform(0.02, 0.15) * np.sin(
     2 * np.pi * (rng.uniform(0.18, 0.33) * beats.times + rng.random())
   )
   breath *= rng.normal(1, 0.02, len(breath))
 
-  def add(times, event, spread, *, stretch=1.0, scale=1.0):
+  def add(times, event, spread, *, time_scale=1.0, scale=1.0):
     angle, width, height = event
     _add_gaussians(
       signal,
-      times + stretch * angle / (2 * np.pi) * rng.normal(1, 0.06),
+      times + time_scale * angle / (2 * np.pi) * rng.normal(1, 0.06),
       scale * r_height * height * rng.lognormal(0, spread),
-      stretch * width / (2 * np.pi) * rng.lognormal(0, 0.12),
+      time_scale * width / (2 * np.pi) * rng.lognormal(0, 0.12),
     )
 
   usual = ~beats.ventricular
-  times, stretch_usual = beats.times[usual], stretch[usual]
+  times, usual_time_scale = beats.times[usual], time_scale[usual]
   scale = breath[usual]
   add(beats.p_times, P_WAVE, 0.35)
-  add(times, Q_WAVE, 0.6, stretch=qrs_width, scale=scale)
-  add(times, R_WAVE, 0, stretch=qrs_width, scale=scale)
-  add(times, S_WAVE, 0.9, stretch=qrs_width, scale=scale)
+  add(times, Q_WAVE, 0.6, time_scale=qrs_width, scale=scale)
+  add(times, R_WAVE, 0, time_scale=qrs_width, scale=scale)
+  add(times, S_WAVE, 0.9, time_scale=qrs_width, scale=scale)
   t_sign = -0.6 if rng.random() < 0.1 else 1.0
-  add(times, T_WAVE, 0.5, stretch=stretch_usual, scale=t_sign * scale)
+  add(times, T_WAVE, 0.5, time_scale=usual_time_scale, scale=t_sign * scale)
 
-  times, stretch_wide = beats.times[~usual], stretch[~usual]
+  times, wide_time_scale = beats.times[~usual], time_scale[~usual]
   scale = breath[~usual] * rng.choice((-1, 1)) * rng.uniform(0.8, 1.6)
   width = rng.uniform(2.3, 3.5)
-  add(times, R_WAVE, 0, stretch=width, scale=scale)
-  add(times, S_WAVE, 0.6, stretch=width, scale=scale)
-  add(times, T_WAVE, 0.3, stretch=1.1 * stretch_wide, scale=-1.5 * scale)
+  add(times, R_WAVE, 0, time_scale=width, scale=scale)
+  add(times, S_WAVE, 0.6, time_scale=width, scale=scale)
+  add(times, T_WAVE, 0.3, time_scale=1.1 * wide_time_scale, scale=-1.5 * scale)
   return signal
 
 
@@ -388,111 +379,9 @@ def _add_gaussians(
 
 def _fibrillatory_waves(rng: np.random.Generator, samples: int) -> np.ndarray:
   """Sawtooth of three harmonics, mV; its rate, 4 to 9 Hz, and height drift."""
-  rate = rng.uniform(4.3, 8.7) + 0.3 * _band_noise(rng, samples, 0.05, 0.8)
+  rate = rng.uniform(4.3, 8.7) + 0.3 * noise.band_noise(rng, samples, 0.05, 0.8)
   phase = 2 * np.pi * np.cumsum(rate) / SAMPLING_RATE
   sawtooth = sum(np.sin(k * phase) / k for k in (1, 2, 3))
   height = np.clip(rng.lognormal(np.log(0.035), 0.55), 0.01, 0.15)
-  drift = np.clip(1 + 0.4 * _band_noise(rng, samples, 0.05, 0.6), 0, None)
+  drift = np.clip(1 + 0.4 * noise.band_noise(rng, samples, 0.05, 0.6), 0, None)
   return height * drift * sawtooth
-
-
-def _usual_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
-  """Noise of any record, mV: wander, muscle, mains, a little motion."""
-  noise = rng.lognormal(np.log(0.03), 0.6) * _band_noise(rng, samples, 0.1, 0.7)
-  muscle = rng.lognormal(np.log(0.004), 0.6)
-  noise += muscle * _band_noise(rng, samples, 5, 40) * rng.uniform(
-    0.3, 1
-  ) + muscle * _spans(rng, samples, 0.15) * _band_noise(rng, samples, 8, 40)
-  if rng.random() < 0.1:
-    noise += rng.uniform(0.001, 0.004) * _mains(rng, samples)
-  # Contact settles after the record starts.
-  settling = np.exp(-np.arange(samples) / (SAMPLING_RATE * rng.uniform(0.5, 2)))
-  noise += rng.lognormal(np.log(0.2), 0.9) * settling * _motion(rng, samples)
-  if rng.random() < 0.45:
-    strength = rng.lognormal(np.log(0.3), 0.8)
-    share = rng.uniform(0.02, 0.2)
-    noise += strength * _spans(rng, samples, share) * _motion(rng, samples)
-  return noise
-
-
-def _spoil(rng: np.random.Generator, ecg: np.ndarray) -> np.ndarray:
-  """ECG (mV) under noise that hides its rhythm for most of the record."""
-  samples = len(ecg)
-  ecg = rng.uniform(0, 0.8) * ecg
-  kinds = rng.choice(
-    ('motion', 'muscle', 'mains', 'loss'),
-    size=rng.choice((1, 2)),
-    replace=False,
-    p=(0.6, 0.15, 0.07, 0.18),
-  )
-  if 'motion' in kinds:
-    strength = rng.lognormal(np.log(0.5), 0.5)
-    covered = _spans(rng, samples, rng.uniform(0.5, 1))
-    ecg += strength * covered * _motion(rng, samples)
-  if 'muscle' in kinds:
-    strength = rng.lognormal(np.log(0.12), 0.5)
-    covered = _spans(rng, samples, rng.uniform(0.6, 1))
-    ecg += strength * covered * _band_noise(rng, samples, 5, 35)
-  if 'mains' in kinds:
-    strength = rng.lognormal(np.log(0.15), 0.5)
-    ecg += strength * _mains(rng, samples)
-  if 'loss' in kinds:
-    lost = _spans(rng, samples, rng.uniform(0.4, 0.9)) > 0.5
-    # Without contact the amplifier rests at zero or at one of its rails, and
-    # swings back through its high-pass filter when contact returns.
-    rail = rng.choice((0, 0, 0, 1, -1)) * rng.uniform(1, 4)
-    returns = np.flatnonzero(np.diff(lost.astype(int), append=0) == -1)
-    age = (np.arange(samples) - returns[:, None]) / SAMPLING_RATE
-    swing = np.exp(-np.maximum(age, 0) / rng.uniform(0.2, 0.6)) * (age >= 0)
-    height = rng.normal(-0.6 * rail, 0.5, len(returns))
-    ecg += (height[:, None] * swing).sum(0)
-    ecg = np.where(lost, rail, ecg)
-  return ecg
-
-
-def _motion(rng: np.random.Generator, samples: int) -> np.ndarray:
-  """Movement of the electrodes: slow swings with sharp edges, unit height."""
-  swing = _band_noise(rng, samples, 0.3, rng.uniform(1.5, 5))
-  jerk = _band_noise(rng, samples, 1, rng.uniform(5, 15))
-  burst = _spans(rng, samples, rng.uniform(0.1, 0.4), fastest=1.0)
-  return swing + rng.uniform(0.2, 1) * burst * jerk
-
-
-def _mains(rng: np.random.Generator, samples: int) -> np.ndarray:
-  """Hum of the mains at 50 or 60 Hz, unit amplitude, in part of the record."""
-  time = np.arange(samples) / SAMPLING_RATE
-  hum = np.sin(2 * np.pi * (rng.choice((50, 60)) * time + rng.random()))
-  return hum * _spans(rng, samples, rng.uniform(0.5, 1))
-
-
-def _spans(
-  rng: np.random.Generator,
-  samples: int,
-  share: float,
-  *,
-  fastest: float = 0.25,
-) -> np.ndarray:
-  """Weight in [0, 1], near 1 in random spans that cover about `share`."""
-  slow = _band_noise(rng, samples, 0.02, fastest)
-  return 1 / (1 + np.exp(-20 * (slow - np.quantile(slow, 1 - share))))
-
-
-def _band_noise(
-  rng: np.random.Generator, samples: int, low: float, high: float
-) -> np.ndarray:
-  """Gaussian noise of unit variance between `low` and `high` Hz.
-
-  Made a little longer than asked for, so that its end does not meet its start.
-  """
-  padded = (samples // 2048 + 1) * 2048
-  frequency = np.fft.rfftfreq(padded, 1 / SAMPLING_RATE)
-  # Soft edges, as filters have them.
-  gain = 1 / np.sqrt(
-    (1 + (low / np.maximum(frequency, 1e-6)) ** 4)
-    * (1 + (frequency / high) ** 4)
-  )
-  spectrum = gain * (
-    rng.standard_normal(len(gain)) + 1j * rng.standard_normal(len(gain))
-  )
-  noise = np.fft.irfft(spectrum, padded)[:samples]
-  return (noise - noise.mean()) / noise.std()
