@@ -87,7 +87,7 @@ def _train(
   from ecg_jax import experiment, models
   from ecg_jax.datasets import schema
   from ecg_jax.evaluation import summary, tables
-  from ecg_jax.runs import artifacts, finished_run
+  from ecg_jax.runs import artifacts, checkpoint, finished_run
   from ecg_jax.runtime import files, multihost, startup
   from ecg_jax.training import scheduler
   from ecg_jax.training.job import Job, make_job
@@ -99,6 +99,7 @@ def _train(
     artifacts.check_config(workdir / run, config)
   files.check_writable(workdir)
   startup.enable_compilation_cache()
+  checkpoint.report_failed_saves_once()
   work: list[Job] = []
   found = experiment.load_data(list(runs.values()))
   digests = [data.digests() for data in found]

@@ -201,6 +201,14 @@ def three(tmp_path_factory):
   return folder
 
 
+@pytest.fixture
+def copied(three, tmp_path):
+  """A copy of that folder, to be damaged."""
+  folder = tmp_path / FOLDER
+  shutil.copytree(three, folder)
+  return folder
+
+
 @pytest.mark.parametrize('name', DAMAGES)
 def test_damaged_checkpoint_gives_way_to_the_one_before(
   three, tmp_path, name, caplog
@@ -224,42 +232,58 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
   print(f'{name}: {CORRUPTIONS} tried and caught')
 
 
-def test_damaged_checkpoint_goes_with_the_next_save(three, tmp_path):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
-  (folder / '2' / 'manifest.json').unlink()
-  _save(folder, 4.0)
-  _assert_holds(folder, 4.0)
-  assert sorted(path.name for path in folder.iterdir()) == ['1', '2']
+def test_damaged_checkpoint_goes_with_the_next_save(copied):
+  (copied / '2' / 'manifest.json').unlink()
+  _save(copied, 4.0)
+  _assert_holds(copied, 4.0)
+  assert sorted(path.name for path in copied.iterdir()) == ['1', '2']
 
 
-def test_empty_folder_of_a_checkpoint_is_damaged(three, tmp_path, caplog):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
+def _add_to_manifest(folder):
+  path = folder / '2' / 'manifest.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'more': 1}))
+
+
+def _nest_manifest(folder):
+  (folder / '2' / 'manifest.json').write_text('[' * 100_000)
+
+
+def _add_file(folder):
+  (folder / '2' / 'state' / 'more').write_bytes(b'x')
+
+
+def _add_folder(folder):
   (folder / '3').mkdir()
-  # No checkpoints at all.
+  # Neither of these is a checkpoint.
   (folder / '4').write_text('')
   (folder / '5').symlink_to('2')
-  _assert_holds(folder, 3.0)
-  assert 'incomplete, it has no manifest.json' in caplog.text
 
 
-def test_file_that_does_not_belong_to_a_checkpoint_is_told_of(three, tmp_path):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
-  (folder / '2' / 'state' / 'more').write_bytes(b'x')
-  with pytest.raises(InputError, match='state/more does not belong to it'):
-    _open(folder, only_latest=True)
+@pytest.mark.parametrize(
+  ('damage', 'value', 'reason'),
+  [
+    (_add_to_manifest, 2.0, 'manifest.json has been changed'),
+    (_nest_manifest, 2.0, 'manifest.json has been changed'),
+    (_add_file, 2.0, 'state/more does not belong to it'),
+    (_add_folder, 3.0, 'incomplete, it has no manifest.json'),
+  ],
+)
+def test_what_a_checkpoint_does_not_have_is_damage(
+  copied, caplog, damage, value, reason
+):
+  damage(copied)
+  _assert_holds(copied, value)
+  assert reason in caplog.text
+  with pytest.raises(InputError, match=reason):
+    _open(copied, only_latest=True)
 
 
-def test_without_a_whole_checkpoint_nothing_is_restored(three, tmp_path):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
+def test_without_a_whole_checkpoint_nothing_is_restored(copied):
   for step in ('1', '2'):
-    shutil.rmtree(folder / step / 'best')
+    shutil.rmtree(copied / step / 'best')
   with pytest.raises(InputError, match=r'2: best/.* is missing; 1: best/'):
-    _open(folder)
-  assert {path.name for path in folder.iterdir()} == {'1', '2'}
+    _open(copied)
+  assert {path.name for path in copied.iterdir()} == {'1', '2'}
 
 
 # Checkpoints of something else.
@@ -305,30 +329,11 @@ def test_save_that_fails_is_told_of(tmp_path, monkeypatch):
   _assert_saved_on(folder)
 
 
-def test_checkpoints_without_manifests_are_not_begun_anew(three, tmp_path):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
-  for path in folder.glob('*/manifest.json'):
+def test_checkpoints_without_manifests_are_not_begun_anew(copied):
+  for path in copied.glob('*/manifest.json'):
     path.unlink()
   with pytest.raises(InputError, match=r'2: incomplete.*; 1: incomplete'):
-    _open(folder)
-
-
-def test_manifest_with_more_in_it_is_damaged(three, tmp_path, caplog):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
-  path = folder / '2' / 'manifest.json'
-  path.write_text(json.dumps({**json.loads(path.read_text()), 'more': 1}))
-  _assert_holds(folder, 2.0)
-  assert 'manifest.json has been changed' in caplog.text
-
-
-def test_nested_manifest_is_damaged(three, tmp_path, caplog):
-  folder = tmp_path / FOLDER
-  shutil.copytree(three, folder)
-  (folder / '2' / 'manifest.json').write_text('[' * 100_000)
-  _assert_holds(folder, 2.0)
-  assert 'manifest.json has been changed' in caplog.text
+    _open(copied)
 
 
 def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, caplog):
@@ -355,6 +360,8 @@ def test_orbax_reports_nothing_of_its_own(tmp_path, monkeypatch, caplog):
 
 RAISED_WHERE_NOBODY_CATCHES = """
 from ecg_jax.runs import checkpoint
+
+checkpoint.report_failed_saves_once()
 
 class Late:
   def __init__(self, message):
@@ -397,5 +404,5 @@ def test_only_checkpoint_that_is_incomplete_is_as_none(tmp_path, caplog):
   (folder / '0' / 'manifest.json').unlink()
   with _open(folder) as checkpoints:
     assert checkpoints.progress() is None
-  assert 'beginning anew' in caplog.text
+  assert 'starting from scratch' in caplog.text
   _assert_saved_on(folder)

@@ -29,6 +29,7 @@ from tests import training_helpers
 jax.config.update('jax_platforms', 'cpu')
 os.environ['JAX_PLATFORMS'] = 'cpu'
 jax.config.update('jax_num_cpu_devices', 4)
+checkpoint.report_failed_saves_once()
 # Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)
 # Other tests run beside, so the time that one takes says nothing.

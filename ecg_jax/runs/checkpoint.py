@@ -1,14 +1,14 @@
-"""Keeps a job's latest state and best weights, with Orbax.
+"""Saves and restores a fold's latest state and best weights, with Orbax.
 
 One checkpoint holds all that the loop needs: the state, the best weights so
-far, and the progress. The two latest are kept; a save that was interrupted is
-no checkpoint, so the one before it is the latest.
+far, and the progress. The two latest are preserved; an interrupted save is not
+a checkpoint, so the one before it is the latest.
 
 Orbax restores most damaged files without an error. So a manifest is added to
 each checkpoint once Orbax has committed it: size and SHA-256 of every file,
-what it was made for, shapes and dtypes of its arrays. Without it a checkpoint
-is incomplete. Only a checkpoint that its manifest confirms is used; those after
-it are told of and, with the next save, removed.
+the settings of the run, shapes and dtypes of its arrays. Without it a
+checkpoint is incomplete. Only a checkpoint that its manifest confirms is used;
+later ones are logged and, by the next save, removed.
 """
 
 import concurrent.futures
@@ -35,41 +35,39 @@ from ecg_jax.runtime import sharding
 
 _MANIFEST = 'manifest.json'
 
-_FORMAT = 1  # of a checkpoint: raised when older ones cannot be read
+_FORMAT = 1  # Incremented when older checkpoints cannot be read any more.
 
-_KEPT = 2
-
-
-# Of a save that fails Orbax reports much, with tracebacks; we, one sentence.
-_ORBAX = str(pathlib.Path(ocp.__file__).parent)
+_NUM_PRESERVED = 2
 
 
-logging.get_absl_logger().addFilter(
-  lambda record: not record.pathname.startswith(_ORBAX)
-)
+def report_failed_saves_once() -> None:
+  """Has a save that fails reported by our one sentence alone.
 
-_other_unraisable = sys.unraisablehook
-
-
-def _tell_unraisable(unraisable: 'sys.UnraisableHookArgs') -> None:
-  """Tells of all but TensorStore's writes that outlive a save that failed.
-
-  Their threads report to the event loop of the save, which is closed by then.
+  Orbax logs it too, at length, and TensorStore's writes that outlive it report
+  to the event loop of the save, which is closed by then. This changes logging
+  and `sys.unraisablehook` of the whole process, so a command calls it.
   """
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    _other_unraisable(unraisable)
+  orbax = str(pathlib.Path(ocp.__file__).parent)
+  logging.get_absl_logger().addFilter(
+    lambda record: not record.pathname.startswith(orbax)
+  )
+  report = sys.unraisablehook
 
+  def report_others(unraisable: 'sys.UnraisableHookArgs') -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      report(unraisable)
 
-sys.unraisablehook = _tell_unraisable
+  sys.unraisablehook = report_others
+
 
 _MAKE_ROOM = (
   'free some space or make it writable, and start again with the same command;'
-  ' the checkpoint before it stands.'
+  ' the checkpoint before it is intact.'
 )
 
 
 class Checkpoints:
-  """The checkpoints of one fold's folder: a context that holds it open."""
+  """The checkpoints in a fold's folder; a context manager."""
 
   def __init__(
     self,
@@ -79,13 +77,14 @@ class Checkpoints:
     only_latest: bool = False,
     read_only: bool = False,
   ):
-    """Opens the folder and finds the latest checkpoint that is whole.
+    """Opens the folder and finds the latest intact checkpoint.
 
     Args:
-      folder: Made if it is not there.
-      settings: Name -> value, as JSON keeps it, of all that the state depends
-        on; a checkpoint of others is refused.
-      only_latest: Whether to refuse the one before a damaged one too.
+      folder: Created if it does not exist.
+      settings: Name -> JSON value of everything that the state depends on; a
+        checkpoint of other settings is refused.
+      only_latest: Whether to refuse a damaged latest checkpoint rather than use
+        the one before it.
       read_only: Whether another process writes them, and `save` does nothing.
 
     Raises:
@@ -95,7 +94,7 @@ class Checkpoints:
     self._folder = folder.resolve()
     self._settings = dict(settings)
     self._read_only = read_only
-    self._step, self._manifest, self._unusable = _find_whole(
+    self._step, self._manifest, self._unusable = _find_intact(
       self._folder, only_latest
     )
     self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -105,12 +104,12 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(_KEPT),
+        preservation_policy=checkpoint_managers.LatestN(_NUM_PRESERVED),
         create=False,
-        # Else its threads signal by keys that all processes share.
+        # Otherwise its threads signal by keys that all processes share.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         read_only=read_only,
-        # Each process reads and writes by itself, arrays that it has whole.
+        # Each process reads and writes alone, arrays that it has entirely.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
           primary_host=jax.process_index(),
           active_processes={jax.process_index()},
@@ -126,15 +125,15 @@ class Checkpoints:
     best: Mapping[str, Any],
     progress: Mapping[str, Any],
   ) -> None:
-    """Starts a save; what was given may be overwritten once this returns.
+    """Starts a save; the arguments may be overwritten once this returns.
 
     Args:
       state: The latest state.
       best: `params` and `batch_stats` of the best validation score.
-      progress: Where the loop stands, as JSON can hold it.
+      progress: The position of the loop, as JSON can represent it.
 
     Raises:
-      InputError: This or the save before it cannot be written.
+      InputError: This or the previous save cannot be written.
     """
     if self._read_only:
       return
@@ -169,7 +168,7 @@ class Checkpoints:
     self._step, self._manifest = step, manifest
 
   def wait(self) -> None:
-    """Waits until a save under way is complete.
+    """Waits until the save in progress is complete.
 
     Raises:
       InputError: It cannot be written.
@@ -182,7 +181,7 @@ class Checkpoints:
         raise self._not_written(error) from error
 
   def progress(self) -> dict[str, Any] | None:
-    """Where the latest checkpoint stands; None if there is none."""
+    """The loop's position in the latest checkpoint; None without one."""
     if self._step is None:
       return None
     restored = self._manager.restore(
@@ -191,7 +190,7 @@ class Checkpoints:
     return restored['progress']
 
   def restore_state(self, like: Any) -> Any:
-    """The latest state, with the shapes and shardings of `like`.
+    """Restores the latest state, with the shapes and shardings of `like`.
 
     Raises:
       InputError: It has arrays of other names, shapes or dtypes.
@@ -199,18 +198,17 @@ class Checkpoints:
     return self._restore('state', like)
 
   def restore_best(self, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The best weights; otherwise as `restore_state`."""
+    """Restores the best weights; otherwise as `restore_state`."""
     return self._restore('best', dict(like))
 
   def _restore(self, item, like):
-    kept, wanted = self._manifest['arrays'][item], describe(like)
-    differing = _differences(wanted, kept)
+    differing = _differences(describe(like), self._manifest['arrays'][item])
     if differing:
       raise InputError(
         f'{self._folder} holds a checkpoint of another model ({item}:'
         f' {differing}): name another folder with --workdir.'
       )
-    # As NumPy's, each process reads them by itself.
+    # As NumPy arrays, which each process reads alone.
     abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
     restored = self._manager.restore(
       self._step,
@@ -219,7 +217,7 @@ class Checkpoints:
     return sharding.place_like(restored[item], like)
 
   def _add_manifest(self, step: int, content: dict[str, Any]) -> None:
-    """Waits until Orbax has committed a step, and completes it."""
+    """Waits until Orbax has committed a step, and adds its manifest."""
     self._manager.wait_until_finished()
     folder = self._folder / str(step)
     files = {
@@ -227,13 +225,15 @@ class Checkpoints:
       for name, path in _files(folder)
     }
     content = {**content, 'files': files}
-    whole = {'content': content, 'digest': files_lib.digest(content)}
-    files_lib.write_json(folder / _MANIFEST, whole)
+    files_lib.write_json(
+      folder / _MANIFEST,
+      {'content': content, 'digest': files_lib.digest(content)},
+    )
 
   def _not_written(self, error: Exception) -> InputError:
-    # TensorStore ends with what the system said.
-    said = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
-    reason = said[1].strip() if said else str(error) or type(error).__name__
+    # The message of TensorStore ends with the reason of the system.
+    match = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
+    reason = match[1].strip() if match else str(error) or type(error).__name__
     return InputError(
       f'No checkpoint could be written to {self._folder}'
       f' ({reason.splitlines()[0]}): {_MAKE_ROOM}'
@@ -243,45 +243,45 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    """Waits for a save under way and releases the folder."""
+    """Waits for the save in progress and releases the folder."""
     try:
       self.wait()
     except InputError:
-      if kind is None:  # What ended the context tells more.
+      if kind is None:  # Otherwise the error that ended the context says more.
         raise
     finally:
       self._executor.shutdown()
-      with contextlib.suppress(Exception):  # The save's, told already.
+      with contextlib.suppress(Exception):  # The save's, reported already.
         self._manager.close()
 
 
 def _check_room(folder: pathlib.Path, tree: Any) -> None:
-  """Refuses to begin a save that the disk has no room for."""
+  """Refuses to start a save that the disk has no room for."""
   needed = sum(array.nbytes for array in jax.tree.leaves(tree)) + 2**20
   total, _, free = shutil.disk_usage(folder)
-  if total and free < needed:  # Some file systems do not tell.
+  if total and free < needed:  # Some file systems report 0 for both.
     raise InputError(
       f'A checkpoint takes {needed / 1e6:,.1f} MB and {folder} has'
       f' {free / 1e6:,.1f} MB left: {_MAKE_ROOM}'
     )
 
 
-def _find_whole(
+def _find_intact(
   folder: pathlib.Path, only_latest: bool
 ) -> tuple[int | None, dict[str, Any], list[pathlib.Path]]:
-  """Finds the latest checkpoint that is whole.
+  """Finds the latest intact checkpoint.
 
   Returns:
-    Its number, None if there is none; what its manifest holds; the folders of
-    incomplete and damaged ones after it.
+    Its number, None if there is none; the content of its manifest; the folders
+    of incomplete and damaged ones after it.
 
   Raises:
     InputError: There are complete checkpoints and none can be used.
   """
-  found = folder.iterdir() if folder.is_dir() else ()
+  paths = folder.iterdir() if folder.is_dir() else ()
   steps = {
     int(path.name): path
-    for path in found
+    for path in paths
     if path.name.isdecimal() and path.is_dir() and not path.is_symlink()
   }
   unusable: dict[pathlib.Path, str] = {}
@@ -297,23 +297,23 @@ def _find_whole(
     unusable[path] = damage
     # Only the very first save can be interrupted and leave nothing before it.
     complete = complete or step > 0 or (path / _MANIFEST).exists()
-  told = '; '.join(f'{path.name}: {why}' for path, why in unusable.items())
+  reasons = '; '.join(f'{path.name}: {why}' for path, why in unusable.items())
   if unusable and complete:
     raise InputError(
-      f'{folder} holds no checkpoint that can be used ({told}): put back a copy'
-      ' of one, or delete the folder of the fold to train it again.'
+      f'{folder} holds no checkpoint that can be used ({reasons}): restore a'
+      ' copy of one, or delete the folder of the fold to train it again.'
     )
   if unusable:
-    logging.warning('%s: %s; beginning anew.', folder, told)
+    logging.warning('%s: %s; starting from scratch.', folder, reasons)
   return None, {}, list(unusable)
 
 
 def _read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
   """The content of a checkpoint's manifest, or what is wrong with it."""
   try:
-    whole = json.loads((path / _MANIFEST).read_bytes())
-    content = whole['content']
-    if whole == {'content': content, 'digest': files_lib.digest(content)}:
+    manifest = json.loads((path / _MANIFEST).read_bytes())
+    content = manifest['content']
+    if manifest == {'content': content, 'digest': files_lib.digest(content)}:
       return content, None
   except FileNotFoundError:
     return {}, f'incomplete, it has no {_MANIFEST}'
@@ -326,18 +326,19 @@ def _read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
 
 def _damage(folder: pathlib.Path, files: Mapping[str, Any]) -> str | None:
   """What is wrong with the files of a checkpoint, or None."""
-  there = dict(_files(folder))
-  missing, others = files.keys() - there, there.keys() - files - {_MANIFEST}
+  present = dict(_files(folder))
+  missing = files.keys() - present
+  others = present.keys() - files - {_MANIFEST}
   if missing:
     return f'{min(missing)} is missing'
   if others:
     return f'{min(others)} does not belong to it'
   for name, (size, digest) in files.items():
     try:
-      found = there[name].stat().st_size
+      found = present[name].stat().st_size
       if found != size:
         return f'{name} has {found} bytes instead of {size}'
-      if _digest(there[name]) != digest:
+      if _digest(present[name]) != digest:
         return f'{name} has been changed'
     except OSError as error:
       return f'{name}: {error.strerror}'
@@ -355,9 +356,9 @@ def _check_made_for(
       f' version reads format {_FORMAT}: use the version that wrote it, or name'
       ' another folder with --workdir.'
     )
-  # A version before this one may have known fewer fields.
-  kept = {**configuration.defaults(settings), **manifest['settings']}
-  differing = _differences(settings, kept)
+  # An earlier version may have had fewer fields.
+  saved = {**configuration.defaults(settings), **manifest['settings']}
+  differing = _differences(settings, saved)
   if differing:
     raise InputError(
       f'{folder} holds a checkpoint of another run ({differing}): name another'
@@ -367,9 +368,9 @@ def _check_made_for(
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
   """The first few names whose values differ, with both; '' if none does."""
-  told = configuration.compare(here, there)
-  more = [f'and {len(told) - 3} more'] if len(told) > 3 else []
-  return '; '.join(told[:3] + more)
+  names = configuration.compare(here, there)
+  more = [f'and {len(names) - 3} more'] if len(names) > 3 else []
+  return '; '.join(names[:3] + more)
 
 
 def describe(tree: Any) -> dict[str, str]:
