@@ -42,7 +42,7 @@ def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
 
 
 def measures(set_scores: dict[str, Any]) -> dict[str, float]:
-  """The six figures of a table, in percent: score, f1 by class, accuracy."""
+  """The columns of a table, in percent: score, F1 of each class, accuracy."""
   return {
     'score': set_scores['score'],
     **{
@@ -55,7 +55,7 @@ def measures(set_scores: dict[str, Any]) -> dict[str, float]:
 def _check_agreement(
   path: pathlib.Path, stored: dict[str, Any], found: dict[str, Any]
 ) -> None:
-  """Refuses stored scores that are not those of the predictions in `path`."""
+  """Checks that stored scores are those of the predictions in `path`."""
   same = (
     stored['records'] == found['records']
     and stored['confusion'] == found['confusion']
@@ -69,7 +69,7 @@ def _check_agreement(
   if not same:
     raise InputError(
       f'{path} gives a score of {found["score"]:.4f} over {found["records"]} '
-      f'records, but scores.json beside it says {stored["score"]:.4f} over '
+      f'records, but scores.json beside it has {stored["score"]:.4f} over '
       f'{stored["records"]} or differs in the counts; score the fold again.'
     )
 
@@ -99,23 +99,21 @@ def _read_fold(
       return f'no {set_name} set in scores.json'
     if not path.exists():
       return f'no {path.name}'
-    answers = predictions.read(path, fold)
+    predicted = predictions.read(path, fold)
     found = score.scores(
-      score.confusion_matrix(answers.labels, answers.predicted)
+      score.confusion_matrix(predicted.labels, predicted.predicted)
     )
     _check_agreement(path, content['sets'][set_name], found)
-    found['best'] = {
-      key: int(content['best'][key]) for key in ('phase', 'epoch')
-    }
-    found.update(
-      {key: content[key] for key in ('label_version', 'max_records')}
-    )
+    best = content['best']
+    found['best'] = {key: int(best[key]) for key in ('phase', 'epoch')}
+    for key in ('label_version', 'max_records'):
+      found[key] = content[key]
   except (KeyError, TypeError, ValueError) as error:
     raise InputError(
       f'{score_file} is no score file of fold {fold} '
       f'({type(error).__name__}: {error}); score the fold again.'
     ) from error
-  return found, answers.records
+  return found, predicted.records
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -150,7 +148,7 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
 def summarize_folders(
   folders: Sequence[pathlib.Path], set_name: str = 'test'
 ) -> dict[pathlib.Path, dict[pathlib.Path, dict[str, Any]]]:
-  """Summarises all runs in some folders; writes nothing.
+  """Summarizes all runs in some folders; writes nothing.
 
   Args:
     folders: Folders of runs or of lists of runs.
@@ -178,10 +176,10 @@ def summarize_folders(
 def summarize(
   run_folder: pathlib.Path, set_name: str = 'test'
 ) -> dict[str, Any]:
-  """Summarises the finished folds of one run; writes nothing.
+  """Summarizes the finished folds of one run; writes nothing.
 
-  All scores are computed from the predictions, and must be those that
-  scores.json states.
+  All scores are computed from the predictions, and must agree with those in
+  scores.json.
 
   Args:
     run_folder: Folder with config.json and foldK/.
@@ -191,7 +189,7 @@ def summarize(
     Values ready for JSON:
       `run`: name of the folder, NAME/seedS for one of a list of runs;
       `set`, `data`, `label_version`, `max_records`, `max_epochs`: what was
-        scored, and what limits it (None: nothing);
+        scored, and its limits (None: no limit);
       `folds_expected`: the folds of config.json;
       `missing`: by fold, why it is not in the figures;
       `folds`: by fold, the result of `score.scores` and `best`, the
@@ -201,7 +199,7 @@ def summarize(
       `pooled`: `score.scores` over the predictions of these folds, or None;
       `pooled_interval`: 95 % of the pooled score over resampled records,
         [low, high] in percent, or None;
-      `repeated_records`: predictions in `pooled` of records that it has
+      `repeated_records`: predictions in `pooled` of records that it contains
         already: always 0 for test sets, which are disjoint, while the
         validation sets of two folds may share records.
 
@@ -214,68 +212,73 @@ def summarize(
   expected = sorted(set(config['folds']))
   folds: dict[str, Any] = {}
   missing: dict[str, str] = {}
-  pooled = np.zeros((len(schema.CLASSES), len(schema.CLASSES)), np.int64)
-  seen: set[str] = set()
-  repeated = 0
+  records: list[str] = []
   for fold in expected:
     result = _read_fold(run_folder, fold, set_name)
     if isinstance(result, str):
       missing[str(fold)] = result
-      continue
-    folds[str(fold)], records = result
-    pooled += np.array(folds[str(fold)]['confusion'])
-    repeated += len(seen.intersection(records))
-    seen.update(records)
+    else:
+      folds[str(fold)] = result[0]
+      records += result[1]
+  repeated = len(records) - len(set(records))
   if set_name == 'test' and repeated:
     raise InputError(
       f'{repeated} records are in the test predictions of two folds of '
       f'{run_folder}; use folds without common records and score them again.'
     )
-  data = config['data']
+  full = run_folder.resolve()
+  is_seed = full.name.startswith('seed')
+  return {
+    'run': f'{full.parent.name}/{full.name}' if is_seed else full.name,
+    'set': set_name,
+    'data': config['data'].get('name'),
+    **_limits(run_folder, config, folds),
+    'max_epochs': config.get('max_epochs'),
+    'folds_expected': expected,
+    'missing': missing,
+    'folds': folds,
+    **_over_folds(list(folds.values())),
+    'repeated_records': repeated,
+  }
+
+
+def _limits(
+  run_folder: pathlib.Path, config: dict[str, Any], folds: dict[str, Any]
+) -> dict[str, Any]:
+  """Moves what all folds must agree on out of them; the config's if none."""
   limits = {
     'label_version': config.get('label_version'),
-    'max_records': data.get('max_records'),
+    'max_records': config['data'].get('max_records'),
   }
   for key in limits:
-    values = {fold: found.pop(key) for fold, found in folds.items()}
+    values = {fold: scores.pop(key) for fold, scores in folds.items()}
     if len(set(map(str, values.values()))) > 1:
       raise InputError(
         f'The folds of {run_folder} were not scored with one {key} ({values}); '
         'score them again in one way.'
       )
     limits[key] = next(iter(values.values()), limits[key])
-  rows = [list(measures(found).values()) for found in folds.values()]
-  names = list(measures(score.scores(pooled)))
-  full = run_folder.resolve()
-  return {
-    'run': (
-      f'{full.parent.name}/{full.name}'
-      if full.name.startswith('seed')
-      else full.name
-    ),
-    'set': set_name,
-    'data': data.get('name'),
-    **limits,
-    'max_epochs': config.get('max_epochs'),
-    'folds_expected': expected,
-    'missing': missing,
-    'folds': folds,
-    'mean': (
-      dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
-      if folds
-      else None
-    ),
-    'standard_deviation': (
-      dict(zip(names, np.std(rows, axis=0, ddof=1).tolist(), strict=True))
-      if len(folds) > 1
-      else None
-    ),
-    'pooled': score.scores(pooled) if folds else None,
-    'pooled_interval': list(score.bootstrap_interval(pooled))
-    if folds
-    else None,
-    'repeated_records': repeated,
-  }
+  return limits
+
+
+def _over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
+  """Mean, deviation and pooled scores; None where there are too few folds."""
+  names = ('mean', 'standard_deviation', 'pooled', 'pooled_interval')
+  found: dict[str, Any] = dict.fromkeys(names)
+  if folds:
+    measured = [measures(scores) for scores in folds]
+    rows = [list(values.values()) for values in measured]
+    found['mean'] = dict(
+      zip(measured[0], np.mean(rows, axis=0).tolist(), strict=True)
+    )
+    pooled = np.sum([scores['confusion'] for scores in folds], axis=0)
+    found['pooled'] = score.scores(pooled)
+    found['pooled_interval'] = list(score.bootstrap_interval(pooled))
+  if len(folds) > 1:
+    found['standard_deviation'] = dict(
+      zip(measured[0], np.std(rows, axis=0, ddof=1).tolist(), strict=True)
+    )
+  return found
 
 
 def read_set(

@@ -26,9 +26,9 @@ def write_summaries(
 
 def _is_undefined(set_scores: dict[str, Any], measure: str) -> bool:
   """Whether a 0/0 went into a measure."""
-  names = {'score': schema.SCORED_CLASSES}.get(
-    measure, (measure.removeprefix('f1_'),)
-  )
+  names = [measure.removeprefix('f1_')]
+  if measure == 'score':
+    names = list(schema.SCORED_CLASSES)
   classes = set_scores['classes']
   return any(classes[name]['undefined'] for name in names if name in classes)
 
