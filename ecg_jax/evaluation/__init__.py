@@ -1,1 +1,1 @@
-"""Predictions -> scores, tables and calibration."""
+"""Turns predictions into scores, tables and calibration."""

@@ -1,8 +1,8 @@
-"""How sure an answer may claim to be: one temperature for all folds; no jax.
+"""Calibration of probabilities: one temperature for all folds; no jax.
 
 Probabilities are softmax(logits / temperature). The temperature is fitted to
 validation sets (Guo et al. 2017, arXiv 1706.04599); it never changes which
-class is likeliest. n: records.
+class is the most probable. n: records.
 """
 
 import json
@@ -21,42 +21,42 @@ FILE = 'calibration.json'
 """In the run folder."""
 
 BINS = 15
-"""Of equal width, from 0 to 1, that confidences are sorted into."""
+"""Number of equal-width bins of confidence, from 0 to 1."""
 
-_MOST = 10.0  # A temperature is fitted between 1 / _MOST and _MOST.
+_MAX = 10.0  # Temperatures are fitted between 1 / _MAX and _MAX.
 
 
 class Reliability(NamedTuple):
-  """What confidences are worth, by bin; NaN where a bin is empty."""
+  """Accuracy by bin of confidence; NaN where a bin is empty."""
 
   records: np.ndarray
-  """int64 [BINS], answers in the bin; a bin holds its upper edge."""
+  """int64 [BINS], predictions in the bin, which includes its upper edge."""
   confidence: np.ndarray
-  """float64 [BINS], their mean probability of the predicted class."""
+  """float64 [BINS], mean probability of the predicted class."""
   accuracy: np.ndarray
-  """float64 [BINS], the share of them that is right."""
+  """float64 [BINS], share of correct predictions."""
 
 
 class Coverage(NamedTuple):
-  """What is left when answers below a confidence are withheld."""
+  """Scores of the records whose confidence reaches a threshold."""
 
   threshold: float
-  """The least confidence that is answered."""
+  """Minimum confidence."""
   coverage: float
-  """Share of the records that is answered."""
+  """Share of the records that reach it."""
   score: float
-  """Challenge score of these, in percent."""
+  """Challenge score of these records, in percent."""
   accuracy: float
-  """Of these, in percent."""
+  """Accuracy of these records, in percent."""
 
 
 def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
-  """Probabilities of logits at a temperature.
+  """Converts logits to probabilities at a temperature.
 
   Args:
-    logits: Float [..., 4]; log-probabilities serve as well. Minus infinity
-      stands for a class that is impossible.
-    temperature: Above 1 is less sure, below 1 surer.
+    logits: Float [..., 4]; log-probabilities work as well. Minus infinity
+      marks an impossible class.
+    temperature: Above 1 lowers the confidence, below 1 raises it.
 
   Returns:
     float64 [..., 4]; each row sums to 1.
@@ -67,73 +67,73 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-  """Probabilities of temperature 1, float [..., 4], at another one."""
+  """Converts probabilities, float [..., 4], from temperature 1 to another."""
   with np.errstate(divide='ignore'):
     return softmax(np.log(probabilities), temperature)
 
 
 def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
-  """The temperature that makes the labels likeliest, between 0.1 and 10.
+  """Fits the temperature of the greatest likelihood, between 0.1 and 10.
 
   Args:
     probabilities: Float [n, 4] at temperature 1.
     labels: Integer [n], order N, A, O, ~.
   """
-  # Every start of a prediction would pay the half second of this import.
+  # Takes half a second, which every start of a prediction would pay.
   from scipy import optimize
 
   found = optimize.minimize_scalar(
     lambda log: loss(rescale(probabilities, math.exp(log)), labels),
-    bounds=(-math.log(_MOST), math.log(_MOST)),
+    bounds=(-math.log(_MAX), math.log(_MAX)),
     method='bounded',
   )
   return math.exp(found.x)
 
 
 def loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-  """Mean cross-entropy, of float [n, 4] and integer [n]."""
+  """Mean cross-entropy of probabilities, float [n, 4], and integer [n]."""
   own = probabilities[np.arange(len(labels)), labels]
-  # A float32 probability of 0 is one too small to be written.
+  # A float32 probability of 0 was too small to represent.
   return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-  """Mean over records of the squared distance to the truth.
+  """Mean over records of the squared distance to the one-hot label.
 
   Args:
     probabilities: Float [n, 4].
     labels: Integer [n].
 
   Returns:
-    0 (sure and right) to 2 (sure and wrong): the sum over the four classes.
+    0 (certain and correct) to 2 (certain and wrong), summed over the classes.
   """
   truth = np.eye(probabilities.shape[1])[labels]
   return float(((probabilities - truth) ** 2).sum(axis=1).mean())
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
-  """Sorts answers by confidence and counts how many are right.
+  """Sorts predictions by confidence and counts the correct ones.
 
   Args:
     probabilities: Float [n, 4].
     labels: Integer [n].
   """
   confidence = probabilities.max(axis=1)
-  right = probabilities.argmax(axis=1) == labels
+  correct = probabilities.argmax(axis=1) == labels
   bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
   records = np.bincount(bins, minlength=BINS)
   with np.errstate(invalid='ignore'):
     return Reliability(
       records,
       np.bincount(bins, confidence, minlength=BINS) / records,
-      np.bincount(bins, right, minlength=BINS) / records,
+      np.bincount(bins, correct, minlength=BINS) / records,
     )
 
 
 def expected_calibration_error(
   probabilities: np.ndarray, labels: np.ndarray
 ) -> float:
-  """Mean over records of how far their bin's confidence is from its accuracy.
+  """Mean over records of the gap between confidence and accuracy of their bin.
 
   Args:
     probabilities: Float [n, 4].
@@ -156,32 +156,32 @@ def measures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def withhold(
   probabilities: np.ndarray, labels: np.ndarray, threshold: float
 ) -> Coverage:
-  """What is left of a set when unsure answers are withheld.
+  """Scores the part of a set whose confidence reaches a threshold.
 
   Args:
     probabilities: Float [n, 4].
     labels: Integer [n].
-    threshold: The least confidence that is answered.
+    threshold: Minimum confidence.
 
   Returns:
-    Its scores are NaN where nothing is answered.
+    The scores, NaN if no record is left.
   """
-  answered = probabilities.max(axis=1) >= threshold
-  if not answered.any():
+  confident = probabilities.max(axis=1) >= threshold
+  if not confident.any():
     return Coverage(threshold, 0.0, math.nan, math.nan)
-  predicted = probabilities[answered].argmax(axis=1)
-  found = score.scores(score.confusion_matrix(labels[answered], predicted))
+  predicted = probabilities[confident].argmax(axis=1)
+  found = score.scores(score.confusion_matrix(labels[confident], predicted))
   return Coverage(
-    threshold, float(answered.mean()), found['score'], found['accuracy']
+    threshold, float(confident.mean()), found['score'], found['accuracy']
   )
 
 
 def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:
-  """The temperature of a run; 1.0 where it was never calibrated.
+  """Reads the temperature of a run; 1.0 if it was never calibrated.
 
   Args:
-    run_folder: The run's.
-    folds: Its finished ones.
+    run_folder: The run.
+    folds: Its finished folds.
 
   Raises:
     InputError: Its calibration.json is damaged, or of other folds.
@@ -192,8 +192,8 @@ def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:
   try:
     found = json.loads(files.read_text(path))
     temperature, fitted = found['temperature'], found['folds']
-    # JSON's true is a number to Python.
-    if isinstance(temperature, bool) or not 1 / _MOST <= temperature <= _MOST:
+    # A bool is a number in Python.
+    if isinstance(temperature, bool) or not 1 / _MAX <= temperature <= _MAX:
       raise ValueError(f'temperature is {temperature}')
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
@@ -212,12 +212,12 @@ def write(run_folder: pathlib.Path, calibration: Mapping[str, Any]) -> None:
   """Writes calibration.json.
 
   Args:
-    run_folder: The run's.
-    calibration: `temperature`, `folds` that it was fitted to, in ascending
-      order, and what else is to be known of it; no NaN.
+    run_folder: The run.
+    calibration: `temperature`, the `folds` that it was fitted to, in ascending
+      order, and further fields; no NaN.
 
   Raises:
-    InputError: The folder cannot be written to.
+    InputError: The folder is not writable.
   """
   text = json.dumps(dict(calibration), indent=1, allow_nan=False) + '\n'
   files.write_atomically(run_folder / FILE, text.encode())

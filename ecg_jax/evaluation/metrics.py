@@ -1,4 +1,4 @@
-"""Sums over examples, kept on the device and finalised once."""
+"""Sums over examples, accumulated on the device and finalized once."""
 
 from typing import Any, NamedTuple
 
@@ -6,24 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecg_jax.datasets import schema
 from ecg_jax.evaluation import score
+
+_CLASSES = len(schema.CLASSES)
 
 
 class Metrics(NamedTuple):
-  """Sums over the examples seen so far; two are merged by adding."""
+  """Sums over the examples so far; two are merged by addition."""
 
   confusion: jax.Array
   """int32 [4, 4], rows = actual, columns = predicted, order N, A, O, ~."""
   loss: jax.Array
   """float32, sum of the weighted cross-entropies."""
   records: jax.Array
-  """int32, how many examples."""
+  """int32, number of examples."""
 
   @classmethod
   def empty(cls) -> 'Metrics':
-    """No example yet."""
+    """Sums over no examples."""
     return cls(
-      jnp.zeros((4, 4), jnp.int32),
+      jnp.zeros((_CLASSES, _CLASSES), jnp.int32),
       jnp.zeros((), jnp.float32),
       jnp.zeros((), jnp.int32),
     )
@@ -35,21 +38,21 @@ class Metrics(NamedTuple):
     losses: jax.Array,
     mask: jax.Array,
   ) -> 'Metrics':
-    """Adds the rows of one batch that the mask [B] holds.
+    """Adds the rows of one batch that are valid.
 
     Args:
-      probabilities: float32 [B, 4]; what is kept of a record, so the class it
-        counts as is the one that a reader of them finds.
+      probabilities: float32 [B, 4]; these rather than logits, since they are
+        saved: a reader finds the same class, also where two are equal.
       labels: int32 [B].
       losses: float32 [B], weighted cross-entropies.
-      mask: bool [B].
+      mask: bool [B], true for valid rows.
 
     Returns:
       The new sums.
     """
-    actual = jax.nn.one_hot(labels, 4, dtype=jnp.int32) * mask[:, None]
+    actual = jax.nn.one_hot(labels, _CLASSES, dtype=jnp.int32) * mask[:, None]
     predicted = jax.nn.one_hot(
-      probabilities.argmax(axis=-1), 4, dtype=jnp.int32
+      probabilities.argmax(axis=-1), _CLASSES, dtype=jnp.int32
     )
     return Metrics(
       self.confusion + actual.T @ predicted,
@@ -59,6 +62,6 @@ class Metrics(NamedTuple):
 
 
 def finalise(metrics: Metrics) -> dict[str, Any]:
-  """The fields of one set in scores.json, from fetched sums."""
+  """Computes the fields of one set in scores.json from fetched sums."""
   fields = score.scores(np.asarray(metrics.confusion, np.int64))
   return {**fields, 'loss': float(metrics.loss) / max(1, int(metrics.records))}

@@ -6,6 +6,8 @@ import numpy as np
 
 from ecg_jax.datasets import schema
 
+_SHAPE = (len(schema.CLASSES), len(schema.CLASSES))
+
 
 def _percent(part: int, whole: int) -> float:
   """100 * part / whole, and 0 where that is 0/0."""
@@ -22,7 +24,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
   Returns:
     int64 [4, 4]; rows are the actual class, columns the predicted one.
   """
-  confusion = np.zeros((len(schema.CLASSES), len(schema.CLASSES)), np.int64)
+  confusion = np.zeros(_SHAPE, np.int64)
   np.add.at(confusion, (labels, predicted), 1)
   return confusion
 
@@ -42,14 +44,14 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
   Returns:
     `records` (int), `score` and `accuracy` (percent), `classes` (by letter:
     `f1`, `precision`, `recall` in percent, the numbers of records `predicted`,
-    `actual` and `correct`, and `undefined`, which is true where F1 is 0/0)
+    `actual` and `correct`, and `undefined`, true where F1 is 0/0)
     and `confusion` (lists of ints): Python values only, ready for JSON.
 
   Raises:
     ValueError: the matrix is not [4, 4].
   """
-  if confusion.shape != (len(schema.CLASSES), len(schema.CLASSES)):
-    raise ValueError(f'A confusion matrix is [4, 4], not {confusion.shape}.')
+  if confusion.shape != _SHAPE:
+    raise ValueError(f'A confusion matrix is {_SHAPE}, not {confusion.shape}.')
   counts = [[int(count) for count in row] for row in confusion]
   records = sum(map(sum, counts))
   classes = {}
@@ -69,7 +71,9 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
   return {
     'records': records,
     'score': sum(classes[name]['f1'] for name in schema.SCORED_CLASSES) / 3,
-    'accuracy': _percent(sum(counts[i][i] for i in range(4)), records),
+    'accuracy': _percent(
+      sum(counts[i][i] for i in range(len(counts))), records
+    ),
     'classes': classes,
     'confusion': counts,
   }
@@ -78,16 +82,16 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
 def bootstrap_interval(
   confusion: np.ndarray, *, resamples: int = 10_000, share: float = 0.95
 ) -> tuple[float, float]:
-  """How far the score would vary with other records of the same kind.
+  """Interval of the challenge score over resampled records.
 
   Records drawn with replacement make confusion matrices that are multinomial
-  draws of the given one; the interval lies between two quantiles of their
-  scores. It is the same on each call.
+  draws of this one; the interval lies between two quantiles of their scores. It
+  is the same on each call.
 
   Args:
     confusion: [4, 4] integers with at least one record, as for `scores`.
-    resamples: Draws.
-    share: Of the draws, within the interval.
+    resamples: Number of draws.
+    share: Share of the draws within the interval.
 
   Returns:
     The lower and the upper end, in percent.

@@ -1,4 +1,4 @@
-"""Tables of scores, printed and written."""
+"""Formats tables of scores, and writes summaries."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from ecg_jax.runtime import files
 
 
 def write_summaries(
-  found: Mapping[pathlib.Path, Mapping[pathlib.Path, dict[str, Any]]],
+  summaries: Mapping[pathlib.Path, Mapping[pathlib.Path, dict[str, Any]]],
 ) -> None:
-  """Writes what `summarize_folders` found into each run and list of runs.
+  """Writes the summaries of `summarize_folders` into each run and list of runs.
 
   Raises:
     InputError: A folder is not writable.
   """
-  for folder, runs in found.items():
+  for folder, runs in summaries.items():
     for run, summary in runs.items():
       write_summary(run, [summary])
     if folder not in runs:
@@ -34,7 +34,7 @@ def _is_undefined(set_scores: dict[str, Any], measure: str) -> bool:
 
 
 def _set_cells(set_scores: dict[str, Any] | None) -> list[str]:
-  """Records and the six measures of one set; a dagger marks 0/0."""
+  """Number of records and the measures of one set; a dagger marks 0/0."""
   if set_scores is None:
     return ['–'] * 7
   return [
@@ -47,7 +47,7 @@ def _set_cells(set_scores: dict[str, Any] | None) -> list[str]:
 
 
 def _mean_cells(summary: dict[str, Any]) -> list[str]:
-  """Nothing for the records, and the six measures as mean ± deviation."""
+  """An empty cell for the records, and the measures as mean ± deviation."""
   if summary['mean'] is None:
     return _set_cells(None)
   deviation = summary['standard_deviation']
@@ -62,15 +62,15 @@ def _mean_cells(summary: dict[str, Any]) -> list[str]:
 
 
 def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
-  """What a reader has to know before the figures are compared."""
-  runs: dict[str, list[str]] = {}  # Those that share a note, by its text.
+  """Notes on what limits the comparison of the figures."""
+  runs: dict[str, list[str]] = {}  # Text of a note -> runs that share it.
   for summary in summaries:
     texts = []
     if summary['pooled_interval']:
       low, high = summary['pooled_interval']
       texts.append(
-        'of the pooled score, 95 % of what its records give if drawn anew '
-        f'with replacement: {low:.1f} to {high:.1f}.'
+        '95 % interval of the pooled score, its records drawn with '
+        f'replacement: {low:.1f} to {high:.1f}.'
       )
     texts += [
       f'fold {fold} is not included ({reason}).'
@@ -115,7 +115,7 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-  """Lines of a table, first column to the left, the others to the right."""
+  """Formats a table: first column flush left, the others flush right."""
   widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
   def line(cells: list[str]) -> str:
@@ -130,11 +130,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def format_table(summaries: Sequence[dict[str, Any]]) -> str:
-  """Formats a Markdown table that reads well in a terminal too.
+  """Formats a Markdown table that is readable in a terminal too.
 
   Args:
-    summaries: Results of `summarize`, all of one set. One gives a line a
-      fold, several give two lines a run: mean ± standard deviation and pooled.
+    summaries: Results of `summarize`, all of one set. One has a line per fold;
+      several have two lines per run: mean ± standard deviation and pooled.
 
   Returns:
     Title, table and notes, in percent with one decimal, without a final
@@ -181,7 +181,7 @@ def write_summary(
   they never replace the test scores.
 
   Args:
-    folder: The folder that was summarised.
+    folder: The folder that was summarized.
     summaries: Results of `summarize`. One is written as it is, several (a
       list of runs) as {"runs": [...]}.
 

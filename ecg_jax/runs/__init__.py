@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: written, read and checked."""
+"""Writes, reads and checks the files in the folder of a run."""

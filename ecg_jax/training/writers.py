@@ -1,4 +1,4 @@
-"""What tells of a job while it runs: TensorBoard, a progress bar."""
+"""Reports the progress of a job: TensorBoard and a progress bar."""
 
 import contextlib
 import datetime
@@ -17,17 +17,19 @@ from tensorboardX.proto import event_pb2
 class TensorBoard:
   """Scalars of each epoch for TensorBoard, or nothing when switched off.
 
-  It is a view of metrics.csv: where it cannot be written training goes on.
+  It is a view of metrics.csv: training goes on if it cannot be written.
   """
 
   def __init__(self, folder: pathlib.Path, *, next_step: int, enabled: bool):
-    """Opens the folder; what stands in it from `next_step` on goes."""
+    """Opens the folder; events from `next_step` on are replaced."""
     self._folder = folder
     self._file: event_file_writer.EventsWriter | None = None
     if enabled:
       with self._giving_up():
         folder.mkdir(parents=True, exist_ok=True)
-        # Not by tensorboardX's own thread, whose failures nobody hears of.
+        # SummaryWriter(purge_step=) writes in a thread: when the disk is full
+        # the thread dies, and add_scalar blocks for ever once its queue of ten
+        # events is full.
         self._file = event_file_writer.EventsWriter(str(folder / 'events'))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(next_step, session_log=start)
@@ -71,19 +73,19 @@ class TensorBoard:
 
 
 class ProgressBar:
-  """How far a job is: a bar on a terminal, else a plain line an epoch."""
+  """Progress of a job: a bar on a terminal, else a plain line per epoch."""
 
   def __init__(
     self, name: str, *, total: int, done: int, position: int, enabled: bool
   ):
-    """Begins.
+    """Starts the clock and, on a terminal, the bar.
 
     Args:
-      name: What to call the job.
-      total: Records that training will see at most, in all its epochs.
-      done: Of them, those seen before this start.
-      position: The bar's line, 0 for the first.
-      enabled: Whether this is the process that tells.
+      name: Name of the job.
+      total: Maximum number of training records, over all epochs.
+      done: How many of them were trained on before this start.
+      position: Line of the bar, 0 for the first.
+      enabled: Whether this process prints.
     """
     self._name = name
     self._total, self._seen, self._begun = total, 0, time.monotonic()
@@ -106,10 +108,10 @@ class ProgressBar:
   def advance(
     self, records: int, *, where: str, loss: float, best: float
   ) -> None:
-    """Counts records of a chunk.
+    """Counts the records of a chunk.
 
     Args:
-      records: Records that training saw.
+      records: Number of training records.
       where: Phase and epoch.
       loss: Mean training loss of the epoch so far.
       best: Best validation score so far, in percent; minus infinity if none.
@@ -122,12 +124,12 @@ class ProgressBar:
     self._bar.update(records)
 
   def skip(self, records: int) -> None:
-    """Takes off records that an early stop saves."""
+    """Subtracts records that an early stop saves."""
     self._total -= records
     self._bar.total -= records
 
   def end_epoch(self, row: dict[str, Any], *, where: str, best: float) -> None:
-    """Tells of an epoch, where the output is no terminal."""
+    """Prints a line for an epoch, unless the output is a terminal."""
     if not (self._enabled and self._bar.disable):
       return
     rate = self._seen / max(1e-9, time.monotonic() - self._begun)
@@ -147,5 +149,5 @@ class ProgressBar:
     )
 
   def close(self) -> None:
-    """Ends."""
+    """Closes the bar."""
     self._bar.close()
