@@ -256,58 +256,59 @@ class Response(io.BytesIO):
 
 
 @pytest.fixture
-def no_pause(monkeypatch):
+def serve(monkeypatch):
+  """Answers requests by a function; returns (address, timeout, range) of each.
+
+  Pauses between attempts take no time.
+  """
   monkeypatch.setattr(source.time, 'sleep', lambda seconds: None)
+  requests = []
+
+  def start(answer):
+    def urlopen(request, timeout):
+      start = request.get_header('Range')
+      requests.append((request.full_url, timeout, start))
+      return answer(request.full_url, int(start[6:-1]) if start else 0)
+
+    monkeypatch.setattr(source.urllib.request, 'urlopen', urlopen)
+    return requests
+
+  return start
 
 
-def test_without_a_network_both_addresses_and_the_way_out_are_named(
-  monkeypatch, no_pause
-):
-  calls = []
-
-  def unreachable(request, timeout):
-    calls.append(timeout)
+def test_without_a_network_both_addresses_and_the_way_out_are_named(serve):
+  def unreachable(url, offset):
     raise urllib.error.URLError('Network is unreachable')
 
-  monkeypatch.setattr(source.urllib.request, 'urlopen', unreachable)
+  requests = serve(unreachable)
   with pytest.raises(InputError) as caught:
     source.download()
-  assert source.ZIP_URL in str(caught.value)
-  assert source.LABELS_URL in str(caught.value)
-  assert '--config.data.manual_dir' in str(caught.value)
-  assert 'Network is unreachable' in str(caught.value)
+  for part in (
+    source.ZIP_URL,
+    source.LABELS_URL,
+    '--config.data.manual_dir',
+    'Network is unreachable',
+  ):
+    assert part in str(caught.value)
   # The pauses between attempts are 1, 2, ... seconds.
-  pauses = sum(range(len(calls)))
-  assert sum(calls) + pauses <= 30
+  pauses = sum(range(len(requests)))
+  assert sum(timeout for _, timeout, _ in requests) + pauses <= 30
 
 
-def test_download_gives_the_files_of_the_archive_and_the_labels(
-  files, monkeypatch, no_pause
-):
+def test_download_gives_the_files_of_the_archive_and_the_labels(files, serve):
   contents = {
     source.ZIP_URL: (prepare_test.DUMMY / 'training2017.zip').read_bytes(),
     source.LABELS_URL: (prepare_test.DUMMY / 'REFERENCE-v3.csv').read_bytes(),
   }
-  ranges = []
-
-  def breaks_off_and_resumes(request, timeout):
-    ranges.append(request.get_header('Range'))
-    offset = int(ranges[-1][6:-1]) if ranges[-1] else 0
-    return Response(contents[request.full_url], offset=offset, length=9000)
-
-  monkeypatch.setattr(source.urllib.request, 'urlopen', breaks_off_and_resumes)
+  requests = serve(
+    lambda url, offset: Response(contents[url], offset=offset, length=9000)
+  )
   assert source.download() == files
-  assert ranges == [None, None, 'bytes=9000-']
+  assert [start for *_, start in requests] == [None, None, 'bytes=9000-']
 
 
-def test_download_starts_over_where_resuming_is_not_supported(
-  monkeypatch, no_pause
-):
+def test_download_starts_over_where_resuming_is_not_supported(serve):
   content = bytes(range(256)) * 10
   lengths = iter([1000, None])
-
-  def ignores_ranges(request, timeout):
-    return Response(content, length=next(lengths))
-
-  monkeypatch.setattr(source.urllib.request, 'urlopen', ignores_ranges)
+  serve(lambda url, offset: Response(content, length=next(lengths)))
   assert source._download_file(source.ZIP_URL) == content

@@ -13,7 +13,10 @@ from tensorflow_datasets.core import dataset_metadata
 
 from ecg_jax.datasets import folds, prepare, schema
 from ecg_jax.datasets.physionet2017 import physionet2017_dataset_builder, source
-from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from ecg_jax.datasets.synthetic_ecg import (
+  generator,
+  synthetic_ecg_dataset_builder,
+)
 from ecg_jax.errors import InputError
 
 DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
@@ -50,17 +53,21 @@ def datasets_in(folder):
   return [path for path in folder.glob('physionet2017/*') if path.is_dir()]
 
 
-def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
-  prepare.prepare(
-    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
+def prepare_real(data_dir, manual_dir=DUMMY):
+  """Prepares the real set, by default from the dummy files."""
+  return prepare.prepare(
+    'physionet2017',
+    manual_dir=None if manual_dir is None else str(manual_dir),
+    data_dir=str(data_dir),
   )
-  builder = prepare.prepare(
-    'physionet2017', manual_dir=None, data_dir=str(tmp_path)
-  )
-  table = folds.make_folds({r.name: r.labels['v2'] for r in records})
+
+
+def assert_holds(builder, records):
+  """A prepared dataset has these records, divided into the published folds."""
+  table = folds.make_folds({r.name: r.labels['v2'] for r in records})['folds']
   by_name = {record.name: record for record in records}
   seen = []
-  for fold, sets in table['folds'].items():
+  for fold, sets in table.items():
     examples = list(builder.as_data_source(f'fold{fold}'))
     names = [example['record'].decode() for example in examples]
     assert names == sets['test']
@@ -70,21 +77,40 @@ def test_what_was_prepared_is_what_was_given(records, no_network, tmp_path):
       assert example['signal'].dtype == np.int16
       assert np.array_equal(example['signal'], record.signal)
       assert example['sampling_rate'] == 300
-      for version, label in record.labels.items():
-        assert schema.CLASSES[example[f'label_{version}']] == label
-      for other, other_sets in table['folds'].items():
+      for version in ('v1', 'v2', 'v3'):
+        label = schema.CLASSES[example[f'label_{version}']]
+        assert label == record.labels[version]
+      for other, other_sets in table.items():
         membership = schema.SETS[example['fold_membership'][f'fold{other}']]
         assert name in other_sets[membership]
-  assert sorted(seen) == [record.name for record in records]
-  assert len(builder.as_data_source('fold0+fold3')) == len(
-    table['folds']['0']['test'] + table['folds']['3']['test']
+  assert sorted(seen) == sorted(by_name)
+  both = table['0']['test'] + table['3']['test']
+  assert len(builder.as_data_source('fold0+fold3')) == len(both)
+
+
+def test_prepared_records_are_those_of_the_files(records, no_network, tmp_path):
+  prepare_real(tmp_path)
+  assert_holds(prepare_real(tmp_path, None), records)
+
+
+def test_synthetic_records_are_those_of_the_generator(
+  no_network, monkeypatch, tmp_path
+):
+  builder_class = synthetic_ecg_dataset_builder.Builder
+  monkeypatch.setattr(builder_class, 'NUM_RECORDS', 200)
+  builder = prepare.prepare(
+    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
   )
+  assert builder.name == 'synthetic_ecg'
+  records = [
+    schema.Record(name, signal, dict.fromkeys(schema.LABEL_VERSIONS, label))
+    for name, signal, label in generator.generate(200)
+  ]
+  assert_holds(builder, records)
 
 
 def test_real_set(real_data, tmp_path):
-  builder = prepare.prepare(
-    'physionet2017', manual_dir=str(real_data), data_dir=str(tmp_path)
-  )
+  builder = prepare_real(tmp_path, real_data)
   sizes = {name: s.num_examples for name, s in builder.info.splits.items()}
   expected = [1707, 1706, 1706, 1705, 1704]
   assert sizes == {f'fold{k}': size for k, size in enumerate(expected)}
@@ -102,40 +128,25 @@ def test_real_set(real_data, tmp_path):
     assert digest == published['folds'][fold][name]
 
 
-def test_synthetic_set_needs_no_source(no_network, monkeypatch, tmp_path):
-  builder_class = synthetic_ecg_dataset_builder.Builder
-  monkeypatch.setattr(builder_class, 'NUM_RECORDS', 200)
-  builder = prepare.prepare(
-    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
-  )
-  assert sorted(builder.info.splits) == [f'fold{fold}' for fold in range(5)]
-
-
 def test_unknown_dataset_is_refused(tmp_path):
   with pytest.raises(InputError, match=r'physionet2018.*physionet2017, synth'):
     prepare.prepare('physionet2018', manual_dir=None, data_dir=str(tmp_path))
 
 
-def test_missing_and_empty_folders_are_refused(no_network, tmp_path):
-  data_dir = tmp_path / 'data'
-  for folder, message in [
-    (tmp_path / 'none', 'none does not exist'),
-    (tmp_path, 'is empty'),
-  ]:
-    with pytest.raises(InputError, match=message):
-      prepare.prepare(
-        'physionet2017', manual_dir=str(folder), data_dir=str(data_dir)
-      )
-  assert not data_dir.exists()
-
-
-def test_empty_text_is_not_taken_for_no_folder(
+def test_missing_and_empty_folders_are_refused(
   no_network, monkeypatch, tmp_path
 ):
+  (tmp_path / 'empty').mkdir()
   monkeypatch.chdir(tmp_path)
-  (tmp_path / 'notes.txt').write_text('no records here')
-  with pytest.raises(InputError, match='is empty: name one'):
-    prepare.prepare('physionet2017', manual_dir='', data_dir=str(tmp_path))
+  for folder, message in [
+    ('none', 'none does not exist'),
+    ('empty', 'is empty: put the source files there'),
+    # Not the current folder, as pathlib would have it.
+    ('', 'is empty: name one'),
+  ]:
+    with pytest.raises(InputError, match=message):
+      prepare_real(tmp_path / 'data', folder)
+  assert not (tmp_path / 'data').exists()
 
 
 def test_folder_is_never_supplemented_from_the_network(
@@ -146,11 +157,9 @@ def test_folder_is_never_supplemented_from_the_network(
   manual_dir.mkdir()
   shutil.copy(DUMMY / 'training2017.zip', manual_dir)
   with pytest.raises(InputError, match=r'REFERENCE-v3\.csv is missing'):
-    prepare.prepare(
-      'physionet2017', manual_dir=str(manual_dir), data_dir=str(tmp_path)
-    )
+    prepare_real(tmp_path, manual_dir)
   assert not datasets_in(tmp_path)
-  prepare.prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+  prepare_real(tmp_path, None)
   assert [path.name for path in datasets_in(tmp_path)] == ['1.0.0']
 
 
@@ -165,11 +174,7 @@ def test_failure_leaves_nothing_and_the_next_try_succeeds(
   archive.write_bytes(whole[:5000])
   for folder, message in [(manual_dir, 'damaged'), (None, 'no network')]:
     with pytest.raises(InputError, match=message):
-      prepare.prepare(
-        'physionet2017',
-        manual_dir=folder and str(folder),
-        data_dir=str(data_dir),
-      )
+      prepare_real(data_dir, folder)
     assert not datasets_in(data_dir)
     assert not any(
       p.stat().st_size
@@ -177,18 +182,14 @@ def test_failure_leaves_nothing_and_the_next_try_succeeds(
       if p.is_file() and p.name != '.lock'
     )
   archive.write_bytes(whole)
-  prepare.prepare(
-    'physionet2017', manual_dir=str(manual_dir), data_dir=str(data_dir)
-  )
+  prepare_real(data_dir, manual_dir)
   assert [path.name for path in datasets_in(data_dir)] == ['1.0.0']
 
 
 def test_folder_that_cannot_be_written_to_is_refused(records, tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(InputError, match=r'--config\.data\.data_dir'):
-    prepare.prepare(
-      'physionet2017', manual_dir=str(DUMMY), data_dir=f'{tmp_path}/file/data'
-    )
+    prepare_real(tmp_path / 'file' / 'data')
 
 
 @pytest.mark.parametrize(
@@ -206,28 +207,23 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(
   generate = builder_class._generate_examples
   monkeypatch.setattr(builder_class, '_generate_examples', write_then_fail)
   with pytest.raises(InputError, match='No space left'):
-    prepare.prepare(
-      'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
-    )
+    prepare_real(tmp_path)
   assert not datasets_in(tmp_path)
 
 
 def test_prepared_dataset_that_lost_a_file_is_refused(records, tmp_path):
-  builder = prepare.prepare(
-    'physionet2017', manual_dir=str(DUMMY), data_dir=str(tmp_path)
-  )
+  builder = prepare_real(tmp_path)
   for pattern in ['*fold3*array_record*', 'dataset_info.json']:
     next(pathlib.Path(builder.data_dir).glob(pattern)).unlink()
     with pytest.raises(InputError, match='incomplete: delete that folder'):
-      prepare.prepare('physionet2017', manual_dir=None, data_dir=str(tmp_path))
+      prepare_real(tmp_path, None)
 
 
 TWO_AT_ONCE = """
 import pathlib, sys, time
 import pytest
 from ecg_jax.datasets.physionet2017 import source
-from ecg_jax.datasets.prepare import prepare
-from tests.prepare_test import DUMMY, use_dummy_as_official
+from tests.prepare_test import prepare_real, use_dummy_as_official
 
 folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 use_dummy_as_official(pytest.MonkeyPatch())
@@ -241,8 +237,7 @@ def slow(files):
   return verify(files)
 source.verify = slow
 (folder / me).touch()
-builder = prepare(
-  'physionet2017', manual_dir=str(DUMMY), data_dir=str(folder / 'data'))
+builder = prepare_real(folder / 'data')
 print(sum(len(s) for s in builder.as_data_source().values()))
 """
 

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ecg_jax.datasets import folds, schema
-from ecg_jax.datasets.synthetic_ecg import (
-  generator,
-  synthetic_ecg_dataset_builder,
-)
+from ecg_jax.datasets import schema
+from ecg_jax.datasets.synthetic_ecg import generator
 
 SECONDS = 30
 CLASSES = schema.CLASSES
@@ -189,38 +186,3 @@ def test_sinus_rhythm_has_p_waves_and_fibrillation_has_none():
   assert np.quantile(fibrillation, 0.9) < 0.02
   for _, beats in beats_of('A'):
     assert len(beats.p_times) == 0
-
-
-@pytest.fixture
-def builder(tmp_path, monkeypatch):
-  monkeypatch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
-  builder = synthetic_ecg_dataset_builder.Builder(
-    data_dir=tmp_path, file_format='array_record'
-  )
-  builder.download_and_prepare()
-  return builder
-
-
-def test_builder_round_trip(builder):
-  assert builder.name == 'synthetic_ecg'
-  generated = {
-    name: (signal, label) for name, signal, label in generator.generate(60)
-  }
-  table = folds.make_folds({n: label for n, (_, label) in generated.items()})
-  seen = []
-  for fold in range(5):
-    examples = list(builder.as_data_source(split=f'fold{fold}'))
-    names = [example['record'].decode() for example in examples]
-    assert names == table['folds'][str(fold)]['test']
-    seen += names
-    for name, example in zip(names, examples, strict=True):
-      signal, label = generated[name]
-      np.testing.assert_array_equal(example['signal'], signal)
-      assert example['signal'].dtype == np.int16
-      assert example['sampling_rate'] == 300
-      for version in ('v1', 'v2', 'v3'):
-        assert CLASSES[example[f'label_{version}']] == label
-      for other in range(5):
-        member = schema.SETS[example['fold_membership'][f'fold{other}']]
-        assert name in table['folds'][str(other)][member]
-  assert sorted(seen) == sorted(generated)

@@ -162,12 +162,9 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   try:
     table = json.loads(_read_text(path))
+    problem = _structure_problem(table)
   except json.JSONDecodeError as error:
-    raise InputError(
-      f'The table of folds {path} is not JSON ({error}): write it with '
-      'python -m ecg_jax.datasets.folds.'
-    ) from error
-  problem = _structure_problem(table)
+    problem = f'is not JSON ({error})'
   if problem:
     raise InputError(
       f'The table of folds {path} {problem}: write it with '

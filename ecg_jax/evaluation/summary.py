@@ -25,29 +25,26 @@ def _read_json(path: pathlib.Path) -> Any:
 
 def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
   path = run_folder / 'config.json'
-  content = _read_json(path)
-  config = content.get('config') if isinstance(content, dict) else None
-  folds = config.get('folds') if isinstance(config, dict) else None
-  if (
-    not isinstance(folds, list)
-    or not folds
-    or not all(type(fold) is int for fold in folds)
-    or not isinstance(content['config'].get('data'), dict)
-  ):
-    raise InputError(
-      f'{path} has {folds!r} as config.folds, not a list of whole numbers, or '
-      'no config.data; give the folder of a training run.'
-    )
-  return content['config']
+  folds = None
+  match _read_json(path):
+    case {'config': {'folds': folds, 'data': {}} as config}:
+      if folds and isinstance(folds, list) and {*map(type, folds)} == {int}:
+        return config
+    case {'config': {'folds': folds}}:
+      pass
+  raise InputError(
+    f'{path} has {folds!r} as config.folds, not a list of whole numbers, or no'
+    ' config.data; give the folder of a training run.'
+  )
 
 
 def measures(set_scores: dict[str, Any]) -> dict[str, float]:
   """The columns of a table, in percent: score, F1 of each class, accuracy."""
+  classes = set_scores['classes']
+  f1 = {f'f1_{name}': classes[name]['f1'] for name in schema.CLASSES}
   return {
     'score': set_scores['score'],
-    **{
-      f'f1_{name}': set_scores['classes'][name]['f1'] for name in schema.CLASSES
-    },
+    **f1,
     'accuracy': set_scores['accuracy'],
   }
 
@@ -56,17 +53,12 @@ def _check_agreement(
   path: pathlib.Path, stored: dict[str, Any], found: dict[str, Any]
 ) -> None:
   """Checks that stored scores are those of the predictions in `path`."""
-  same = (
-    stored['records'] == found['records']
-    and stored['confusion'] == found['confusion']
-    and np.allclose(
-      list(measures(stored).values()),
-      list(measures(found).values()),
-      rtol=0,
-      atol=1e-6,
-    )
-  )
-  if not same:
+  stated, computed = (list(measures(s).values()) for s in (stored, found))
+  if (
+    stored['records'] != found['records']
+    or stored['confusion'] != found['confusion']
+    or not np.allclose(stated, computed, rtol=0, atol=1e-6)
+  ):
     raise InputError(
       f'{path} gives a score of {found["score"]:.4f} over {found["records"]} '
       f'records, but scores.json beside it has {stored["score"]:.4f} over '

@@ -145,7 +145,7 @@ class Checkpoints:
       'settings': self._settings,
       'arrays': {'state': describe(state), 'best': describe(best)},
     }
-    try:
+    with self._explained():
       for path in self._unusable:
         shutil.rmtree(path)
       if self._unusable:
@@ -160,10 +160,6 @@ class Checkpoints:
           progress=ocp.args.JsonSave(dict(progress)),
         ),
       )
-    except InputError:
-      raise
-    except Exception as error:  # Orbax and TensorStore raise many kinds.
-      raise self._not_written(error) from error
     self._commit = self._executor.submit(self._add_manifest, step, manifest)
     self._step, self._manifest = step, manifest
 
@@ -175,10 +171,8 @@ class Checkpoints:
     """
     commit, self._commit = self._commit, None
     if commit is not None:
-      try:
+      with self._explained():
         commit.result()
-      except Exception as error:  # As in `save`.
-        raise self._not_written(error) from error
 
   def progress(self) -> dict[str, Any] | None:
     """The loop's position in the latest checkpoint; None without one."""
@@ -230,14 +224,21 @@ class Checkpoints:
       {'content': content, 'digest': files_lib.digest(content)},
     )
 
-  def _not_written(self, error: Exception) -> InputError:
-    # The message of TensorStore ends with the reason of the system.
-    match = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
-    reason = match[1].strip() if match else str(error) or type(error).__name__
-    return InputError(
-      f'No checkpoint could be written to {self._folder}'
-      f' ({reason.splitlines()[0]}): {_MAKE_ROOM}'
-    )
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns errors of a save into InputError."""
+    try:
+      yield
+    except InputError:
+      raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds.
+      # The message of TensorStore ends with the reason of the system.
+      match = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
+      reason = match[1].strip() if match else str(error) or type(error).__name__
+      raise InputError(
+        f'No checkpoint could be written to {self._folder}'
+        f' ({reason.splitlines()[0]}): {_MAKE_ROOM}'
+      ) from error
 
   def __enter__(self) -> 'Checkpoints':
     return self

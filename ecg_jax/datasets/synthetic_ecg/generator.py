@@ -15,6 +15,7 @@ doi:10.1109/10.900266). Lengths and class shares are those of the training set
 of the challenge; amplitudes and noise were tuned to its percentiles by hand.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,6 +51,10 @@ Q_WAVE = (-np.pi / 12, 0.055, -0.12)
 R_WAVE = (0.0, 0.06, 1.0)
 S_WAVE = (np.pi / 12, 0.065, -0.22)
 T_WAVE = (np.pi / 2, 0.36, 0.22)
+
+
+# Seconds from P to R peak at an RR interval of 1 s, drawn for each person.
+_USUAL_DELAYS = (0.12, 0.18)
 
 
 class Beats(NamedTuple):
@@ -117,9 +122,14 @@ def make_beats(rng: np.random.Generator, label: str, seconds: float) -> Beats:
   if label == 'A':
     return _fibrillation_beats(rng, seconds)
   makers = (
-    _atrial_ectopics, _ventricular_ectopics, _slow_rhythm, _fast_rhythm,
-    _first_degree_block, _second_degree_block,
-  )  # fmt: skip
+    _atrial_ectopics,
+    _ventricular_ectopics,
+    functools.partial(_steady_rhythm, rates=(34, 46)),  # bradycardia
+    functools.partial(_steady_rhythm, rates=(108, 160)),  # tachycardia
+    # First-degree block.
+    functools.partial(_steady_rhythm, rates=(50, 90), delays=(0.3, 0.42)),
+    _second_degree_block,
+  )
   maker = makers[rng.choice(6, p=(0.08, 0.2, 0.18, 0.22, 0.17, 0.15))]
   return maker(rng, seconds)
 
@@ -178,17 +188,12 @@ def _sinus_beats(
   intervals: np.ndarray,
   *,
   ventricular: np.ndarray | None = None,
-  delay: float | None = None,
+  delays: tuple[float, float] = _USUAL_DELAYS,
 ) -> Beats:
-  """Beats at the given intervals, each conducted one led by a P wave.
-
-  `delay` is the time from P to R peak at an RR interval of 1 s, seconds; by
-  default that of the person.
-  """
+  """Beats at these intervals, each conducted one preceded by a P wave."""
   if ventricular is None:
     ventricular = np.zeros(len(intervals), bool)
-  if delay is None:
-    delay = rng.uniform(0.12, 0.18)
+  delay = rng.uniform(*delays)
   times = np.cumsum(intervals) - 2
   p_times = times - delay * np.sqrt(np.minimum(intervals, 1.2))
   return Beats(times, intervals, ventricular, p_times[~ventricular])
@@ -249,19 +254,16 @@ def _ventricular_ectopics(rng: np.random.Generator, seconds: float) -> Beats:
   return _sinus_beats(rng, intervals, ventricular=ventricular)
 
 
-def _slow_rhythm(rng: np.random.Generator, seconds: float) -> Beats:
-  intervals = _sinus_intervals(rng, seconds, rng.uniform(34, 46))
-  return _sinus_beats(rng, intervals)
-
-
-def _fast_rhythm(rng: np.random.Generator, seconds: float) -> Beats:
-  intervals = _sinus_intervals(rng, seconds, rng.uniform(108, 160))
-  return _sinus_beats(rng, intervals)
-
-
-def _first_degree_block(rng: np.random.Generator, seconds: float) -> Beats:
-  intervals = _sinus_intervals(rng, seconds, rng.uniform(50, 90))
-  return _sinus_beats(rng, intervals, delay=rng.uniform(0.3, 0.42))
+def _steady_rhythm(
+  rng: np.random.Generator,
+  seconds: float,
+  *,
+  rates: tuple[float, float],
+  delays: tuple[float, float] = _USUAL_DELAYS,
+) -> Beats:
+  """Sinus rhythm with a rate (per minute) and a PR delay in these ranges."""
+  intervals = _sinus_intervals(rng, seconds, rng.uniform(*rates))
+  return _sinus_beats(rng, intervals, delays=delays)
 
 
 def _second_degree_block(rng: np.random.Generator, seconds: float) -> Beats:
