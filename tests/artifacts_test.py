@@ -122,23 +122,15 @@ def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
   dangling.symlink_to(tmp_path / 'nowhere')
   too_long = tmp_path / ('a' * 300)
   none = pathlib.Path('/proc/none')
-  for folder in (
-    file,
-    file / 'run',
-    dangling,
-    dangling / 'run',
-    too_long,
-    none,
-  ):
-    with pytest.raises(InputError, match=r'cannot be written to .*--workdir'):
-      files.check_writable(folder)
+  message = r'cannot be written to .*--workdir'
+  for base in (file, dangling, too_long, none):
+    for folder in (base, base / 'run'):
+      with pytest.raises(InputError, match=message):
+        files.check_writable(folder)
   for folder in (file, file / 'run'):
-    with (
-      pytest.raises(InputError, match=r'cannot be written to .*--workdir'),
-      files.locked(folder, wait=False),
-    ):
-      pass
-  # A folder made for a moment would be lost to a process that makes it too.
+    with pytest.raises(InputError, match=message):
+      files.locked(folder, wait=False).__enter__()
+  # A folder created for a moment would be lost to a process that needs it.
   monkeypatch.setattr(pathlib.Path, 'mkdir', None)
   files.check_writable(tmp_path / 'a' / 'b')
   assert files_of(tmp_path) == ['file', 'link']

@@ -71,22 +71,6 @@ def test_a_restart_replaces_the_rows_after_where_it_goes_on(
   assert rows_of(path) == written([*rows[:kept], new])
 
 
-def test_the_file_is_whole_when_a_write_fails(tmp_path, monkeypatch):
-  path = tmp_path / 'metrics.csv'
-  file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
-  file.append(row(0, 1))
-  before = path.read_text()
-
-  def fail(*_):
-    raise OSError(28, 'No space left on device')
-
-  with monkeypatch.context() as patch:
-    patch.setattr(os, 'replace', fail)
-    with pytest.raises(Exception, match='No space left'):
-      file.append(row(0, 2))
-  assert path.read_text() == before
-
-
 def test_a_key_that_is_no_column_is_an_error(tmp_path):
   with pytest.raises(ValueError, match='speed'):
     metrics_csv.MetricsFile(
