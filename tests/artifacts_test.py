@@ -324,7 +324,7 @@ def test_labels(tmp_path):
   assert (tmp_path / 'labels.csv').read_text() == expected
 
 
-def test_scores_come_back_and_damage_is_told(tmp_path):
+def test_scores_are_read_as_written_and_damage_is_reported(tmp_path):
   path = tmp_path / 'scores.json'
   scores = {'fold': 1, 'sets': {'test': {'score': 100 / 3}}}
   artifacts.write_scores(path, scores)

@@ -1,4 +1,4 @@
-"""Checkpoints: kept, restored, and left usable by an interrupted save."""
+"""Checkpoints: saved, restored, and usable after an interrupted save."""
 
 import json
 import math
@@ -95,7 +95,7 @@ def test_moments_of_frozen_parameters_are_not_saved(tmp_path):
   assert optimizer.split(restored.params, ('b',))[1].keys() == {'a'}
 
 
-def test_what_was_given_may_be_overwritten_once_save_returns(tmp_path):
+def test_arguments_may_be_overwritten_once_save_returns(tmp_path):
   overwrite = jax.jit(
     lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0
   )
@@ -271,7 +271,7 @@ def test_what_a_checkpoint_does_not_have_is_damage(
     _open(copied, only_latest=True)
 
 
-def test_without_a_whole_checkpoint_nothing_is_restored(copied):
+def test_without_an_intact_checkpoint_nothing_is_restored(copied):
   for step in ('1', '2'):
     shutil.rmtree(copied / step / 'best')
   with pytest.raises(InputError, match=r'2: best/.* is missing; 1: best/'):
@@ -351,7 +351,7 @@ Late('something else')
 """
 
 
-def test_only_writes_that_outlive_their_save_are_not_told_of():
+def test_only_writes_that_outlive_their_save_are_not_reported():
   """In a process of its own: pytest catches such errors."""
   done = subprocess.run(
     [sys.executable, '-c', RAISED_WHERE_NOBODY_CATCHES],

@@ -53,10 +53,10 @@ def test_folds_test_every_record_once(num_folds, parts, holdout):
   folds.check_table(table, labels)
   tested = [r for sets in table['folds'].values() for r in sets['test']]
   assert sorted(tested + table['holdout']) == sorted(labels)
-  kept_out = len(table['holdout'])
+  left_out = len(table['holdout'])
   # One of num_folds + 1 parts, up to one record for each class.
   share = len(labels) / (num_folds + 1) if holdout else 0
-  assert abs(kept_out - share) <= 4
+  assert abs(left_out - share) <= 4
   for sets in table['folds'].values():
     rest = len(sets['train']) + len(sets['validation'])
     assert abs(len(sets['validation']) - rest / parts) <= 4
@@ -113,48 +113,48 @@ def test_labels_are_joined_by_name_whatever_their_line_ends():
     assert folds.parse_labels(text, source='labels') == expected
 
 
-def double_in_a_set(table):
-  table['folds']['1']['train'].append(table['folds']['1']['train'][0])
-
-
-def leak_into_the_test_set(table):
-  table['folds']['1']['test'].append(table['folds']['1']['train'][0])
-
-
-def use_the_holdout(table):
-  table['folds']['1']['test'].append(table['holdout'][0])
-
-
-def forget(table):
-  table['folds']['1']['validation'].pop()
-
-
-def invent(table):
-  table['folds']['1']['validation'].append('A99999')
-
-
 def repeat_a_fold(table):
   first, second = table['folds']['0'], table['folds']['1']
   for name in schema.SETS:
     second[name] = list(first[name])
 
 
-spoilers = {
-  'in the train set of fold 1 and already in the train': double_in_a_set,
-  'in the test set of fold 1 and already in the train': leak_into_the_test_set,
-  'in the holdout set of fold 1 and already in the test': use_the_holdout,
-  'in neither the train, the validation, the test set of fold 1': forget,
-  'Record A99999 in the validation set of fold 1 is not': invent,
+def add(name, record_of):
+  """Adds a record to a set of fold 1."""
+
+  def change(table):
+    fold = table['folds']['1']
+    fold[name].append(record_of(table, fold))
+
+  return change
+
+
+SPOILERS = {
+  'in the train set of fold 1 and already in the train': add(
+    'train', lambda table, fold: fold['train'][0]
+  ),
+  'in the test set of fold 1 and already in the train': add(
+    'test', lambda table, fold: fold['train'][0]
+  ),
+  'in the holdout set of fold 1 and already in the test': add(
+    'test', lambda table, fold: table['holdout'][0]
+  ),
+  'Record A99999 in the validation set of fold 1 is not': add(
+    'validation', lambda table, fold: 'A99999'
+  ),
+  'in neither the train, the validation, the test set of fold 1': (
+    lambda table: table['folds']['1']['validation'].pop()
+  ),
   'in the test set of fold 1 and already in that of fold 0': repeat_a_fold,
 }
 
 
-@pytest.mark.parametrize('message', spoilers)
+@pytest.mark.parametrize('message', SPOILERS)
 def test_unfit_tables_are_refused(message):
   labels = some_labels()
   table = folds.make_folds(labels, num_folds=3, holdout=True)
   folds.check_table(table, labels)
-  spoilers[message](table)
+  SPOILERS[message](table)
   with pytest.raises(InputError, match=message):
     folds.check_table(table, labels)
 
@@ -217,7 +217,7 @@ def test_command_writes_the_table_it_was_asked_for(tmp_path):
     (['--fold', '3', '--what'], 'nrecognized arguments'),
   ],
 )
-def test_command_says_what_is_wrong_in_one_line(
+def test_command_reports_errors_in_one_line(
   tmp_path, capsys, monkeypatch, changed, message
 ):
   monkeypatch.chdir(tmp_path)

@@ -79,8 +79,8 @@ def test_a_key_that_is_no_column_is_an_error(tmp_path):
 
 
 def bar(**fields):
-  given = {'total': 200, 'done': 0, 'position': 0, 'enabled': True, **fields}
-  return writers.ProgressBar('fold 3', **given)
+  defaults = {'total': 200, 'done': 0, 'position': 0, 'enabled': True}
+  return writers.ProgressBar('fold 3', **defaults | fields)
 
 
 def test_plain_lines_when_the_output_is_no_terminal(capsys):

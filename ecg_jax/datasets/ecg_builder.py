@@ -104,7 +104,7 @@ def _fold_names() -> list[str]:
 
 
 def _fold_membership(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-  """Record -> {'fold0': its set there, 'fold1': ...}, of a table of folds."""
+  """Record -> {'fold0': its set, 'fold1': ...}, from a table of folds."""
   membership: dict[str, dict[str, str]] = {}
   for fold, sets in table['folds'].items():
     for name, records in sets.items():

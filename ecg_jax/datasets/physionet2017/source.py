@@ -151,7 +151,7 @@ def verify(files: Mapping[str, bytes]) -> list[schema.Record]:
     records.append(schema.Record(name, signal, of_record))
   if digest.hexdigest() != CONTENT_DIGEST:
     raise InputError(
-      f'The {len(names)} records {names[0]} to {names[-1]} are there, but not'
+      f'The {len(names)} records {names[0]} to {names[-1]} are present, but not'
       f' all of them are the official ones: the digest of their .mat files is'
       f' {digest.hexdigest()} in place of {CONTENT_DIGEST}: {_GET_AGAIN}'
     )

@@ -103,7 +103,7 @@ def generate_record(seed: int, index: int) -> tuple[str, np.ndarray, str]:
 
 
 def make_beats(rng: np.random.Generator, label: str, seconds: float) -> Beats:
-  """Draws a rhythm of the class for a record of the given duration.
+  """Draws a rhythm of a class for a record of some duration.
 
   A noisy record (`~`) may hide any rhythm.
 
