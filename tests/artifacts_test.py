@@ -95,7 +95,9 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     assert f'process {process.pid} ' in (folder / '.lock').read_text()
     process.kill()
   with files.locked(folder, wait=False):
-    assert f'process {os.getpid()} ' in (folder / '.lock').read_text()
+    holder = f'process {os.getpid()} on {socket.gethostname()}\n'
+    assert (folder / '.lock').read_text() == holder
+  assert (folder / '.lock').read_text() == ''
 
 
 def test_what_killed_processes_left_half_written_goes_with_the_lock(tmp_path):

@@ -57,12 +57,14 @@ def locked(
         f'{folder} is in use by {file.read().strip() or "another process"}:'
         f' wait for it or name another folder with {flag}.'
       ) from error
-    file.seek(0)
-    file.truncate()
+    file.truncate(0)
     file.write(f'process {os.getpid()} on {_HOST}\n')
     file.flush()
-    remove_leftovers(folder)
-    yield
+    try:
+      remove_leftovers(folder)
+      yield
+    finally:
+      file.truncate(0)
 
 
 def check_writable(folder: pathlib.Path, flag: str = '--workdir') -> None:
