@@ -10,7 +10,7 @@ What is set on the command line is set in all of them.
 
 import ml_collections
 
-from configs import crnn
+from ecg_jax.configs import crnn
 
 _CHANGES = {
   'paper': {},

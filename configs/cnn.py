@@ -8,12 +8,12 @@ where that differs from the paper.
 
 import ml_collections
 
-from configs import common
+from ecg_jax import default_config
 
 
 def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   """The paper's preset, or the authors'."""
-  config = common.get_config()
+  config = default_config.get_config()
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'cnn'
@@ -36,7 +36,7 @@ def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   config.phases.warmup_epochs = 0.0  # of a rising learning rate
 
   if preset == 'authors':
-    common.apply_authors(config)
+    default_config.apply_authors(config)
   elif preset != 'paper':
     raise ValueError(f"there is no preset {preset!r}: use 'paper' or 'authors'")
   return config

@@ -8,12 +8,12 @@ where that differs from the paper.
 
 import ml_collections
 
-from configs import common
+from ecg_jax import default_config
 
 
 def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   """The paper's preset, or the authors'."""
-  config = common.get_config()
+  config = default_config.get_config()
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'crnn'
@@ -42,7 +42,7 @@ def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
   config.phases.warmup_epochs = 0.0  # of a rising learning rate
 
   if preset == 'authors':
-    common.apply_authors(config)
+    default_config.apply_authors(config)
     config.model.lstm_units = 100
     config.model.summary = 'mean'
   elif preset != 'paper':

@@ -10,12 +10,12 @@ dropout; milder class weights; AdamW along a cosine; averaged weights.
 
 import ml_collections
 
-from configs import common
+from ecg_jax import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
   """Network and recipe, chosen on validation sets alone."""
-  config = common.get_config()
+  config = default_config.get_config()
 
   config.spectrogram.hop_samples = 8
   config.spectrogram.kept_bins = 20  # up to 94 Hz

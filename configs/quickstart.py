@@ -9,7 +9,7 @@ class of a synthetic record) and a short schedule.
 
 import ml_collections
 
-from configs import crnn
+from ecg_jax.configs import crnn
 
 
 def get_config() -> ml_collections.ConfigDict:

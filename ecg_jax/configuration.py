@@ -18,6 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from ecg_jax import default_config
 from ecg_jax.errors import Help, InputError
 
 PUBLISHED_FOLDS = 5
@@ -51,16 +52,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """Fields that name one of a few things."""
 
-
-# Not imported: a user's own folder may have that name.
-_COMMON = pathlib.Path(__file__).parents[1] / 'configs' / 'common.py'
-
+_SHIPPED = pathlib.Path(__file__).with_name('configs')
 
 _OF_THE_MODEL = ('model', 'dropout')  # groups that each model has of its own
 
 _PHASES = ('kinds', 'epochs', 'learning_rates', 'schedule', 'warmup_epochs')
 
-_NO_CONFIG = 'No config given: add --config configs/crnn.py.'
+_NO_CONFIG = 'No config given: add --config configs/crnn.py, or ecg_jax:crnn.'
 
 _TYPES: Mapping[type, str] = {
   bool: 'true or false',
@@ -183,7 +181,7 @@ def parse_all(
     except KeyError as error:
       raise InputError(
         f'{path} makes a config without the field {error}: start from'
-        ' configs/common.py.'
+        ' ecg_jax.default_config.'
       ) from error
     _make_absolute(config)
   return configs
@@ -267,19 +265,38 @@ def config_path(argv: Sequence[str]) -> str:
   return path
 
 
+def _find(path: str) -> tuple[str, str | None]:
+  """The file that --config names, and the preset or listed config in it.
+
+  Raises:
+    InputError: There is no such file or shipped config.
+  """
+  file, colon, name = path.partition(':')
+  if file == 'ecg_jax':
+    config, colon, name = name.partition(':')
+    shipped = [found.stem for found in sorted(_SHIPPED.glob('[!_]*.py'))]
+    if config not in shipped:
+      near = difflib.get_close_matches(config, shipped) or shipped
+      known = ' or '.join(f'ecg_jax:{other}' for other in near)
+      raise InputError(f'There is no shipped config {path!r}: use {known}.')
+    file = str(_SHIPPED / f'{config}.py')
+  elif not pathlib.Path(file).is_file():
+    raise InputError(
+      f'There is no config file {file!r}: name one like configs/crnn.py, or a'
+      ' shipped config like ecg_jax:crnn.'
+    )
+  return file, name if colon else None
+
+
 def _load(path: str) -> dict[str | None, ml_collections.ConfigDict]:
   """The configs as their file makes them, locked; as `parse` returns them."""
-  file, colon, name = path.partition(':')
-  if not pathlib.Path(file).is_file():
-    raise InputError(
-      f'There is no config file {file!r}: name one like configs/crnn.py.'
-    )
+  file, name = _find(path)
   try:
     made = runpy.run_path(file)
     configs: dict[str | None, ml_collections.ConfigDict]
     if 'get_configs' not in made:
-      configs = {None: made['get_config'](*[name] if colon else [])}
-    elif not colon:
+      configs = {None: made['get_config'](*[] if name is None else [name])}
+    elif name is None:
       configs = dict(made['get_configs']())
     else:
       known = dict(made['get_configs']())
@@ -428,8 +445,8 @@ def devices_per_job(
 
 def name_of(path: str) -> str:
   """The name of a config: its file's, with the preset behind a `_`."""
-  file, _, preset = path.partition(':')
-  return '_'.join(filter(None, [pathlib.Path(file).stem, preset]))
+  file, *presets = path.removeprefix('ecg_jax:').split(':', 1)
+  return '_'.join(filter(None, [pathlib.Path(file).stem, *presets]))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -601,7 +618,7 @@ def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """The config that `to_json` was given, by this version or one before it.
 
   Fields were added switched off, so one that is missing has the value that it
-  has in configs/common.py.
+  has in ecg_jax.default_config.
 
   Raises:
     InputError: It has a field that this version does not know.
@@ -621,7 +638,7 @@ def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def defaults(names: Iterable[str]) -> dict[str, Any]:
-  """Field -> value, as JSON keeps it, of those that configs/common.py sets."""
+  """Field -> value, as JSON keeps it, of those that the default config sets."""
   return {name: _common()[name] for name in names if name in _common()}
 
 
@@ -637,8 +654,7 @@ def _strange(names: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _common() -> dict[str, Any]:
-  made = runpy.run_path(str(_COMMON))['get_config']()
-  return _fields(to_json(made))
+  return _fields(to_json(default_config.get_config()))
 
 
 def _with_tuples(value: Any) -> Any:

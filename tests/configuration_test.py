@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ecg_jax import configuration
+from ecg_jax import configuration, default_config
 from ecg_jax.errors import Help, InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,7 +23,7 @@ CONFIGS = [
 CNN = ['--config', 'configs/cnn.py']
 PHASES = '--config.phases.'
 LIST = """
-from configs import cnn, crnn
+from ecg_jax.configs import cnn, crnn
 def get_configs():
   return {'b': cnn.get_config(), 'a-1.x': crnn.get_config('authors')}
 """
@@ -69,7 +69,7 @@ def config_with(field):
 def test_every_config_of_the_folder_can_be_used():
   files = {f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')}
   tested = {config.partition(':')[0] for config in CONFIGS}
-  assert files - tested <= {'configs/common.py', 'configs/__init__.py'}
+  assert files - tested <= {'configs/__init__.py'}
   for config in CONFIGS:
     configuration.check(parse(config=config))
 
@@ -447,7 +447,9 @@ def test_a_field_that_one_of_a_list_lacks_is_refused(listed):
 )
 def test_lists_that_cannot_be_used(tmp_path, made, message):
   path = tmp_path / 'bad.py'
-  path.write_text(f'from configs import crnn\ndef get_configs(): return {made}')
+  path.write_text(
+    f'from ecg_jax.configs import crnn\ndef get_configs(): return {made}'
+  )
   assert re.search(message, refusal(config=str(path)))
 
 
@@ -606,8 +608,6 @@ def test_json_gives_the_config_back(config):
 
 
 def test_a_field_added_since_has_the_value_that_is_switched_off():
-  from configs import common
-
   added = ('devices_per_job', 'weight_decay', 'spectrogram.kept_bins')
   config = parse(config='configs/crnn_fast.py')
   fields = configuration.to_json(config)
@@ -616,7 +616,9 @@ def test_a_field_added_since_has_the_value_that_is_switched_off():
   before = json.dumps(fields)
   found = configuration.from_json(fields)
   for name in added:
-    assert fields_of(found)[name] == fields_of(common.get_config())[name]
+    assert (
+      fields_of(found)[name] == fields_of(default_config.get_config())[name]
+    )
   kept = fields_of(found).items() - fields_of(config).items()
   assert {name for name, _ in kept} == {'weight_decay', 'spectrogram.kept_bins'}
   assert json.dumps(fields) == before
@@ -657,7 +659,7 @@ def test_a_field_that_nothing_reads_is_refused_at_once(tmp_path, group):
   path = tmp_path / 'noted.py'
   name = f'{group}.note'.lstrip('.')
   path.write_text(
-    'from configs import crnn\n'
+    'from ecg_jax.configs import crnn\n'
     'def get_config():\n'
     '  config = crnn.get_config()\n'
     f"  config.{name} = 'second try'\n"
@@ -692,7 +694,7 @@ def test_a_mistake_is_told_before_anything_slow_is_imported():
 
 
 def test_deciding_fields_are_all_but_those_of_execution():
-  from configs import crnn
+  from ecg_jax.configs import crnn
 
   fields = configuration.deciding(crnn.get_config())
   assert fields['model.width'] == 32

@@ -15,7 +15,7 @@ FILES = sorted(
 # Files and folders of the package, in the order of the data's path: each may
 # import what stands above it, and a folder its own files.
 ORDER = [
-  'errors',
+  'errors default_config',
   'runtime',
   'cli',
   'recordings',
@@ -193,23 +193,24 @@ def test_flax_makes_no_decision_outside_of_the_models():
 
 
 def test_a_config_reaches_neither_models_nor_the_arithmetic():
-  allowed = {'configuration', 'experiment', 'runs.artifacts', 'training.job'}
-  allowed |= {'runs.finished_run', 'prediction.ensemble'}
+  allowed = {'configuration', 'default_config', 'experiment', 'runs.artifacts'}
+  allowed |= {'runs.finished_run', 'training.job', 'prediction.ensemble'}
+  configs = {name for name in TREES if name.startswith('configs')}
   assert importers('ml_collections') <= {
     *(f'ecg_jax.{part}' for part in allowed),
     'tools.benchmark',
     'tools.plot_augmentation',
-    *(name for name in TREES if name.startswith('configs.')),
+    *configs,
   }
   for name in TREES:
-    if name.startswith('configs'):
+    if name in configs:
       assert IMPORTS[name] <= {
         'ml_collections',
-        'configs',
-        *(other for other in TREES if other.startswith('configs')),
+        'ecg_jax.configs',
+        'ecg_jax.default_config',
       }
     elif part_of_package(name):
-      assert 'configs' not in libraries(name)
+      assert not {'configs', 'ecg_jax.configs'} & IMPORTS[name]
 
 
 def public(tree):

@@ -540,7 +540,7 @@ def test_a_list_of_runs_with_seeds(copied, tmp_path):
   alone = (folder / 'run' / 'fold0' / 'predictions.csv').read_bytes()
   path = tmp_path / 'weights.py'
   path.write_text(
-    'from configs import crnn\n'
+    'from ecg_jax.configs import crnn\n'
     'def get_configs():\n'
     '  configs = {name: crnn.get_config() for name in ("paper", "even")}\n'
     '  configs["even"].class_weights = False\n'

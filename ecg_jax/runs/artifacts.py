@@ -6,6 +6,7 @@ Each is complete or absent: written to a temporary name and renamed.
 import functools
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -45,10 +46,13 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
   """Commit of this code, with '-dirty' if changed; None outside of git."""
+  root = pathlib.Path(__file__).resolve().parents[2]
   try:
     return subprocess.run(
       ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-      cwd=pathlib.Path(__file__).parent,
+      cwd=root,
+      # An installed package may lie within a repository of something else.
+      env={**os.environ, 'GIT_CEILING_DIRECTORIES': str(root.parent)},
       capture_output=True,
       text=True,
       check=True,

@@ -1,4 +1,4 @@
-"""What all configs share: the paper's method and the published data."""
+"""The default config: the paper's method and the published data."""
 
 import ml_collections
 from ml_collections import config_dict

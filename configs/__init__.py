@@ -1,0 +1,1 @@
+"""The shipped configs, also importable as ecg_jax.configs."""

@@ -1,0 +1,157 @@
+"""What `pip install` makes of the repository, used from another folder."""
+
+import email
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SUFFIXES = {'.py', '.bib', '.md', '.tsv', '.txt', '.csv', '.zip'}
+TRAIN = """
+import sys
+from ecg_jax import main
+from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
+sys.exit(main.main(sys.argv))
+"""
+SMALL_RUN = [
+  '--config.data.data_dir=data',
+  '--config.data.max_records=8',
+  '--config.folds=0',
+  '--config.max_epochs=1',
+  '--config.phases.kinds=("all",)',
+  '--config.phases.epochs=(1,)',
+  '--config.phases.learning_rates=(1e-3,)',
+  '--config.model.width=4',
+  '--config.model.growth=4',
+  '--config.model.lstm_units=4',
+]
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+  """The wheel, unpacked as pip would into a folder of packages."""
+  folder = tmp_path_factory.mktemp('wheel')
+  source = folder / 'source'
+  # The build writes beside the sources.
+  shutil.copytree(ROOT / 'ecg_jax', source / 'ecg_jax', symlinks=True)
+  shutil.copytree(ROOT / 'configs', source / 'configs')
+  for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
+    shutil.copy(ROOT / name, source)
+  build = ['pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', '.']
+  subprocess.run(
+    [sys.executable, '-m', *build, str(source)],
+    cwd=folder,
+    check=True,
+    capture_output=True,
+  )
+  [path] = folder.glob('*.whl')
+  with zipfile.ZipFile(path) as archive:
+    archive.extractall(folder / 'site')
+  # As within a project of its user, whose commit is not that of the package.
+  for git in ('init -q', 'commit -q --allow-empty -m project'):
+    name = ['-c', 'user.name=user', '-c', 'user.email=user@example.org']
+    subprocess.run(['git', *name, *git.split()], cwd=folder, check=True)
+  return folder / 'site'
+
+
+@pytest.fixture
+def run(wheel, tmp_path):
+  """Runs Python in an empty folder, with the wheel's packages."""
+
+  def call(*arguments):
+    return subprocess.run(
+      [sys.executable, *arguments],
+      cwd=tmp_path,
+      env={**os.environ, 'PYTHONPATH': str(wheel), 'JAX_PLATFORMS': 'cpu'},
+      capture_output=True,
+      text=True,
+    )
+
+  return call
+
+
+def files(folder):
+  return {
+    path.relative_to(folder).as_posix()
+    for path in folder.rglob('*')
+    if path.suffix in SUFFIXES
+  }
+
+
+def test_the_wheel_holds_the_package_its_data_and_the_configs(wheel):
+  assert {path.name.partition('-')[0] for path in wheel.iterdir()} == {
+    'ecg_jax'
+  }
+  configs = {f'configs/{name}' for name in files(ROOT / 'configs')}
+  assert files(wheel / 'ecg_jax') == files(ROOT / 'ecg_jax') | configs
+
+
+def test_it_requires_what_a_clone_does(wheel):
+  [path] = wheel.glob('*.dist-info/METADATA')
+  found = email.message_from_string(path.read_text()).get_all('Requires-Dist')
+  lines = (ROOT / 'requirements.txt').read_text().splitlines()
+  stated = [line.partition('#')[0].strip() for line in lines]
+  assert sorted(map(canonical, found)) == sorted(
+    canonical(line) for line in stated if line
+  )
+
+
+def canonical(requirement):
+  name = requirement.partition('>')[0].partition('<')[0]
+  return name, frozenset(requirement.removeprefix(name).split(','))
+
+
+def test_commands_and_python_from_any_folder(run, wheel):
+  script = 'import ecg_jax; ecg_jax.load; print(ecg_jax.__file__)'
+  assert run('-c', script).stdout.startswith(str(wheel))
+  assert 'usage' in run('-m', 'ecg_jax.predict', '--help').stdout
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['crnn_fast', 'crnn:authors', 'ablations', 'ablations:stride', 'quickstart'],
+)
+def test_shipped_configs_are_those_of_the_clone(run, name):
+  there = run('-m', 'ecg_jax.main', '--config', f'ecg_jax:{name}', '--help')
+  file, *rest = name.split(':')
+  path = ':'.join([str(ROOT / 'configs' / f'{file}.py'), *rest])
+  here = run('-m', 'ecg_jax.main', '--config', path, '--help')
+  assert '--config.batch_size' in there.stdout
+  assert there.stdout == here.stdout
+
+
+def test_a_folder_named_configs_is_the_users(run, tmp_path):
+  mine = tmp_path / 'configs'
+  mine.mkdir()
+  (mine / '__init__.py').write_text('raise AssertionError')
+  (mine / 'crnn.py').write_text(
+    'from ecg_jax.configs import crnn\n'
+    'def get_config():\n'
+    '  config = crnn.get_config("authors")\n'
+    '  config.seed = 5\n'
+    '  return config\n'
+  )
+  found = run('-m', 'ecg_jax.main', '--config', 'configs/crnn.py', '--help')
+  assert '--config.seed 5\n' in found.stdout
+  found = run('-m', 'ecg_jax.main', '--config', 'ecg_jax:ablations', '--help')
+  assert '--config.seed 0\n' in found.stdout
+
+
+def test_a_run_of_a_shipped_config_goes_on_by_its_path(run, tmp_path):
+  found = run('-c', TRAIN, *SMALL_RUN, '--config=ecg_jax:quickstart')
+  assert found.returncode == 0, found.stderr
+  path = tmp_path / 'runs' / 'quickstart' / 'config.json'
+  written = path.read_bytes()
+  assert json.loads(written)['commit'] is None
+  there = ROOT / 'configs' / 'quickstart.py'
+  found = run('-c', TRAIN, *SMALL_RUN, f'--config={there}')
+  assert found.returncode == 0, found.stderr
+  assert 'epoch' not in found.stdout.partition('\n\n')[0]
+  assert path.read_bytes() == written
