@@ -136,7 +136,7 @@ def define_flags() -> flags.FlagValues:
 def parse(
   values: flags.FlagValues, argv: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Parses a command line with --config FILE[:NAME] [--config.FIELD VALUE].
+  """Parses `--config FILE[:NAME] [--config.FIELD VALUE]` and other flags.
 
   Args:
     values: From `define_flags`; afterwards holds the parsed flags.

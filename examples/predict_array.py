@@ -1,0 +1,51 @@
+"""Predicts arrays with the finished folds of a run.
+
+    python -m examples.predict_array [RUN_FOLDER]
+
+It shows `ecg_jax.load`, a signal in millivolts at its own sampling rate, a
+signal of two minutes that is classified window by window, and the warnings that
+belong to a prediction. The run is that of examples/train_small.py by default.
+"""
+
+import sys
+
+import numpy as np
+from scipy import signal
+
+import ecg_jax
+from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.prediction.predictor import Settings
+
+
+def predict(run_folder: str) -> None:
+  """Prints the predictions of a short and a long recording."""
+  model = ecg_jax.load(run_folder)
+
+  # int16 counts of 1/1000 mV at 300 Hz, from a seed the model never saw.
+  _, counts, label = generator.generate_record(seed=1, index=0)
+  prediction = model.predict(counts, sampling_rate=300, units='counts')
+  print(f'a record of class {label}: {prediction.predicted}')
+  print({name: round(p, 3) for name, p in prediction.probabilities.items()})
+
+  # The same in millivolts at 500 Hz: the rate and the unit do not matter.
+  millivolts = signal.resample_poly(counts / 1000, 5, 3)
+  same = model.predict(millivolts, sampling_rate=500, units='mV')
+  print(f'in mV at 500 Hz: {same.predicted}')
+
+  # What is longer than any training record is cut into windows.
+  long = np.tile(counts, -(-36_000 // len(counts)))[:36_000]
+  settings = Settings(window=30, stride=15, abstain=0.5)
+  whole = model.predict(
+    long, sampling_rate=300, units='counts', settings=settings
+  )
+  print(f'two minutes: {whole.predicted}, {len(whole.windows)} windows')
+  for start, end, answer in whole.windows[:2]:
+    print(f'  {start:.0f} to {end:.0f} s: {answer.predicted}')
+
+  # A wrong unit, for instance, is reported.
+  wrong = model.predict(counts, sampling_rate=300, units='mV')
+  print(f'with the wrong unit: {wrong.warnings}')
+
+
+if __name__ == '__main__':
+  predict(*sys.argv[1:] or ['runs/example'])

@@ -1,0 +1,60 @@
+"""Reads what a run left: config, learning curve, scores, predictions.
+
+    python -m examples.read_run [RUN_FOLDER]
+
+It shows the readers of the artifacts. They check what they read, and need
+neither JAX nor the data. The run is results/crnn_fast by default.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from ecg_jax.datasets import schema
+from ecg_jax.evaluation import score, summary
+from ecg_jax.runs import metrics_csv
+
+
+def read(run_folder: pathlib.Path) -> None:
+  """Prints a few facts from each kind of file."""
+  run = json.loads((run_folder / 'config.json').read_text())
+  print(f'{run["config"]["model"]["name"]}, trained with jax', end=' ')
+  print(f'{run["versions"]["jax"]} on {len(run["digests"]["records"])} records')
+
+  columns = {name: i for i, name in enumerate(metrics_csv.COLUMNS)}
+  for path in sorted(run_folder.glob('fold*/metrics.csv')):
+    rows = metrics_csv.read(path)  # float64 [epochs, columns]
+    validation = rows[:, columns['validation_score']]
+    best = int(np.nanargmax(validation))
+    minutes = rows[:, columns['seconds']].sum() / 60
+    print(
+      f'{path.parent.name}: best validation score {validation[best]:.1f} after'
+      f' epoch {rows[best, columns["epoch"]]:.0f}, {minutes:.0f} minutes'
+    )
+
+  found = summary.summarize(run_folder)
+  mean, deviation = found['mean']['score'], found['standard_deviation']
+  print(f'score of the test sets: {mean:.1f} ± {deviation["score"]:.1f}')
+
+  folds = summary.read_set(run_folder, 'test').values()
+  labels = np.concatenate([fold.labels for fold in folds])
+  predicted = np.concatenate([fold.predicted for fold in folds])
+  print('actual class by row, predicted class by column:')
+  print('  '.join(['', *schema.CLASSES]))
+  print(score.confusion_matrix(labels, predicted))
+
+  records = np.concatenate([fold.records for fold in folds])
+  probabilities = np.concatenate([fold.probabilities for fold in folds])
+  own = probabilities[np.arange(len(labels)), labels]
+  print('records whose own class has the lowest probability:')
+  for index in np.argsort(own)[:3]:
+    print(
+      f'  {records[index]}: {schema.CLASSES[labels[index]]} predicted as'
+      f' {schema.CLASSES[predicted[index]]}'
+    )
+
+
+if __name__ == '__main__':
+  read(pathlib.Path(*sys.argv[1:] or ['results/crnn_fast']))
