@@ -18,7 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ecg_jax import default_config
+from ecg_jax import cli, default_config
 from ecg_jax.errors import Help, InputError
 
 PUBLISHED_FOLDS = 5
@@ -127,9 +127,7 @@ def define_flags() -> flags.FlagValues:
   flags.DEFINE_boolean(
     'help', False, 'print this and end', short_name='h', flag_values=values
   )
-  flags.DEFINE_boolean(
-    'debug', False, 'print the traceback of an error', flag_values=values
-  )
+  flags.DEFINE_boolean('debug', False, cli.DEBUG, flag_values=values)
   return values
 
 

@@ -90,16 +90,9 @@ def evaluate_run(
   return out
 
 
+@cli.command(cli.FREE_MEMORY)
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(
-    lambda: _run(arguments),
-    debug='--debug' in arguments,
-    memory=cli.FREE_MEMORY,
-  )
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = finished_run.run_parser(
     'ecg_jax.evaluate',
     'Scores the kept weights of a run again, and prints a table.',

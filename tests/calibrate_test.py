@@ -101,7 +101,7 @@ def test_files_are_there_though_nobody_reads_what_is_printed(
   folder = make_run()
   monkeypatch.setattr('builtins.print', fail)
   with pytest.raises(BrokenPipeError):
-    calibrate._run([str(folder)])
+    calibrate.main.__wrapped__([str(folder)])
   for name in (calibration.FILE, 'calibration.png', 'coverage.png'):
     assert (folder / name).exists()
 

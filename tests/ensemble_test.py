@@ -111,7 +111,7 @@ def test_what_a_fold_learnt_from_is_known_by_its_samples(model, small_data):
   for record in {*sets['train'], *sets['validation']}:
     samples = window_of(dataset, record).astype('<i2').tobytes()
     expected[hashlib.sha256(samples).hexdigest()] = record
-  assert model.learnt == (expected,)
+  assert model.trained_on == (expected,)
 
 
 def test_published_folds_are_drawn_from_the_labels_kept(

@@ -14,7 +14,7 @@ from ecg_jax import experiment, export
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble, exporter
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.runs import artifacts, finished_run
 
 TEMPERATURE = 1.7
@@ -49,13 +49,13 @@ def random_folds(config):
 
     return jax.tree.map(draw, finished_run.variable_shapes(network))
 
-  return TrainedFolds(
+  return Ensemble(
     run_folder=pathlib.Path('run'),
     config=config,
     folds=(0, 1),
     network=network,
     variables=(variables(0), variables(1)),
-    learnt=({}, {}),
+    trained_on=({}, {}),
   )
 
 
@@ -196,7 +196,7 @@ def test_a_folder_that_is_there_is_left_alone(model_folder, small_run, capsys):
   before = sorted(model_folder.iterdir())
   arguments = ['--run', str(small_run), '--out', str(model_folder)]
   assert export.main(arguments) == 2
-  assert f'{model_folder} is there already' in capsys.readouterr().err
+  assert f'{model_folder} exists already' in capsys.readouterr().err
   assert sorted(model_folder.iterdir()) == before
   assert sorted(model_folder.parent.iterdir()) == [model_folder]
 

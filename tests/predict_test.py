@@ -376,17 +376,14 @@ def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
 
 
 def test_noise_alone_is_called_so():
-  noise = aggregation.Answer('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
-  stretches = [
-    aggregation.Stretch(30 * k, 30 * k + 30, noise) for k in range(3)
+  noise = aggregation.Prediction('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
+  windows = [
+    aggregation.WindowPrediction(30 * k, 30 * k + 30, noise) for k in range(3)
   ]
-  outcome = predictor.Outcome(
-    'a',
-    seconds=90,
-    windowed=True,
-    stretches=stretches,
-    summary=aggregation.summarize(stretches),
+  summary = aggregation.summarize(windows)
+  result = predictor.RecordingResult(
+    'a', seconds=90, windowed=True, windows=windows, summary=summary
   )
-  last = report.rows(outcome)[-1]
+  last = report.rows(result)[-1]
   assert last['predicted'] == '~'
   assert last['status'] == 'mean of 3 windows, all noise'

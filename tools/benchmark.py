@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -31,9 +32,6 @@ import numpy as np
 from absl import flags
 from jax.extend import core
 from jax.sharding import Mesh
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli, configuration, experiment, models
 from ecg_jax.datasets import prepare, schema
@@ -538,6 +536,7 @@ def format_report(found: dict[str, Any]) -> str:
   return '\n'.join(lines)
 
 
+@cli.command()
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   values = configuration.define_flags()
@@ -563,11 +562,6 @@ def main(argv: Sequence[str]) -> int:
     "'on': as the config has it; 'off': none",
     flag_values=values,
   )
-  debug = '--debug' in argv
-  return cli.run_command(lambda: _run(values, argv), debug=debug)
-
-
-def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   if values.batch is not None:
     config.batch_size = values.batch

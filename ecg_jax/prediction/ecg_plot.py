@@ -1,6 +1,6 @@
-"""The picture of one recording: ECG paper, probabilities, and evidence.
+"""The picture of one recording: ECG paper, probabilities, and attribution.
 
-All sizes are millimetres of paper; 25 of them are a second, 10 a millivolt.
+All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ CLASS_NAMES = {
 ROW_SECONDS = 10
 
 LONGEST_SECONDS = 120
-"""Of a longer recording the first ones are drawn."""
+"""Longest part of a recording that is drawn, from its start."""
 
 LEAST_MILLIVOLT, MOST_MILLIVOLT = 1.5, 5.0
-"""Height of a row; what goes beyond it is cut off, and marked."""
+"""Height of a row; a trace beyond it is cut off, and marked."""
 
-LEAST_EVIDENCE = 1e-4
-"""Of the strongest stretch; below, as on a flat line, it is rounding alone and
-is not drawn. That of a real record is around 0.1."""
+LEAST_ATTRIBUTION = 1e-4
+"""If the strongest segment is weaker, as on a flat line, attributions are
+rounding errors and are not drawn. In a real record it is around 0.1."""
 
 PNG_DPI = 127
-"""Five pixels a millimetre, so that the lines of the paper are even."""
+"""Five pixels per millimeter, so that the lines of the paper are even."""
 
 _SECOND, _MILLIVOLT = 25, 10
 
 _MARGIN, _HEADER, _STRIP, _GAP = 6, 26, 8, 7
 
-_PULSE_SECONDS = 0.4  # Left of each row, for the pulse of 1 mV.
+_PULSE_SECONDS = 0.4  # Space left of each row for the pulse of 1 mV.
 
 _PAPER, _FINE, _COARSE = '#fffafa', '#f9dcdc', '#eeaaaa'
 
@@ -47,7 +47,7 @@ _FOR, _AGAINST = '#d95f02', '#1f78b4'
 
 
 def robust_range(trace: np.ndarray) -> tuple[float, float]:
-  """Lowest and highest value of a trace, but for a few spikes."""
+  """Lowest and highest value of a trace, except for a few spikes."""
   low, high = np.percentile(trace, [0.2, 99.8])
   return float(low), float(high)
 
@@ -58,9 +58,9 @@ def draw_trace(
   """Draws a trace over time.
 
   Args:
-    axes: What to draw on.
+    axes: Axes to draw on.
     trace: Float [samples].
-    sampling_rate: In Hz.
+    sampling_rate: Hz.
     start: Time of the first sample, seconds.
   """
   time = start + np.arange(len(trace)) / sampling_rate
@@ -75,21 +75,21 @@ def draw(
   lead: str,
   answer: str,
   probabilities: np.ndarray,
-  evidence: np.ndarray,
-  stretch_seconds: float,
+  attribution: np.ndarray,
+  segment_seconds: float,
 ) -> Figure:
   """Draws one recording, or one window of it.
 
   Args:
     signal: Float [samples], mV; its median is drawn as zero.
-    sampling_rate: In Hz.
-    name: Of the recording, any text.
-    lead: Its name.
-    answer: A class letter, or what is said in its place.
+    sampling_rate: Hz.
+    name: Name of the recording, any text.
+    lead: Name of the lead.
+    answer: A class letter, or the text reported instead.
     probabilities: Float [4], order N, A, O, ~.
-    evidence: Float [stretches], what each stretch says for (above 0) or
-      against (below) the class of the highest probability.
-    stretch_seconds: Length of a stretch.
+    attribution: Float [segments], contribution of each segment to the most
+      likely class, for (above 0) or against it (below).
+    segment_seconds: Length of a segment.
 
   Returns:
     The figure, at true scale.
@@ -141,10 +141,10 @@ def draw(
   write(width - 95, 4, f'{answer}{meaning}', fontsize=13, fontweight='bold')
   _draw_probabilities(place(width - 58, 11, 38, 13), probabilities)
 
-  # A few strong stretches must not hide the rest.
-  scale = max(float(np.quantile(np.abs(evidence), 0.98)), 1e-9)
-  heights = np.clip(evidence / scale, -1, 1)
-  if np.abs(evidence).max() < LEAST_EVIDENCE:
+  # A few strong segments must not hide the rest.
+  scale = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
+  heights = np.clip(attribution / scale, -1, 1)
+  if np.abs(attribution).max() < LEAST_ATTRIBUTION:
     heights = np.zeros_like(heights)
   top: float = _HEADER
   for first in starts:
@@ -160,13 +160,13 @@ def draw(
     strip = place(
       _MARGIN, top + _MILLIVOLT * (high - low) + 0.5, row_width, _STRIP
     )
-    _draw_evidence(strip, heights, stretch_seconds, times, start)
+    _draw_attribution(strip, heights, segment_seconds, times, start)
     top += row_height
   return figure
 
 
 def _printable(text: str, longest: int = 60) -> str:
-  """The text without line breaks and the like, shortened if need be."""
+  """The text with unprintable characters replaced, cut where too long."""
   text = ''.join(
     letter if letter.isprintable() else _REPLACEMENT for letter in text
   )
@@ -174,18 +174,18 @@ def _printable(text: str, longest: int = 60) -> str:
 
 
 def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
-  """Lowest and highest mV of a row, multiples of half a millivolt."""
+  """Lowest and highest mV of a row, multiples of half a millivolt apart."""
   low, high = float(trace.min()), float(trace.max())
   if high - low > MOST_MILLIVOLT - 1:
     low, high = robust_range(trace)
-  middle = round(low + high) / 2  # Up to 0.25 mV off the trace's.
+  middle = round(low + high) / 2  # Up to 0.25 mV from the trace's.
   half = np.ceil(high - low + 0.5) / 2
   half = np.clip(half, LEAST_MILLIVOLT / 2, MOST_MILLIVOLT / 2)
   return middle - half, middle + half
 
 
 def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
-  """Parallel lines as one path: positions and ends with gaps between."""
+  """Parallel lines as one path, with gaps between: positions and ends."""
   along = np.repeat(positions, 3)
   across = np.tile([*ends, np.nan], len(positions))
   return along, across
@@ -194,7 +194,7 @@ def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
 def _draw_paper(
   axes: Axes, times: tuple[float, float], limits: tuple[float, float]
 ) -> None:
-  """Lines each millimetre and stronger ones each five; one path a kind."""
+  """Lines every millimeter, stronger ones every five; a path per kind."""
   axes.set(xlim=times, ylim=limits, xticks=[], yticks=[], facecolor=_PAPER)
   axes.spines[:].set_color(_COARSE)
   for step, color, width in ((1, _FINE, 0.4), (5, _COARSE, 0.6)):
@@ -237,22 +237,22 @@ def _mark_cut(
     )
 
 
-def _draw_evidence(
+def _draw_attribution(
   axes: Axes,
   heights: np.ndarray,
-  stretch_seconds: float,
+  segment_seconds: float,
   times: tuple[float, float],
   start: float,
 ) -> None:
   """Bars between -1 and 1 under a row that begins at `start`, and seconds."""
-  begins = np.arange(len(heights)) * stretch_seconds
-  middles = begins + stretch_seconds / 2
+  begins = np.arange(len(heights)) * segment_seconds
+  middles = begins + segment_seconds / 2
   inside = (start < middles) & (middles < times[1])
   values = heights[inside]
   axes.bar(
     begins[inside],
     values,
-    stretch_seconds,
+    segment_seconds,
     align='edge',
     color=np.where(values > 0, _FOR, _AGAINST),
   )
@@ -267,7 +267,7 @@ def _draw_evidence(
 
 
 def _draw_probabilities(axes: Axes, probabilities: np.ndarray) -> None:
-  """A bar a class, the likeliest one dark."""
+  """A bar per class, the most likely one dark."""
   places = range(len(schema.CLASSES))
   colors = np.where(probabilities == probabilities.max(), '0.25', '0.7')
   axes.barh(places, probabilities, 0.7, color=colors)
