@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ecg_jax.errors import (
+  ConfigError,
   Help,
   InputError,
   Interrupted,
@@ -92,6 +93,8 @@ def explain(
 ) -> tuple[str, int]:
   """The sentence that reports an error, and the exit code."""
   match error:
+    case ConfigError():
+      return str(error), 1
     case InputError():
       return str(error), 2
     case TrainingError():
@@ -115,6 +118,8 @@ def _is_defect(error: BaseException) -> bool:
   """Whether an error, or the one that a PartialFailure reports, is a defect."""
   if isinstance(error, PartialFailure):
     return error.__cause__ is not None and _is_defect(error.__cause__)
+  if isinstance(error, ConfigError):
+    return True
   # A reader that closed the pipe is no defect either.
   mistakes = InputError | TrainingError | KeyboardInterrupt | BrokenPipeError
   return not (isinstance(error, mistakes) or _is_out_of_memory(error))

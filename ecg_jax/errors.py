@@ -10,6 +10,13 @@ class InputError(Exception):
   """
 
 
+class ConfigError(InputError):
+  """The program of a config has a defect, its cause: exit code 1.
+
+  Commands print its traceback, which shows the line.
+  """
+
+
 class Help(Exception):  # noqa: N818
   """The text that --help prints: exit code 0."""
 

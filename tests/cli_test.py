@@ -79,6 +79,20 @@ def test_a_defect_in_a_layer_shows_where_it_is(tmp_path, monkeypatch, capsys):
   assert '[].missing_attribute' in err
 
 
+@pytest.mark.parametrize(
+  ('line', 'code'), [('return {}[3]', 1), ("raise ValueError('No.')", 2)]
+)
+def test_a_defect_in_a_config_shows_where_it_is(tmp_path, capsys, line, code):
+  """Unlike a ValueError, with which a config refuses an argument."""
+  path = tmp_path / 'broken.py'
+  path.write_text(f'def get_config():\n  {line}\n')
+  assert main.main(['main', '--config', str(path)]) == code
+  err = capsys.readouterr().err
+  assert f'The config {path} cannot be used (' in err.splitlines()[-1]
+  assert (f'{path}", line 2' in err) == (code == 1)
+  assert (err.count('\n') == 1) == (code == 2)
+
+
 def test_help_is_printed_and_is_no_error(capsys):
   assert cli.run_command(failing(Help('Usage.')), debug=False) == 0
   assert capsys.readouterr() == ('Usage.\n', '')
