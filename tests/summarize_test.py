@@ -262,7 +262,7 @@ def _one_more_correct(text):
 
 
 @pytest.mark.parametrize(
-  ('name', 'damage', 'told'),
+  ('name', 'damage', 'words'),
   [
     ('config.json', lambda text: text[:-5], 'not valid JSON'),
     ('config.json', lambda text: '{"config": {}}', 'None as config.folds'),
@@ -293,7 +293,7 @@ def _one_more_correct(text):
   ],
 )
 def test_damage_gets_one_sentence_and_writes_nothing(
-  tmp_path, capsys, name, damage, told
+  tmp_path, capsys, name, damage, words
 ):
   run = tmp_path / 'run'
   _make_run(run)
@@ -304,7 +304,7 @@ def test_damage_gets_one_sentence_and_writes_nothing(
   files = sorted(run.rglob('*'))
   assert summarize.main([str(run), '--plot']) == 2
   printed = capsys.readouterr()
-  assert told in printed.err
+  assert words in printed.err
   assert printed.err.count('\n') == 1
   assert printed.out == ''
   assert sorted(run.rglob('*')) == files
@@ -316,7 +316,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
   _make_run(tmp_path / 'run')
   (tmp_path / 'empty').mkdir()
   run, empty = str(tmp_path / 'run'), str(tmp_path / 'empty')
-  for arguments, told in (
+  for arguments, words in (
     ([str(tmp_path / 'none')], 'There is no folder'),
     ([run, empty], 'There is no config.json'),
     (['--plot', run, empty], 'put --plot after'),
@@ -324,7 +324,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
   ):
     assert summarize.main(arguments) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert words in error
     assert error.count('\n') == 1
 
 
