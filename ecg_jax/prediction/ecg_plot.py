@@ -4,6 +4,7 @@ All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -94,7 +95,6 @@ def draw(
   Returns:
     The figure, at true scale.
   """
-  seconds = len(signal) / sampling_rate
   shown = signal[: round(LONGEST_SECONDS * sampling_rate)]
   shown = np.asarray(shown, np.float64) - np.median(shown)
   low, high = _paper_limits(shown)
@@ -102,48 +102,29 @@ def draw(
   starts = range(0, len(shown), row_samples)
   row_height = _MILLIVOLT * (high - low) + _STRIP + _GAP
   width = _SECOND * (_PULSE_SECONDS + ROW_SECONDS) + 2 * _MARGIN
-  height = _HEADER + row_height * len(starts) + _MARGIN
-  figure = Figure(figsize=(width / 25.4, height / 25.4), facecolor='white')
+  sheet = _Sheet(width, _HEADER + row_height * len(starts) + _MARGIN)
 
-  def place(left, top, width_, height_):
-    return figure.add_axes(
-      (
-        left / width,
-        1 - (top + height_) / height,
-        width_ / width,
-        height_ / height,
-      )
-    )
-
-  def write(left, top, text, **style):
-    figure.text(
-      left / width, 1 - top / height, text, parse_math=False, va='top', **style
-    )
-
+  seconds = len(signal) / sampling_rate
   length = f'{seconds:.1f} s'
   if len(shown) < len(signal):
     length = f'the first {LONGEST_SECONDS} s of {seconds:.0f} s'
-  write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
-  write(
-    _MARGIN,
-    11.5,
-    f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}'
-    '      25 mm/s, 10 mm/mV',
-    fontsize=9,
-  )
+  sheet.write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
+  scale = '      25 mm/s, 10 mm/mV'
+  details = f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}{scale}'
+  sheet.write(_MARGIN, 11.5, details, fontsize=9)
   likeliest = schema.CLASSES[int(np.argmax(probabilities))]
-  write(
-    _MARGIN, 17.5, f'bars below the trace: what speaks for {likeliest} (up)',
-    fontsize=9, color=_FOR,
-  )  # fmt: skip
-  write(_MARGIN + 76, 17.5, 'and against it (down)', fontsize=9, color=_AGAINST)
+  speaks_for = f'bars below the trace: what speaks for {likeliest} (up)'
+  sheet.write(_MARGIN, 17.5, speaks_for, fontsize=9, color=_FOR)
+  against = 'and against it (down)'
+  sheet.write(_MARGIN + 76, 17.5, against, fontsize=9, color=_AGAINST)
   meaning = f', {CLASS_NAMES[answer]}' if answer in CLASS_NAMES else ''
-  write(width - 95, 4, f'{answer}{meaning}', fontsize=13, fontweight='bold')
-  _draw_probabilities(place(width - 58, 11, 38, 13), probabilities)
+  title = f'{answer}{meaning}'
+  sheet.write(width - 95, 4, title, fontsize=13, fontweight='bold')
+  _draw_probabilities(sheet.axes(width - 58, 11, 38, 13), probabilities)
 
   # A few strong segments must not hide the rest.
-  scale = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
-  heights = np.clip(attribution / scale, -1, 1)
+  strong = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
+  heights = np.clip(attribution / strong, -1, 1)
   if np.abs(attribution).max() < LEAST_ATTRIBUTION:
     heights = np.zeros_like(heights)
   top: float = _HEADER
@@ -152,17 +133,37 @@ def draw(
     start = first / sampling_rate
     times = (start - _PULSE_SECONDS, start + len(row) / sampling_rate)
     row_width = _SECOND * (times[1] - times[0])
-    paper = place(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
+    paper = sheet.axes(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
     _draw_paper(paper, times, (low, high))
     _draw_pulse(paper, start, high)
     draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
     _mark_cut(paper, row, sampling_rate, start, (low, high))
-    strip = place(
-      _MARGIN, top + _MILLIVOLT * (high - low) + 0.5, row_width, _STRIP
-    )
+    below = top + _MILLIVOLT * (high - low) + 0.5
+    strip = sheet.axes(_MARGIN, below, row_width, _STRIP)
     _draw_attribution(strip, heights, segment_seconds, times, start)
     top += row_height
-  return figure
+  return sheet.figure
+
+
+class _Sheet:
+  """A figure addressed in millimeters from its top left corner."""
+
+  def __init__(self, width: float, height: float):
+    self.size = width, height
+    inches = (width / 25.4, height / 25.4)
+    self.figure = Figure(figsize=inches, facecolor='white')
+
+  def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+    """Adds axes."""
+    x, y = self.size
+    return self.figure.add_axes(
+      (left / x, 1 - (top + height) / y, width / x, height / y)
+    )
+
+  def write(self, left: float, top: float, text: str, **style: Any) -> None:
+    """Writes a line of text."""
+    x, y = left / self.size[0], 1 - top / self.size[1]
+    self.figure.text(x, y, text, parse_math=False, va='top', **style)
 
 
 def _printable(text: str, longest: int = 60) -> str:
@@ -227,14 +228,8 @@ def _mark_cut(
   """Marks, in red, where the trace goes beyond the paper."""
   time = start + np.arange(len(row)) / sampling_rate
   for cut, edge in zip((row < limits[0], row > limits[1]), limits, strict=True):
-    axes.plot(
-      time[cut],
-      np.full(cut.sum(), edge),
-      '.',
-      color='red',
-      markersize=3,
-      clip_on=False,
-    )
+    marker: dict[str, Any] = {'color': 'red', 'markersize': 3, 'clip_on': False}
+    axes.plot(time[cut], np.full(cut.sum(), edge), '.', **marker)
 
 
 def _draw_attribution(
