@@ -148,7 +148,7 @@ def trained():
         samples=SAMPLES,
         kind='all',
       )
-      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(4))
+      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(16))
       return losses.mean(), stats
 
     gradients, stats = jax.grad(loss, has_aux=True)(variables['params'])
