@@ -1,16 +1,18 @@
-"""How commands end, and their argument parsers."""
+"""How commands run and end, and their argument parsers."""
 
 import argparse
 import contextlib
+import functools
 import os
 import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from ecg_jax.errors import (
+  ConfigError,
   Help,
   InputError,
   Interrupted,
@@ -18,21 +20,54 @@ from ecg_jax.errors import (
   TrainingError,
 )
 
+Main = Callable[[Sequence[str]], int]
+"""Command-line arguments -> exit code."""
+
 _SMALLER_STEPS = 'set a smaller --config.batch_size, or --config.remat True'
 
 FREE_MEMORY = 'free some, or use that of the host with JAX_PLATFORMS=cpu'
-"""What helps a command without --config when it is out of memory."""
+"""Advice of a command without --config that runs out of memory."""
+
+DEBUG = 'print the traceback of a mistake too, not only of a defect'
+"""Help text of --debug."""
+
+
+def command(memory: str = _SMALLER_STEPS) -> Callable[[Main], Main]:
+  """Decorates the `main` of a command, so that it ends as all commands do.
+
+  Args:
+    memory: Advice when the command runs out of memory.
+
+  Returns:
+    A decorator: the function that it makes never raises, but reports errors
+    and returns the exit code of `run_command`.
+  """
+
+  def decorate(main: Main) -> Main:
+    @functools.wraps(main)
+    def wrapped(arguments: Sequence[str]) -> int:
+      return run_command(
+        lambda: main(arguments), debug='--debug' in arguments, memory=memory
+      )
+
+    return wrapped
+
+  return decorate
 
 
 def run_command(
-  command: Callable[[], int], *, debug: bool, memory: str = _SMALLER_STEPS
+  run: Callable[[], int], *, debug: bool, memory: str = _SMALLER_STEPS
 ) -> int:
-  """Runs a command and tells of its errors as every command does.
+  """Runs a command and reports its errors on stderr.
+
+  A mistake of the user (see `explain`) is one sentence. Any other error is a
+  defect, here or in a layer or config of the user's own: its traceback is
+  printed.
 
   Args:
-    command: Returns its exit code.
-    debug: Whether to print the traceback of an error.
-    memory: What helps when it is out of memory.
+    run: The command; returns its exit code.
+    debug: Whether to print the traceback of a mistake too.
+    memory: Advice when the command runs out of memory.
 
   Returns:
     The exit code: the command's, 2 after an InputError, 3 after a
@@ -40,24 +75,26 @@ def run_command(
     error.
   """
   try:
-    return command()
+    return run()
   except Help as text:
     print(text)
     return 0
-  except (Exception, KeyboardInterrupt) as error:  # The last resort.
-    if debug:
-      traceback.print_exception(error)
+  except (Exception, KeyboardInterrupt) as error:
     message, code = explain(error, memory)
-  with contextlib.suppress(OSError):  # Nobody may be reading any more.
-    print(message, file=sys.stderr)
-  return code
+    with contextlib.suppress(OSError):  # stderr may be closed.
+      if debug or _is_defect(error):
+        traceback.print_exception(error)
+      print(message, file=sys.stderr)
+    return code
 
 
 def explain(
   error: BaseException, memory: str = _SMALLER_STEPS
 ) -> tuple[str, int]:
-  """The sentence that tells of an error, and the exit code."""
+  """The sentence that reports an error, and the exit code."""
   match error:
+    case ConfigError():
+      return str(error), 1
     case InputError():
       return str(error), 2
     case TrainingError():
@@ -68,21 +105,44 @@ def explain(
       return str(error), 128 + error.number
     case KeyboardInterrupt():
       return 'Interrupted (SIGINT).', 128 + signal.SIGINT
-  name = type(error).__name__
-  if 'RESOURCE_EXHAUSTED' in str(error):  # As XLA says it.
+  if _is_out_of_memory(error):
     return f'Out of memory ({str(error).splitlines()[0]}): {memory}.', 1
-  return f'Failed ({name}: {error}): --debug prints the traceback.', 1
+  return f'Failed ({type(error).__name__}: {error}).', 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+  return 'RESOURCE_EXHAUSTED' in str(error)  # XLA's status code.
+
+
+def _is_defect(error: BaseException) -> bool:
+  """Whether an error, or the one that a PartialFailure reports, is a defect."""
+  if isinstance(error, PartialFailure):
+    return error.__cause__ is not None and _is_defect(error.__cause__)
+  if isinstance(error, ConfigError):
+    return True
+  # A reader that closed the pipe is no defect either.
+  mistakes = InputError | TrainingError | KeyboardInterrupt | BrokenPipeError
+  return not (isinstance(error, mistakes) or _is_out_of_memory(error))
 
 
 def path_argument(text: str) -> pathlib.Path:
-  """A path of a command line, of which a shell may have left the `~`."""
+  """A path of the command line, its `~` expanded where the shell did not."""
   if not text:  # pathlib takes it for the current folder.
     raise argparse.ArgumentTypeError('an empty path')
   return pathlib.Path(os.path.expanduser(text))
 
 
+def without_run_flag(arguments: Sequence[str]) -> list[str]:
+  """Arguments whose RUN_FOLDER may be spelt `--run RUN_FOLDER`, as it was."""
+  return [x.removeprefix('--run=') for x in arguments if x != '--run']
+
+
 class ArgumentParser(argparse.ArgumentParser):
-  """Says what is wrong with the arguments in one sentence."""
+  """Takes --debug, and reports wrong arguments in one sentence."""
+
+  def __init__(self, **options: Any):
+    super().__init__(**options)
+    self.add_argument('--debug', action='store_true', help=DEBUG)
 
   def error(self, message: str) -> NoReturn:
     """Raises InputError."""

@@ -18,8 +18,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ecg_jax import default_config
-from ecg_jax.errors import Help, InputError
+from ecg_jax import cli, default_config
+from ecg_jax.errors import ConfigError, Help, InputError
 
 PUBLISHED_FOLDS = 5
 """Folds of the published table, which is used without data.folds_file."""
@@ -127,9 +127,7 @@ def define_flags() -> flags.FlagValues:
   flags.DEFINE_boolean(
     'help', False, 'print this and end', short_name='h', flag_values=values
   )
-  flags.DEFINE_boolean(
-    'debug', False, 'print the traceback of an error', flag_values=values
-  )
+  flags.DEFINE_boolean('debug', False, cli.DEBUG, flag_values=values)
   return values
 
 
@@ -308,11 +306,12 @@ def _load(path: str) -> dict[str | None, ml_collections.ConfigDict]:
       _fields(config)
       configs[listed] = ml_collections.ConfigDict(config).lock()
   except Exception as error:  # A config is a program: it can raise anything.
+    kind = InputError if isinstance(error, ValueError) else ConfigError
     reason = str(error).strip() or type(error).__name__
-    if not isinstance(error, ValueError):
+    if kind is ConfigError:
       reason = f'{type(error).__name__}: {reason}'
-    raise InputError(
-      f'The config {path} cannot be used ({reason.splitlines()[-1]}): mend the'
+    raise kind(
+      f'The config {path} cannot be used ({reason.splitlines()[-1]}): fix the'
       ' file or name another config or preset.'
     ) from error
   for listed in configs.keys() - {None}:

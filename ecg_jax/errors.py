@@ -1,30 +1,39 @@
-"""The exceptions that commands explain to their users."""
+"""Exceptions that commands report in one sentence (`ecg_jax.cli`)."""
 
 import signal
 
 
 class InputError(Exception):
-  """What was given cannot be used.
+  """An argument, a file or a setting cannot be used: exit code 2.
 
   The message is one sentence: what is wrong, with the value, and what to do.
-  Commands print it to stderr without a traceback and exit with code 2.
+  """
+
+
+class ConfigError(InputError):
+  """The program of a config has a defect, its cause: exit code 1.
+
+  Commands print its traceback, which shows the line.
   """
 
 
 class Help(Exception):  # noqa: N818
-  """What --help prints; the command ends with code 0."""
+  """The text that --help prints: exit code 0."""
 
 
 class TrainingError(Exception):
-  """Training went wrong; the message is a sentence that says where: code 1."""
+  """Training failed; the message is a sentence that says where: exit code 1."""
 
 
 class PartialFailure(Exception):  # noqa: N818
-  """Some jobs or files of a command failed, the others are done: code 3."""
+  """Some jobs or files of a command failed, the others are done: exit code 3.
+
+  Its cause, if it has one, is the error of the first that failed.
+  """
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal ended a training, which can go on: code 128 + its number."""
+  """A signal stopped a training that can resume: exit code 128 + its number."""
 
   def __init__(self, number: int = signal.SIGINT):
     self.number = number

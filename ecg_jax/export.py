@@ -1,14 +1,12 @@
-"""Writes a run's finished folds as programs that need neither it nor ecg_jax.
+"""Exports a run's finished folds as programs that need neither it nor ecg_jax.
 
-python -m ecg_jax.export --run RUN_FOLDER --out MODEL_FOLDER
+python -m ecg_jax.export RUN_FOLDER --out MODEL_FOLDER
 
 The folder holds `predict_int16.bin` and `predict_millivolt.bin` (jax.export,
 for CPUs and NVIDIA GPUs, any number of recordings of any length),
-`weights.npz`, and `MODEL_CARD.md`, which says how to call them and what they
-are worth. The weights stand beside the programs: so they are there once and not
-in each program, and can be read by anything.
-
-B: batch, N: samples.
+`weights.npz`, and `MODEL_CARD.md`, which explains how to call them and how well
+they score. The weights are beside the programs, so that they are stored once
+and other programs can read them.
 """
 
 import sys
@@ -18,29 +16,21 @@ from ecg_jax import cli
 from ecg_jax.prediction import exporter
 
 
+@cli.command(cli.FREE_MEMORY)
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(
-    lambda: _run(arguments),
-    debug='--debug' in arguments,
-    memory=cli.FREE_MEMORY,
-  )
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = cli.ArgumentParser(
     prog='ecg_jax.export',
-    description='Writes the finished folds of a run as programs that need'
+    description='Exports the finished folds of a run as programs that need'
     ' neither it nor ecg_jax.',
   )
-  parser.add_argument('--run', required=True, type=cli.path_argument)
-  parser.add_argument('--out', required=True, type=cli.path_argument)
   parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
+    'run_folder', metavar='RUN_FOLDER', type=cli.path_argument
   )
-  given = parser.parse_args(arguments)
-  exporter.export(given.run, given.out)
-  for path in sorted(given.out.iterdir()):
+  parser.add_argument('--out', required=True, type=cli.path_argument)
+  options = parser.parse_args(cli.without_run_flag(arguments))
+  exporter.export(options.run_folder, options.out)
+  for path in sorted(options.out.iterdir()):
     print(f'{path} ({path.stat().st_size:,} bytes)')
   return 0
 

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as arrays
 from ecg_jax.datasets import schema
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import aggregation
+from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 
 logits = arrays.arrays(
   np.float32,
@@ -17,13 +18,13 @@ logits = arrays.arrays(
 )
 
 
-def of(*probabilities):
+def logits_of(*probabilities):
   """Logits of folds with these probabilities."""
   return np.log(np.array(probabilities, np.float32))
 
 
 def test_the_mean_of_the_folds_decides_or_their_vote():
-  folds = of(
+  folds = logits_of(
     [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.05, 0.9, 0.04, 0.01]
   )
   mean = aggregation.combine(folds, temperature=1.0)
@@ -39,17 +40,19 @@ def test_the_mean_of_the_folds_decides_or_their_vote():
 
 
 def test_of_equal_votes_the_higher_mean_decides():
-  for first, second in ((0.5, 0.6), (0.6, 0.5)):
-    folds = of(
+  for first, second, expected in ((0.5, 0.6, 'O'), (0.6, 0.5, 'N')):
+    folds = logits_of(
       [first, (1 - first) / 2, (1 - first) / 2, 0.01],
       [(1 - second) / 2, (1 - second) / 2, second, 0.01],
     )
     found = aggregation.combine(folds, temperature=1.0, vote=True)
-    assert found.predicted == ('N' if first > second else 'O')
+    assert found.predicted == expected
 
 
 @given(logits, st.floats(0.2, 5), st.booleans(), st.floats(0, 1))
-def test_an_answer_is_as_sure_as_it_was_asked_to_be(folds, heat, vote, least):
+def test_a_prediction_is_undecided_below_the_threshold(
+  folds, heat, vote, least
+):
   found = aggregation.combine(folds, temperature=heat, vote=vote, abstain=least)
   plain = aggregation.combine(folds, temperature=heat, vote=vote)
   assert found.probabilities.sum() == pytest.approx(1)
@@ -62,16 +65,14 @@ def test_an_answer_is_as_sure_as_it_was_asked_to_be(folds, heat, vote, least):
   assert plain.agreement == votes.mean()
 
 
-def stretch(start, end, predicted, rng=None):
+def window_of(start, end, predicted, rng=None):
   sure = predicted in schema.CLASSES
   chosen = predicted if sure else 'N'
   share = np.full(4, 0.1)
   share[schema.CLASSES.index(chosen)] = 0.7
   if rng is not None:
     share = rng.dirichlet(np.ones(4))
-  return aggregation.Stretch(
-    start, end, aggregation.Answer(chosen, share, 1.0, sure)
-  )
+  return WindowPrediction(start, end, Prediction(chosen, share, 1.0, sure))
 
 
 @given(
@@ -87,17 +88,17 @@ def stretch(start, end, predicted, rng=None):
 def test_each_instant_counts_for_the_nearest_middle(steps, window):
   """Against a count of half seconds, one by one, there and back."""
   starts = np.cumsum([step for step, _ in steps])
-  stretches = [
-    stretch(start, start + window, predicted)
+  windows = [
+    window_of(start, start + window, predicted)
     for start, (_, predicted) in zip(starts, steps, strict=True)
   ]
   halves = {}  # Of a second -> class; edges are multiples of one.
-  for half in range(2 * stretches[-1].end):
+  for half in range(2 * windows[-1].end):
     middle = (half + 0.5) / 2
-    near = min(stretches, key=lambda x: abs(x.start + window / 2 - middle))
+    near = min(windows, key=lambda x: abs(x.start + window / 2 - middle))
     if near.start < middle < near.end:
       halves[half] = near.answer.predicted
-  found = aggregation.summarize(stretches)
+  found = aggregation.summarize(windows)
   assert 2 * found.answered_seconds == len(halves)
   for name, share in found.shares.items():
     expected = list(halves.values()).count(name) / len(halves)
@@ -111,7 +112,7 @@ def test_each_instant_counts_for_the_nearest_middle(steps, window):
   longest = found.longest_episode or (0, 0)
   assert 2 * (longest[1] - longest[0]) == max(map(len, inside), default=0)
   back = aggregation.summarize(
-    [aggregation.Stretch(-end, -start, x) for start, end, x in stretches[::-1]]
+    [WindowPrediction(-end, -start, x) for start, end, x in windows[::-1]]
   )
   assert back.shares == pytest.approx(found.shares)
   assert back.episodes == [
@@ -119,9 +120,9 @@ def test_each_instant_counts_for_the_nearest_middle(steps, window):
   ]
 
 
-def test_noise_has_no_say_unless_there_is_nothing_else():
-  noisy = [stretch(k, k + 1, '~') for k in range(5)]
-  found = aggregation.summarize([*noisy, stretch(5, 6, 'O')])
+def test_noise_counts_only_where_all_is_noise():
+  noisy = [window_of(k, k + 1, '~') for k in range(5)]
+  found = aggregation.summarize([*noisy, window_of(5, 6, 'O')])
   assert (found.answer.predicted, found.used) == ('O', 1)
   assert found.answer.agreement == 1
   assert found.shares['~'] == pytest.approx(5 / 6)
@@ -131,12 +132,12 @@ def test_noise_has_no_say_unless_there_is_nothing_else():
 
 def test_a_summary_is_the_mean_and_can_be_undecided():
   rng = np.random.default_rng(0)
-  stretches = [stretch(k, k + 1, 'N', rng) for k in range(9)]
-  mean = np.mean([x.answer.probabilities for x in stretches], axis=0)
-  found = aggregation.summarize(stretches)
+  windows = [window_of(k, k + 1, 'N', rng) for k in range(9)]
+  mean = np.mean([x.answer.probabilities for x in windows], axis=0)
+  found = aggregation.summarize(windows)
   np.testing.assert_allclose(found.answer.probabilities, mean)
   assert found.answer.predicted == schema.CLASSES[mean.argmax()]
-  found = aggregation.summarize(stretches, abstain=0.99)
+  found = aggregation.summarize(windows, abstain=0.99)
   assert found.answer.predicted == aggregation.UNDECIDED
 
 
@@ -149,14 +150,14 @@ def test_a_summary_is_the_mean_and_can_be_undecided():
   st.booleans(),
   st.floats(0, 1),
 )
-def test_abstention_changes_nothing_but_what_is_told(windows, vote, least):
+def test_abstention_changes_nothing_but_what_is_reported(each, vote, least):
   def summarize(abstain):
-    found = [
-      aggregation.combine(folds, temperature=1.0, vote=vote, abstain=abstain)
-      for folds in windows
+    options = {'temperature': 1.0, 'vote': vote, 'abstain': abstain}
+    windows = [
+      WindowPrediction(k, k + 1, aggregation.combine(folds, **options))
+      for k, folds in enumerate(each)
     ]
-    stretches = [aggregation.Stretch(k, k + 1, x) for k, x in enumerate(found)]
-    return aggregation.summarize(stretches, abstain=abstain)
+    return aggregation.summarize(windows, abstain=abstain)
 
   plain, found = summarize(0.0), summarize(least)
   np.testing.assert_array_equal(

@@ -1,6 +1,7 @@
-"""Evidence lies where it was planted, by gradients as by occlusion."""
+"""Attribution is where the signal was planted, by gradients as by occlusion."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,39 @@ from ecg_jax import models
 from ecg_jax.models import forward, preprocessing
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.prediction import attribution, ensemble
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.ensemble import Ensemble
 
 SPECTROGRAM = preprocessing.Spectrogram(window_samples=64, hop_samples=16)
 SAMPLES = 900
-METHODS = [attribution.integrated_gradients, attribution.occlusion]
+
+
+def occlusion(model, window, answer):
+  """What the log-odds of a class lose without each segment, float32."""
+  batch = ensemble.make_batch([window], 1, ensemble.bucket(len(window)))
+  losses = [_occlude(model.network, x, batch, answer) for x in model.variables]
+  found = np.zeros(-(-len(window) // attribution.SEGMENT_SAMPLES), np.float32)
+  mean = np.mean(losses, axis=0)[: len(found)]
+  found[: len(mean)] = mean
+  return found
+
+
+@functools.partial(jax.jit, static_argnames='network')
+def _occlude(network, variables, batch, answer):
+  features, frames = forward.evaluation_features(network, batch)
+  neutral = attribution.mean_frames(features, frames)
+  segments = attribution.frame_segments(network.spectrogram, features.shape[1])
+
+  def log_odds(left_out):
+    hidden = (segments == left_out)[:, None]
+    without = jnp.where(hidden, neutral, features)
+    return attribution.log_odds(network, variables, without, frames, answer)[0]
+
+  # Sixteen at a time, as many as fit into memory.
+  each = jax.lax.map(log_odds, np.arange(segments[-1] + 1), batch_size=16)
+  return log_odds(-1) - each
+
+
+METHODS = [attribution.integrated_gradients, occlusion]
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +56,9 @@ def short_buckets(monkeypatch):
 
 
 def make_model(network, *variables):
-  return TrainedFolds(
-    run_folder=None,
-    config=ml_collections.ConfigDict({'evaluation_batch_size': 8}),
-    folds=tuple(range(len(variables))),
-    network=network,
-    variables=variables,
-    learnt=({},) * len(variables),
-  )
+  config = ml_collections.ConfigDict({'evaluation_batch_size': 8})
+  folds = tuple(range(len(variables)))
+  return Ensemble(None, config, folds, network, variables, trained_on=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +89,9 @@ def planted(rng, samples=SAMPLES, seconds=0.6):
 
 
 def share_inside(found, start, stop, margin=64):
-  """Of all evidence, that of stretches near the planted samples."""
-  begins = np.arange(len(found)) * attribution.STRETCH_SAMPLES
-  near = (begins + attribution.STRETCH_SAMPLES > start - margin) & (
+  """Share of the attribution in segments near the planted samples."""
+  begins = np.arange(len(found)) * attribution.SEGMENT_SAMPLES
+  near = (begins + attribution.SEGMENT_SAMPLES > start - margin) & (
     begins < stop + margin
   )
   return np.abs(found[near]).sum() / np.abs(found).sum()
@@ -75,7 +99,7 @@ def share_inside(found, start, stop, margin=64):
 
 @pytest.mark.parametrize('samples', [700, SAMPLES, 2500])
 @pytest.mark.parametrize('method', METHODS)
-def test_all_evidence_is_where_the_detector_looks(method, samples):
+def test_all_attribution_is_where_the_detector_looks(method, samples):
   window, start, stop = planted(np.random.default_rng(samples), samples)
   model = detector(4.0)
   found = method(model, window, 1)
@@ -87,7 +111,7 @@ def test_all_evidence_is_where_the_detector_looks(method, samples):
   assert method(model, window, 0).sum() < -0.2
 
 
-def test_gradients_and_occlusion_agree_where_stretches_just_add_up():
+def test_gradients_and_occlusion_agree_where_segments_just_add_up():
   for seed in range(5):
     window, *_ = planted(np.random.default_rng(seed))
     by_gradient, by_occlusion = (
@@ -97,8 +121,8 @@ def test_gradients_and_occlusion_agree_where_stretches_just_add_up():
 
 
 @pytest.fixture(scope='module')
-def taught():
-  """A small CRNN that has learnt to tell noise with 80 Hz in it from noise."""
+def trained():
+  """A small CRNN trained to tell noise with 80 Hz in it from noise."""
   model = models.create_model(
     'residual_crnn',
     dropout_convolution=0.0,
@@ -124,7 +148,7 @@ def taught():
         samples=SAMPLES,
         kind='all',
       )
-      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(4))
+      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(16))
       return losses.mean(), stats
 
     gradients, stats = jax.grad(loss, has_aux=True)(variables['params'])
@@ -146,16 +170,16 @@ def taught():
   return make_model(network, variables)
 
 
-def test_a_trained_network_s_evidence_is_what_was_planted(taught):
+def test_the_attribution_of_a_trained_network_is_what_was_planted(trained):
   rng = np.random.default_rng(5)
   found = [planted(rng) for _ in range(8)]
-  assert np.all(taught.logits([one[0] for one in found])[0].argmax(-1) == 1)
+  assert np.all(trained.logits([one[0] for one in found])[0].argmax(-1) == 1)
   agreements = []
   for window, start, stop in found:
-    maps = [method(taught, window, 1) for method in METHODS]
+    maps = [method(trained, window, 1) for method in METHODS]
     for values in maps:
       assert share_inside(values, start, stop) > 0.6
-      strongest = values.argmax() * attribution.STRETCH_SAMPLES
+      strongest = values.argmax() * attribution.SEGMENT_SAMPLES
       assert start - 60 < strongest < stop
     agreements.append(np.corrcoef(*maps)[0, 1])
   assert np.mean(agreements) > 0.8
@@ -184,7 +208,7 @@ def test_gradients_share_out_the_log_odds_that_the_mean_frame_lacks():
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_evidence_is_the_mean_over_folds(method):
+def test_attribution_is_the_mean_over_folds(method):
   window, *_ = planted(np.random.default_rng(8))
   apart = [method(detector(level), window, 1) for level in (2.0, 5.0)]
   together = method(detector(2.0, 5.0), window, 1)
@@ -193,7 +217,7 @@ def test_evidence_is_the_mean_over_folds(method):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_evidence_does_not_depend_on_padding(method, monkeypatch):
+def test_attribution_does_not_depend_on_padding(method, monkeypatch):
   window, *_ = planted(np.random.default_rng(9))
   kept = method(detector(2.0), window, 1)
   monkeypatch.setattr(ensemble, '_BUCKETS', (1500,))
@@ -202,7 +226,7 @@ def test_evidence_does_not_depend_on_padding(method, monkeypatch):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_a_flat_recording_has_no_evidence(method):
+def test_a_flat_recording_has_no_attribution(method):
   for window in (np.zeros(SAMPLES, np.int16), np.full(64, 32767, np.int16)):
     found = method(detector(4.0), window, 1)
     np.testing.assert_array_equal(found, 0)

@@ -280,7 +280,7 @@ def test_augmentation_and_profile_reach_the_measurement(
 def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
   program = (
     'import os, pathlib, jax\n'
-    'from tools import benchmark\n'
+    'import benchmark\n'
     'benchmark.use_threads(1)\n'
     'jax.devices()\n'
     "names = pathlib.Path('/proc/self/task').glob('*/comm')\n"
@@ -288,7 +288,7 @@ def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
   )
   done = subprocess.run(
     [sys.executable, '-c', program],
-    cwd=ROOT,
+    cwd=ROOT / 'tools',
     capture_output=True,
     text=True,
     check=True,

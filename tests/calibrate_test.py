@@ -5,38 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax.datasets import schema
-from ecg_jax.evaluation import calibration, score, summary
-from ecg_jax.runs import artifacts, predictions
-from ecg_jax.runtime import files
+from ecg_jax.evaluation import calibration, summary
+from ecg_jax.runs import predictions
+from tests import made_up_run
 from tools import calibrate
 
 
-def write_fold(folder, fold, test, validation, *, planted, rng):
-  """A finished fold whose logits are honest ones times `planted`."""
-  sets = {}
-  for name, records in (('test', test), ('validation', validation)):
-    logits = 1.5 * rng.normal(size=(len(records), 4))
-    honest = calibration.softmax(logits, 1.0).cumsum(axis=1)[:, :3]
-    labels = (honest < rng.random((len(records), 1))).sum(axis=1)
-    probabilities = calibration.softmax(planted * logits, 1.0)
-    predictions.write(
-      folder / f'fold{fold}' / predictions.FILES[name],
-      records=records,
-      labels=[schema.CLASSES[label] for label in labels],
-      probabilities=probabilities,
-      fold=fold,
-    )
-    confusion = score.confusion_matrix(labels, probabilities.argmax(axis=1))
-    sets[name] = {**score.scores(confusion), 'loss': 1.0}
-  scores = {
-    'fold': fold,
-    'label_version': 'v3',
-    'max_records': None,
-    'best': {'phase': 0, 'epoch': 1},
-    'sets': sets,
-  }
-  artifacts.write_scores(folder / f'fold{fold}' / 'scores.json', scores)
+def draw(records, planted, rng):
+  """Records, labels, and probabilities whose logits are honest x `planted`."""
+  logits = 1.5 * rng.normal(size=(len(records), 4))
+  honest = calibration.softmax(logits, 1.0).cumsum(axis=1)[:, :3]
+  labels = (honest < rng.random((len(records), 1))).sum(axis=1)
+  return records, labels, calibration.softmax(planted * logits, 1.0)
 
 
 @pytest.fixture
@@ -44,17 +24,19 @@ def make_run(tmp_path):
   def make(folds=2, planted=2.0, size=1500):
     rng = np.random.default_rng(0)
     names = [f'R{index:05d}' for index in range(folds * size)]
-    config = {'folds': list(range(folds)), 'data': {}, 'label_version': 'v3'}
     folder = tmp_path / 'run'
-    files.write_atomically(
-      folder / 'config.json', json.dumps({'config': config}).encode()
-    )
+    made_up_run.write_config(folder, range(folds))
     for fold in range(folds):
       test = names[fold * size : (fold + 1) * size]
       # The next fold's test records: they validate here.
       after = (fold + 1) % max(folds, 2)
       validation = names[after * size :][:size] or [f'V{n}' for n in test]
-      write_fold(folder, fold, test, validation, planted=planted, rng=rng)
+      sets = {'test': test, 'validation': validation}
+      made_up_run.write_fold(
+        folder,
+        fold,
+        {name: draw(records, planted, rng) for name, records in sets.items()},
+      )
     return folder
 
   return make
@@ -69,7 +51,7 @@ def shuffled_labels(path):
   path.write_text('\n'.join([header, *map(','.join, rows)]) + '\n')
 
 
-def test_command_mends_planted_overconfidence(make_run, capsys):
+def test_command_corrects_planted_overconfidence(make_run, capsys):
   folder = make_run(planted=2.0)
   assert calibrate.main([str(folder)]) == 0
   found = json.loads((folder / calibration.FILE).read_text())
@@ -92,16 +74,14 @@ def test_command_mends_planted_overconfidence(make_run, capsys):
     assert str(folder / name) in out
 
 
-def test_files_are_there_though_nobody_reads_what_is_printed(
-  make_run, monkeypatch
-):
+def test_files_are_written_though_stdout_is_closed(make_run, monkeypatch):
   def fail(*_):
     raise BrokenPipeError
 
   folder = make_run()
   monkeypatch.setattr('builtins.print', fail)
   with pytest.raises(BrokenPipeError):
-    calibrate._run([str(folder)])
+    calibrate.main.__wrapped__([str(folder)])
   for name in (calibration.FILE, 'calibration.png', 'coverage.png'):
     assert (folder / name).exists()
 
@@ -109,32 +89,32 @@ def test_files_are_there_though_nobody_reads_what_is_printed(
 def test_temperature_comes_from_validation_labels_alone(make_run):
   folder = make_run(folds=1)
   [validation] = summary.read_set(folder, 'validation').values()
-  kept = calibrate.fit([validation])
+  fitted = calibrate.fit([validation])
   shuffled_labels(folder / 'fold0' / 'predictions.csv')
   [test] = [predictions.read(folder / 'fold0' / 'predictions.csv', 0)]
-  assert calibrate.fit([validation]) == kept
+  assert calibrate.fit([validation]) == fitted
   # One fold's test set is calibrated with the temperature of the run.
   np.testing.assert_array_equal(
     calibrate.rescale_test([test], [validation]),
-    calibration.rescale(test.probabilities, kept),
+    calibration.rescale(test.probabilities, fitted),
   )
   shuffled_labels(folder / 'fold0' / 'validation_predictions.csv')
   path = folder / 'fold0' / 'validation_predictions.csv'
-  assert calibrate.fit([predictions.read(path, 0)]) > 1.5 * kept
+  assert calibrate.fit([predictions.read(path, 0)]) > 1.5 * fitted
 
 
 def test_no_label_of_a_test_record_calibrates_it(make_run):
   folder = make_run(folds=2)
   validation = list(summary.read_set(folder, 'validation').values())
   test = list(summary.read_set(folder, 'test').values())
-  kept = calibrate.rescale_test(test, validation)
+  fitted = calibrate.rescale_test(test, validation)
   # Fold 0 validates on the test records of fold 1: these are left out there.
   assert set(validation[0].records) == set(test[1].records)
   other = validation[0]._replace(labels=(validation[0].labels + 1) % 4)
   found = calibrate.rescale_test(test, [other, validation[1]])
   size = len(test[0].records)
-  np.testing.assert_array_equal(found[size:], kept[size:])
-  assert np.abs(found[:size] - kept[:size]).max() > 0.05
+  np.testing.assert_array_equal(found[size:], fitted[size:])
+  assert np.abs(found[:size] - fitted[:size]).max() > 0.05
 
 
 def test_what_cannot_be_calibrated_gets_one_sentence(

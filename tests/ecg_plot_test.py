@@ -12,14 +12,14 @@ from ecg_jax.runtime import figures
 
 
 def draw(signal, sampling_rate=300.0, **fields):
-  stretches = -(-len(signal) // round(0.2 * sampling_rate))
+  segmentes = -(-len(signal) // round(0.2 * sampling_rate))
   given = {
     'name': 'A00001',
     'lead': 'II',
     'answer': 'A',
     'probabilities': np.array([0.1, 0.7, 0.15, 0.05]),
-    'evidence': np.linspace(-1, 1, stretches),
-    'stretch_seconds': 0.2,
+    'attribution': np.linspace(-1, 1, segmentes),
+    'segment_seconds': 0.2,
   }
   return ecg_plot.draw(signal, sampling_rate, **given | fields)
 
@@ -72,11 +72,11 @@ def test_scale_is_true_and_the_trace_whole(seconds, sampling_rate, height):
 @pytest.mark.parametrize(
   ('strongest', 'height'), [(1.5e-8, 0), (0.9e-4, 0), (1.1e-4, 1), (0.15, 1)]
 )
-def test_rounding_is_not_drawn_as_evidence(strongest, height):
-  evidence = strongest * np.linspace(-1, 1, 50)
+def test_rounding_is_not_drawn_as_attribution(strongest, height):
+  attribution = strongest * np.linspace(-1, 1, 50)
   bars = [
     bar.get_height()
-    for axes in draw(beats(10), evidence=evidence).axes
+    for axes in draw(beats(10), attribution=attribution).axes
     for bar in axes.patches
     if axes.get_ylim() == (-1, 1)
   ]
@@ -84,11 +84,11 @@ def test_rounding_is_not_drawn_as_evidence(strongest, height):
   assert np.abs(bars).max() == height
 
 
-def test_evidence_stands_under_its_stretch_of_the_trace():
+def test_attribution_stands_under_its_segment_of_the_trace():
   signal = beats(25)
-  evidence = np.zeros(125)
-  evidence[[3, 60, 124]] = 1.0, -1.0, 0.5
-  figure = draw(signal, evidence=evidence)
+  attribution = np.zeros(125)
+  attribution[[3, 60, 124]] = 1.0, -1.0, 0.5
+  figure = draw(signal, attribution=attribution)
   found = {}
   for axes in figure.axes:
     for bar in axes.patches:
@@ -136,14 +136,14 @@ def test_the_paper_holds_a_trace_wherever_it_lies(height):
   ],
 )
 def test_any_signal_makes_a_picture(signal):
-  figure = draw(signal.astype(np.float32), evidence=np.zeros(150))
+  figure = draw(signal.astype(np.float32), attribution=np.zeros(150))
   pixels = matplotlib.image.imread(io.BytesIO(figures.encode(figure, dpi=40)))
   assert pixels.shape[0] > 50
   assert pixels.min() < 0.2 < pixels.max() == 1
 
 
 def test_of_a_long_recording_the_beginning_is_drawn_and_said_to_be():
-  figure = draw(beats(600, 50.0), 50.0, evidence=np.ones(3000))
+  figure = draw(beats(600, 50.0), 50.0, attribution=np.ones(3000))
   assert len(papers(figure)) == 12
   texts = [text.get_text() for text in figure.texts]
   assert any('the first 120 s of 600 s' in text for text in texts)

@@ -94,7 +94,7 @@ def test_a_window_shorter_than_a_spectrum_is_refused(model):
     model.logits(windows)
 
 
-def test_a_lost_digest_is_told_of(copied_run, small_data):
+def test_a_lost_digest_is_reported(copied_run, small_data):
   path = copied_run / 'config.json'
   run = json.loads(path.read_text())
   record = small_data.table['folds']['1']['train'][0]
@@ -104,14 +104,14 @@ def test_a_lost_digest_is_told_of(copied_run, small_data):
     ensemble.load(copied_run)
 
 
-def test_what_a_fold_learnt_from_is_known_by_its_samples(model, small_data):
+def test_records_trained_on_are_known_by_their_samples(model, small_data):
   dataset = small_data.dataset
   sets = small_data.table['folds']['1']
   expected = {}
   for record in {*sets['train'], *sets['validation']}:
     samples = window_of(dataset, record).astype('<i2').tobytes()
     expected[hashlib.sha256(samples).hexdigest()] = record
-  assert model.learnt == (expected,)
+  assert model.trained_on == (expected,)
 
 
 def test_published_folds_are_drawn_from_the_labels_kept(
@@ -157,33 +157,29 @@ def _change_a_byte(folder):
   path.write_bytes(content)
 
 
+def _remove(name):
+  def remove(folder):
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+  return remove
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
     (
-      lambda folder: shutil.rmtree(folder / 'fold1' / 'checkpoints'),
+      _remove('fold1/checkpoints'),
       'has no checkpoints, which hold the weights',
     ),
     (_change_a_byte, 'no checkpoint that can be used'),
-    (
-      lambda folder: (folder / 'fold1' / 'scores.json').unlink(),
-      'has no finished fold',
-    ),
-    (
-      lambda folder: (folder / 'config.json').unlink(),
-      'is no run folder',
-    ),
-    (
-      lambda folder: (folder / 'config.json').write_text('{'),
-      r'config\.json is damaged',
-    ),
-    (
-      lambda folder: folder.with_name('folds.json').unlink(),
-      r'Cannot read .*folds\.json',
-    ),
+    (_remove('fold1/scores.json'), 'has no finished fold'),
+    (_remove('config.json'), 'is no run folder'),
+    (lambda x: (x / 'config.json').write_text('{'), r'config\.json is damaged'),
+    (_remove('../folds.json'), r'Cannot read .*folds\.json'),
   ],
 )
-def test_a_run_that_cannot_answer_is_refused(copied_run, damage, message):
+def test_a_run_that_cannot_be_loaded_is_refused(copied_run, damage, message):
   damage(copied_run)
   with pytest.raises(InputError, match=message):
     ensemble.load(copied_run)

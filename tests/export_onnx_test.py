@@ -1,4 +1,4 @@
-"""An ONNX file answers as the folds it comes from."""
+"""An ONNX file predicts as the folds it comes from."""
 
 import importlib.util
 import pathlib
@@ -10,6 +10,7 @@ import pytest
 
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble
+from tests import made_up_run
 from tools import export_onnx
 
 # .ci/run installs it.
@@ -22,21 +23,10 @@ NEEDS_ONNX = pytest.mark.skipif(
 @NEEDS_ONNX
 def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
   """In a process of its own: jax2onnx changes what it imports."""
-  calibration.write(small_run, {'temperature': 1.7, 'folds': [1]})
   out = tmp_path / 'model.onnx'
-  try:
-    done = subprocess.run(
-      [
-        sys.executable,
-        export_onnx.__file__,
-        *('--run', str(small_run), '--out', str(out)),
-      ],
-      capture_output=True,
-      text=True,
-      check=True,
-    )
-  finally:
-    (small_run / calibration.FILE).unlink()
+  command = [sys.executable, export_onnx.__file__, small_run, '--out', out]
+  with made_up_run.calibrated(small_run, 1.7):
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert not done.stderr
   assert f'{out} (' in done.stdout
 
@@ -57,39 +47,39 @@ def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_answers_that_differ_are_not_written(
-  small_run, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def converted(monkeypatch):
+  """No package is needed: the file has the temperature only."""
   monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: 1)
-  monkeypatch.setattr(export_onnx, 'convert', lambda *_: b'')
+  monkeypatch.setattr(export_onnx, 'convert', lambda _, x: str(x).encode())
+  monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.0)
+
+
+def test_outputs_that_differ_are_not_written(
+  small_run, tmp_path, converted, monkeypatch, capsys
+):
   monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.002)
-  arguments = ['--run', str(small_run), '--out', str(tmp_path / 'x.onnx')]
-  assert export_onnx.main(arguments) == 2
+  out = str(tmp_path / 'x.onnx')
+  assert export_onnx.main([str(small_run), '--out', out]) == 2
   assert 'up to 2.0e-03 off the folds' in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 
-def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
-  """In the run, whose calibration counts, and in the place to write to."""
-  monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: 1)
-  monkeypatch.setattr(
-    export_onnx, 'convert', lambda _, temperature: str(temperature).encode()
-  )
-  monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.0)
+def test_a_tilde_stands_for_the_home_folder(
+  small_run, tmp_path, converted, monkeypatch
+):
+  """In the run, whose calibration counts, and in the output."""
   (tmp_path / 'run').symlink_to(small_run)
   monkeypatch.setenv('HOME', str(tmp_path))
-  calibration.write(small_run, {'temperature': 1.7, 'folds': [1]})
-  try:
+  with made_up_run.calibrated(small_run, 1.7):
     assert export_onnx.main(['--run=~/run', '--out=~/model.onnx']) == 0
     assert (tmp_path / 'model.onnx').read_bytes() == b'1.7'
     export_onnx.export(pathlib.Path('~/run'), tmp_path / 'other.onnx')
-  finally:
-    (small_run / calibration.FILE).unlink()
   assert (tmp_path / 'other.onnx').read_bytes() == b'1.7'
 
 
 def test_a_missing_package_is_named(small_run, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: None)
-  arguments = ['--run', str(small_run), '--out', str(tmp_path / 'x.onnx')]
-  assert export_onnx.main(arguments) == 2
+  out = str(tmp_path / 'x.onnx')
+  assert export_onnx.main([str(small_run), '--out', out]) == 2
   assert 'jax2onnx is not installed: run pip' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Exported programs answer as the folds they come from, without ecg_jax."""
+"""Exported programs predict as the folds they come from, without ecg_jax."""
 
 import pathlib
 import re
@@ -14,24 +14,11 @@ from ecg_jax import experiment, export
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble, exporter
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.runs import artifacts, finished_run
+from tests import made_up_run
 
 TEMPERATURE = 1.7
-
-
-def small_cnn():
-  config = cnn.get_config()
-  config.model.width = config.model.growth = 4
-  config.model.blocks, config.model.layers_per_block = 3, 1
-  return config
-
-
-def small_residual_crnn():
-  config = crnn_fast.get_config()
-  config.model.widths, config.model.blocks_per_stage = (4, 6), 1
-  config.model.lstm_units = 4
-  return config
 
 
 def random_folds(config):
@@ -49,35 +36,39 @@ def random_folds(config):
 
     return jax.tree.map(draw, finished_run.variable_shapes(network))
 
-  return TrainedFolds(
+  return Ensemble(
     run_folder=pathlib.Path('run'),
     config=config,
     folds=(0, 1),
     network=network,
     variables=(variables(0), variables(1)),
-    learnt=({}, {}),
+    trained_on=({}, {}),
   )
 
 
 @pytest.fixture(scope='module', params=['cnn', 'crnn', 'residual_crnn'])
 def folds(request, small_config):
-  configs = {
-    'cnn': small_cnn,
-    'crnn': lambda: small_config,
-    'residual_crnn': small_residual_crnn,
-  }
-  return random_folds(configs[request.param]())
+  if request.param == 'crnn':
+    return random_folds(small_config)
+  if request.param == 'cnn':
+    config = cnn.get_config()
+    sizes = {'width': 4, 'growth': 4, 'blocks': 3, 'layers_per_block': 1}
+  else:
+    config = crnn_fast.get_config()
+    sizes = {'widths': (4, 6), 'blocks_per_stage': 1, 'lstm_units': 4}
+  config.model.update(sizes)
+  return random_folds(config)
 
 
 def padded(windows, samples):
-  """Windows side by side; behind each stands what must not be read."""
+  """Windows as rows, padded with samples that must not be read."""
   signal = np.full((len(windows), samples), 12_345, np.int16)
   for row, window in zip(signal, windows, strict=True):
     row[: len(window)] = window
   return signal, np.array([len(window) for window in windows], np.int32)
 
 
-def test_programs_answer_as_the_folds_do(folds):
+def test_programs_predict_as_the_folds_do(folds):
   """Whatever the batch and the length, odd ones too, one frame at least."""
   rng = np.random.default_rng(0)
   weights = exporter.stacked_weights(folds)
@@ -104,11 +95,11 @@ def test_programs_answer_as_the_folds_do(folds):
 @pytest.fixture(scope='module')
 def model_folder(small_run, tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported') / 'below' / 'model'
-  assert export.main(['--run', str(small_run), '--out', str(folder)]) == 0
+  assert export.main([str(small_run), '--out', str(folder)]) == 0
   return folder
 
 
-def test_the_card_tells_how_to_use_them_without_ecg_jax(
+def test_the_card_explains_how_to_use_them_without_ecg_jax(
   model_folder, small_run, tmp_path
 ):
   """Runs the code of the card, as it stands, where ecg_jax is not."""
@@ -143,11 +134,11 @@ def test_the_card_tells_how_to_use_them_without_ecg_jax(
   )
 
 
-def test_the_card_tells_of_the_run(model_folder, small_run):
+def test_the_card_describes_the_run(model_folder, small_run):
   card = (model_folder / 'MODEL_CARD.md').read_text()
   scores = artifacts.read_scores(small_run / 'fold1' / 'scores.json')
   test = scores['sets']['test']
-  for told in (
+  for text in (
     'not a medical device',
     'was not calibrated',
     'no basis for answers about real ones',
@@ -155,18 +146,14 @@ def test_the_card_tells_of_the_run(model_folder, small_run):
     f'| 1                       | {test["records"]:>7} |',
     f' {test["score"]:.1f} |',
   ):
-    assert told in card
+    assert text in card
   assert '$' not in card
 
 
 def test_the_card_shows_the_calibration(small_run):
   folds = ensemble.load(small_run)
-  found = {'temperature': 1.25, 'folds': [1], 'error': 0.034}
-  calibration.write(small_run, found)
-  try:
+  with made_up_run.calibrated(small_run, 1.25, error=0.034):
     card = exporter.model_card(folds, calibration.read(small_run, folds.folds))
-  finally:
-    (small_run / calibration.FILE).unlink()
   assert 'the temperature 1.25, fitted to' in card
   assert '"error": 0.034' in card
 
@@ -175,28 +162,24 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   """In the run, whose calibration counts, and in the place to write to."""
   temperatures = []
   monkeypatch.setattr(
-    exporter, 'programs', lambda _, found: temperatures.append(found) or {}
+    exporter, 'programs', lambda _, x: temperatures.append(x) or {}
   )
   home = tmp_path / 'home'
   home.mkdir()
   (home / 'run').symlink_to(small_run)
   monkeypatch.setenv('HOME', str(home))
-  calibration.write(small_run, {'temperature': 1.25, 'folds': [1]})
-  try:
+  with made_up_run.calibrated(small_run, 1.25):
     assert export.main(['--run=~/run', '--out=~/model']) == 0
     exporter.export(pathlib.Path('~/run'), tmp_path / 'model')
-  finally:
-    (small_run / calibration.FILE).unlink()
   assert temperatures == [1.25, 1.25]
   for folder in (home, tmp_path):
     assert 'temperature 1.25' in (folder / 'model/MODEL_CARD.md').read_text()
 
 
-def test_a_folder_that_is_there_is_left_alone(model_folder, small_run, capsys):
+def test_an_existing_folder_is_left_alone(model_folder, small_run, capsys):
   before = sorted(model_folder.iterdir())
-  arguments = ['--run', str(small_run), '--out', str(model_folder)]
-  assert export.main(arguments) == 2
-  assert f'{model_folder} is there already' in capsys.readouterr().err
+  assert export.main([str(small_run), '--out', str(model_folder)]) == 2
+  assert f'{model_folder} exists already' in capsys.readouterr().err
   assert sorted(model_folder.iterdir()) == before
   assert sorted(model_folder.parent.iterdir()) == [model_folder]
 

@@ -2,10 +2,13 @@
 
 import io
 import json
+import pathlib
 import struct
+import tempfile
 import zipfile
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +17,9 @@ from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary, tables
-from ecg_jax.runs import artifacts, checkpoint, predictions
+from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.training import train_state
-from tests import conftest, prepare_test
+from tests import conftest, made_up_run, prepare_test
 
 INPUTS = 10_000 if conftest.FULL else 100
 """Of each reader."""
@@ -201,32 +204,14 @@ def test_configs_of_runs(folder, content):
 
 
 def _finished_fold():
-  """What summarize reads of a fold."""
-  measures = {'f1': 50.0, 'precision': 50.0, 'recall': 50.0}
-  counts = {'predicted': 1, 'actual': 1, 'correct': 1, 'undefined': False}
-  test = {
-    'records': 4,
-    'score': 100.0,
-    'accuracy': 100.0,
-    'loss': 0.1,
-    'classes': {name: {**measures, **counts} for name in schema.CLASSES},
-    'confusion': [[int(i == j) for j in range(4)] for i in range(4)],
-  }
-  scores = {
-    'fold': 0,
-    'seed': 0,
-    'label_version': 'v3',
-    'max_records': None,
-    'versions': {},
-    'commit': None,
-    'best': {'phase': 0, 'epoch': 1},
-    'sets': {'test': test},
-  }
-  rows = [','.join(predictions.COLUMNS)]
-  for index, label in enumerate(schema.CLASSES):
-    chances = ','.join(str(float(index == j)) for j in range(4))
-    rows.append(f'A{index:05d},0,{label},{label},{chances}')
-  return json.dumps(scores).encode(), ('\n'.join(rows) + '\n').encode()
+  """The files of a fold that summarize reads."""
+  sets = {'test': ([f'A{k:05d}' for k in range(4)], np.arange(4), np.eye(4))}
+  with tempfile.TemporaryDirectory() as folder:
+    made_up_run.write_fold(pathlib.Path(folder), 0, sets)
+    fold = pathlib.Path(folder) / 'fold0'
+    return [
+      (fold / name).read_bytes() for name in ('scores.json', 'predictions.csv')
+    ]
 
 
 SCORES, PREDICTIONS = _finished_fold()

@@ -194,7 +194,7 @@ def test_what_the_run_before_learnt_from_is_not_forgotten(
   digests = data.dataset.record_digests()
   sets = small_data.table['folds']['1']
   model = ensemble.load(folder)
-  assert model.learnt == (
+  assert model.trained_on == (
     {
       digests[record]: record
       for record in (

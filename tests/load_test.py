@@ -1,4 +1,4 @@
-"""Trained folds from Python answer as the command does."""
+"""The Python API predicts as the command does."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def model(small_run):
   return ecg_jax.load(str(small_run))
 
 
-def test_a_signal_is_answered_by_the_folds(model):
+def test_a_signal_is_classified_by_the_folds(model):
   found = model.predict(COUNTS / 1000, sampling_rate=300, units='mV')
   [expected] = calibration.softmax(model.folds.logits([COUNTS])[0], 1.0)
   probabilities = list(found.probabilities.values())
@@ -36,20 +36,13 @@ def test_a_signal_is_answered_by_the_folds(model):
 
 
 def test_units_rate_and_lead_do_not_change_it(model):
-  [first, *others] = [
-    model.predict(COUNTS, sampling_rate=300, units='counts'),
-    model.predict(COUNTS / 1e6, sampling_rate=300, units='V'),
-    model.predict(
-      np.stack([0 * COUNTS, COUNTS]), sampling_rate=300, units='uV', lead='1'
-    ),
-    model.predict(
-      [[0] * len(COUNTS), list(COUNTS)],
-      sampling_rate=np.int64(300),
-      units='counts',
-      lead=1,
-    ),
-  ]
-  for other in others:
+  first = model.predict(COUNTS, sampling_rate=300, units='counts')
+  for signal, rate, units, lead in (
+    (COUNTS / 1e6, 300, 'V', None),
+    (np.stack([0 * COUNTS, COUNTS]), 300, 'uV', '1'),
+    ([[0] * len(COUNTS), list(COUNTS)], np.int64(300), 'counts', 1),
+  ):
+    other = model.predict(signal, sampling_rate=rate, units=units, lead=lead)
     assert other.probabilities == pytest.approx(first.probabilities, abs=1e-6)
 
 
@@ -69,18 +62,18 @@ def test_a_long_signal_has_a_summary(model):
   ('signal', 'fields', 'message'),
   [
     (COUNTS[:50], {}, 'signal has 50 samples'),
-    (COUNTS, {'units': 'furlongs'}, "'furlongs' are none"),
+    (COUNTS, {'units': 'furlongs'}, "'furlongs' are unknown"),
     (COUNTS, {'sampling_rate': 0}, 'sampling rate of 0 Hz'),
     (COUNTS, {'sampling_rate': '300'}, "sampling_rate is '300', not a number"),
     (COUNTS, {'sampling_rate': None}, 'sampling_rate is None, not a number'),
-    (COUNTS, {'units': 3}, 'and 3 are none'),
+    (COUNTS, {'units': 3}, 'and 3 are unknown'),
     (COUNTS, {'units': None}, 'does not say the units'),
     (COUNTS, {'lead': 1}, "no lead '1'"),
     (COUNTS, {'lead': -1}, "no lead '-1'"),
     (COUNTS, {'lead': 0.5}, "no lead '0.5'"),
     (COUNTS.reshape(1, 1, -1), {}, 'signal'),
-    ([[1, 2], [3]], {}, 'signal cannot be made an array'),
-    (None, {}, 'signal holds object'),
+    ([[1, 2], [3]], {}, 'signal cannot be converted to an array'),
+    (None, {}, 'signal has object'),
     (np.ma.masked_less(np.arange(9000), 100), {}, 'no samples at 0.00 s'),
   ],
 )

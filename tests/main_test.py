@@ -12,16 +12,10 @@ import zipfile
 import jax
 import pytest
 
-from ecg_jax import cli, configuration, evaluate, export, main, predict
+from ecg_jax import configuration, main
 from ecg_jax.datasets import prepare
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
-from ecg_jax.errors import (
-  InputError,
-  Interrupted,
-  PartialFailure,
-  TrainingError,
-)
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files, startup
 from tests import prepare_test
@@ -129,49 +123,6 @@ def test_debug_prints_the_traceback():
   assert err.startswith('Traceback')
   assert 'configuration.py' in err
   assert "There is no config file 'none.py'" in err.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-  ('error', 'code', 'message'),
-  [
-    (InputError('This is wrong.'), 2, 'This is wrong.'),
-    (PartialFailure('Two failed.'), 3, 'Two failed.'),
-    (TrainingError('It is infinite.'), 1, 'It is infinite.'),
-    (KeyboardInterrupt(), 130, 'Interrupted (SIGINT).\n'),
-    (Interrupted(), 130, 'Interrupted (SIGINT): start again'),
-    (Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),
-    (RuntimeError('RESOURCE_EXHAUSTED: 9 GB.\n x'), 1, 'Out of memory (RES'),
-    (ZeroDivisionError('by 0'), 1, 'Failed (ZeroDivisionError: by 0): --debug'),
-  ],
-)
-def test_every_error_is_one_line_and_a_traceback_only_on_demand(
-  capsys, error, code, message
-):
-  def fail():
-    raise error
-
-  assert cli.run_command(fail, debug=False) == code
-  out, err = capsys.readouterr()
-  assert out == ''
-  assert err.startswith(message)
-  assert err.count('\n') == 1
-  assert cli.run_command(fail, debug=True) == code
-  assert capsys.readouterr().err.startswith('Traceback')
-
-
-@pytest.mark.parametrize('command', [main, evaluate, export, predict])
-def test_what_helps_when_memory_is_out_is_an_option_of_the_command(
-  capsys, monkeypatch, command
-):
-  def fail(*_):
-    raise RuntimeError('RESOURCE_EXHAUSTED: 9 GB.')
-
-  monkeypatch.setattr(command, '_run', fail)
-  assert command.main(['x', *CRNN]) == 1
-  message = capsys.readouterr().err
-  assert message.startswith('Out of memory (RESOURCE_EXHAUSTED: 9 GB.): ')
-  assert ('--config.batch_size' in message) == (command is main)
-  assert ('JAX_PLATFORMS=cpu' in message) == (command is not main)
 
 
 def test_help():

@@ -7,8 +7,8 @@ import pytest
 
 from ecg_jax import experiment
 from ecg_jax.datasets import schema
-from ecg_jax.evaluation import score
-from ecg_jax.runs import artifacts, predictions
+from ecg_jax.runs import artifacts
+from tests import made_up_run
 from tools import plot_mistakes
 
 
@@ -24,30 +24,13 @@ def run(small_config, small_data, tmp_path, monkeypatch):
   sets, wrong = {}, {}
   for name in ('test', 'validation'):
     records = sorted(small_data.table['folds']['0'][name])
+    classes = np.array([schema.CLASSES.index(labels[x]) for x in records])
     probabilities = rng.dirichlet(np.ones(4), len(records))
-    predictions.write(
-      folder / 'fold0' / predictions.FILES[name],
-      records=records,
-      labels=[labels[record] for record in records],
-      probabilities=probabilities.astype(np.float32),
-      fold=0,
-    )
-    confusion = np.zeros((4, 4), np.int64)
-    wrong[name] = {}
-    for record, row in zip(records, probabilities, strict=True):
-      own = schema.CLASSES.index(labels[record])
-      confusion[own, row.argmax()] += 1
-      if row.argmax() != own:
-        wrong[name][record] = row[own]
-    sets[name] = {**score.scores(confusion), 'loss': 1.0}
-  scores = {
-    'fold': 0,
-    'label_version': 'v3',
-    'max_records': None,
-    'best': {'phase': 0, 'epoch': 1},
-    'sets': sets,
-  }
-  artifacts.write_scores(folder / 'fold0' / 'scores.json', scores)
+    own = probabilities[np.arange(len(records)), classes]
+    mistaken = probabilities.argmax(axis=1) != classes
+    wrong[name] = {records[k]: own[k] for k in np.flatnonzero(mistaken)}
+    sets[name] = records, classes, probabilities.astype(np.float32)
+  made_up_run.write_fold(folder, 0, sets)
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
   return folder, wrong
 

@@ -1,4 +1,4 @@
-"""The command: from a user's files to a table, a CSV, a JSON and answers."""
+"""The command: from a user's files to a table, CSV, JSON, answers, pictures."""
 
 import contextlib
 import csv
@@ -19,6 +19,8 @@ from tests import recordings_test
 _, COUNTS, _ = generator.generate_record(0, 3)
 COUNTS = COUNTS[: len(COUNTS) // 300 * 300]
 PROBABILITIES = [f'probability_{name}' for name in schema.CLASSES]
+STATED = ('--sampling_rate', 300, '--units', 'counts')
+MILLIVOLT = ('--sampling_rate', 300, '--units', 'mV')
 
 
 @pytest.fixture
@@ -30,6 +32,19 @@ def call(small_run, capsys):
     return code, *capsys.readouterr()
 
   return run
+
+
+@pytest.fixture
+def attributed(monkeypatch):
+  """What is attributed, in place of computing it: folds, counts, answer."""
+  calls = []
+
+  def gradients(model, counts, answer):
+    calls.append((model.folds, counts, answer))
+    return np.zeros(-(-len(counts) // 60), np.float32)
+
+  monkeypatch.setattr(attribution, 'integrated_gradients', gradients)
+  return calls
 
 
 def read_csv(path):
@@ -54,14 +69,15 @@ def write_all(folder):
 def test_every_format_gets_the_same_answer(call, tmp_path):
   names = write_all(tmp_path / 'all')
   out, answers = tmp_path / 'new' / 'o.csv', tmp_path / 'answers.txt'
-  options = ('--out', out, '--answers', answers, '--sampling_rate', 300)
-  code, printed, _ = call(tmp_path / 'all', *options, '--units', 'mV')
+  outputs = ('--out', out, '--answers', answers)
+  code, printed, _ = call(tmp_path / 'all', *outputs, *MILLIVOLT)
   assert code == 0
   rows = read_csv(out)
   assert list(rows[0]) == report.COLUMNS
   assert [row['recording'] for row in rows] == names
-  shown = [line.split()[0] for line in printed.splitlines()]
-  assert shown == ['recording', *names]
+  shown = [line.split() for line in printed.splitlines()]
+  assert [line[0] for line in shown] == ['recording', *names]
+  assert shown[0][3::5] == ['prediction', 'agreement']
   first = [float(rows[0][name]) for name in PROBABILITIES]
   assert sum(first) == pytest.approx(1)
   for row in rows:
@@ -80,8 +96,8 @@ def test_broken_files_leave_the_others_alone(call, tmp_path):
   for name in ('broken.edf', 'broken.csv', 'broken.hea'):
     (tmp_path / 'all' / name).write_bytes(b'junk')
   out, answers = tmp_path / 'o.json', tmp_path / 'answers.txt'
-  options = ('--out', out, '--answers', answers, '--sampling_rate', 300)
-  code, printed, errors = call(tmp_path / 'all', *options, '--units', 'mV')
+  outputs = ('--out', out, '--answers', answers)
+  code, printed, errors = call(tmp_path / 'all', *outputs, *MILLIVOLT)
   assert code == 3
   assert printed.count('no answer') == 3
   lines = errors.splitlines()
@@ -111,8 +127,7 @@ def long(tmp_path_factory):
 def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   call, tmp_path, long
 ):
-  stated = ('--sampling_rate', 300, '--units', 'counts')
-  code, printed, _ = call(long, *stated, '--out', tmp_path / 'o.csv')
+  code, printed, _ = call(long, *STATED, '--out', tmp_path / 'o.csv')
   assert code == 0
   rows = read_csv(tmp_path / 'o.csv')
   times = [(row['start_seconds'], row['end_seconds']) for row in rows]
@@ -132,7 +147,7 @@ def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   assert 'share of 0:00:40: ' in printed
   assert 'of A' in printed
   windows = ('--window', 10, '--stride', 5, '--bandpass', '--vote')
-  call(long, *stated, *windows, '--out', tmp_path / 'o.json')
+  call(long, *STATED, *windows, '--out', tmp_path / 'o.json')
   [recording] = json.loads((tmp_path / 'o.json').read_text())['recordings']
   starts = [row['start_seconds'] for row in recording['rows']]
   assert starts == [*range(0, 65, 5), 0]
@@ -142,25 +157,18 @@ def test_a_long_recording_is_answered_by_window_and_as_a_whole(
 
 
 def test_pictures_show_the_window_that_is_the_most_certain(
-  call, tmp_path, long, monkeypatch
+  call, tmp_path, long, attributed
 ):
-  asked = []
-
-  def gradients(folds, counts, answer):
-    asked.append((folds.folds, counts, answer))
-    return np.zeros(-(-len(counts) // 60), np.float32)
-
-  monkeypatch.setattr(attribution, 'integrated_gradients', gradients)
   whole = recordings_test.write_mat(tmp_path, COUNTS)
   broken = tmp_path / 'broken.edf'
   broken.write_bytes(b'junk')
-  stated = ('--sampling_rate', 300, '--units', 'counts')
-  options = ('--out', tmp_path / 'o.csv', '--plot', tmp_path / 'new' / 'plots')
-  assert call(whole, long, broken, *stated, *options)[0] == 3
-  names = {path.name for path in (tmp_path / 'new' / 'plots').iterdir()}
+  plots = tmp_path / 'new' / 'plots'
+  options = ('--out', tmp_path / 'o.csv', '--plot', plots)
+  assert call(whole, long, broken, *STATED, *options)[0] == 3
+  names = {path.name for path in plots.iterdir()}
   stems = (whole.stem, long.stem)
   assert names == {f'{x}.{kind}' for x in stems for kind in ('png', 'svg')}
-  (_, first, _), (folds, second, answer) = asked
+  (_, first, _), (folds, second, answer) = attributed
   np.testing.assert_array_equal(first, COUNTS)
   assert folds == (1,)
   rows = [row for row in read_csv(tmp_path / 'o.csv') if row['predicted']]
@@ -175,7 +183,7 @@ def test_pictures_show_the_window_that_is_the_most_certain(
   assert answer == max(
     range(4), key=lambda place: float(row[PROBABILITIES[place]])
   )
-  svg = (tmp_path / 'new' / 'plots' / f'{long.stem}.svg').read_text()
+  svg = (plots / f'{long.stem}.svg').read_text()
   assert f'{start // 300} to {end // 300} s' in svg
 
 
@@ -207,25 +215,19 @@ def test_a_tilde_stands_for_the_home_folder(
   assert 'is in the run folder' in errors
 
 
-def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    attribution,
-    'integrated_gradients',
-    lambda folds, counts, answer: np.zeros(-(-len(counts) // 60), np.float32),
-  )
+def test_odd_names_lose_nothing(call, tmp_path, attributed):
   (tmp_path / 'all').mkdir()
   odd = (b'M\xfcller', b'a,b', b'line\nend', b'x' * 250, '心'.encode() * 80)
   for name in odd:
     content = recordings_test.write_npy(tmp_path, COUNTS).read_bytes()
     (tmp_path / 'all' / os.fsdecode(name + b'.npy')).write_bytes(content)
   (tmp_path / 'all' / os.fsdecode(b'\xfc.npy')).write_bytes(b'junk')
-  stated = ('--sampling_rate', 300, '--units', 'counts')
   outputs = ('--answers', tmp_path / 'a.txt', '--out', tmp_path / 'o.csv')
   plots = tmp_path / 'plots'
   with contextlib.redirect_stdout(
     io.TextIOWrapper(io.BytesIO(), encoding='ascii')
   ) as printed:
-    code, _, errors = call(tmp_path / 'all', *stated, *outputs, '--plot', plots)
+    code, _, errors = call(tmp_path / 'all', *STATED, *outputs, '--plot', plots)
   assert code == 3, errors
   assert 'udcfc.npy' in errors
   printed.seek(0)
@@ -240,7 +242,7 @@ def test_odd_names_lose_nothing(call, tmp_path, monkeypatch):
   assert len(list(plots.iterdir())) == 2 * len(odd)
 
 
-def test_what_was_found_is_told_though_a_picture_fails(
+def test_results_are_printed_though_a_picture_fails(
   call, tmp_path, monkeypatch
 ):
   def fail(*_):
@@ -275,8 +277,7 @@ def test_a_name_that_is_the_path_of_another_loses_no_answer(
   recordings_test.write_csv(tmp_path, COUNTS).rename('x.csv')
   for name in names[1:]:
     recordings_test.write_npy(tmp_path, COUNTS / 1000).rename(name)
-  stated = ('--sampling_rate', 300, '--units', 'mV')
-  code, printed, _ = call(*names, *stated)
+  code, printed, _ = call(*names, *MILLIVOLT)
   assert code == 0
   assert [line.split()[0] for line in printed.splitlines()[1:]] == names
 
@@ -285,8 +286,8 @@ def test_a_name_that_is_the_path_of_another_loses_no_answer(
   ('arguments', 'words'),
   [
     ((), 'arguments are required'),
-    (('nothing.csv',), 'nothing.csv is not there'),
-    (('.',), 'holds no recordings'),
+    (('nothing.csv',), 'nothing.csv does not exist'),
+    (('.',), 'has no recordings'),
     (('.', '--out', 'o.xlsx'), 'o.xlsx ends neither'),
     (('A1.hea', '--window', '0'), 'window is 0.0, not from 1 to 3600'),
     (('A1.hea', ''), 'FILE: an empty path'),
@@ -305,15 +306,13 @@ def test_a_name_that_is_the_path_of_another_loses_no_answer(
   ],
 )
 def test_mistakes_are_explained(call, tmp_path, monkeypatch, arguments, words):
-  tmp_path = tmp_path / 'x'
+  folder = tmp_path / 'x'
   for name in ('', 'empty', 'empty.csv'):
-    (tmp_path / name).mkdir()
-  recordings_test.write_mat(tmp_path, COUNTS)
-  recordings_test.write_csv(tmp_path, COUNTS)
-  (tmp_path / 'A1').touch()
-  monkeypatch.chdir(tmp_path)
-  if arguments[:1] == ('.',):
-    monkeypatch.chdir(tmp_path / 'empty')
+    (folder / name).mkdir()
+  recordings_test.write_mat(folder, COUNTS)
+  recordings_test.write_csv(folder, COUNTS)
+  (folder / 'A1').touch()
+  monkeypatch.chdir(folder / 'empty' if '.' in arguments else folder)
   code, printed, errors = call(*arguments)
   assert (code, printed) == (2, '')
   assert words in errors
@@ -349,18 +348,17 @@ def test_answers_among_the_recordings_are_replaced_by_new_ones(call, tmp_path):
     assert (tmp_path / 'a.txt').read_text().count('\n') == 1
 
 
-@pytest.mark.parametrize('name', ['config.json', 'fold1/new.csv', '.'])
 @pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
-def test_the_run_is_not_written_to(call, small_run, tmp_path, name, option):
+def test_the_run_is_not_written_to(call, small_run, tmp_path, option):
   path = recordings_test.write_mat(tmp_path, COUNTS)
   (tmp_path / 'link').symlink_to(small_run)
-  kept = (small_run / 'config.json').read_bytes()
-  if option == '--out' and name == '.':
-    name = 'new.json'
-  code, _, errors = call(path, option, tmp_path / 'link' / name)
-  assert (code, errors.count('\n')) == (2, 1)
-  assert 'is in the run folder' in errors
-  assert (small_run / 'config.json').read_bytes() == kept
+  before = (small_run / 'config.json').read_bytes()
+  last = 'new.json' if option == '--out' else '.'
+  for name in ('config.json', 'fold1/new.csv', last):
+    code, _, errors = call(path, option, tmp_path / 'link' / name)
+    assert (code, errors.count('\n')) == (2, 1)
+    assert 'is in the run folder' in errors
+  assert (small_run / 'config.json').read_bytes() == before
 
 
 def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
@@ -376,17 +374,14 @@ def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
 
 
 def test_noise_alone_is_called_so():
-  noise = aggregation.Answer('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
-  stretches = [
-    aggregation.Stretch(30 * k, 30 * k + 30, noise) for k in range(3)
+  noise = aggregation.Prediction('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
+  windows = [
+    aggregation.WindowPrediction(30 * k, 30 * k + 30, noise) for k in range(3)
   ]
-  outcome = predictor.Outcome(
-    'a',
-    seconds=90,
-    windowed=True,
-    stretches=stretches,
-    summary=aggregation.summarize(stretches),
+  summary = aggregation.summarize(windows)
+  result = predictor.RecordingResult(
+    'a', seconds=90, windowed=True, windows=windows, summary=summary
   )
-  last = report.rows(outcome)[-1]
+  last = report.rows(result)[-1]
   assert last['predicted'] == '~'
   assert last['status'] == 'mean of 3 windows, all noise'

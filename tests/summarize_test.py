@@ -1,6 +1,6 @@
 """The summary over folds and its command, on run folders made here."""
 
-import csv
+import itertools
 import json
 import os
 import pathlib
@@ -11,72 +11,45 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax.evaluation import score, summary, tables
-from ecg_jax.runs import metrics_csv, predictions
+from ecg_jax.evaluation import summary, tables
+from ecg_jax.runs import metrics_csv
+from tests import made_up_run
 from tools import summarize
 
 ROOT = pathlib.Path(__file__).parents[1]
 MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
 
 
-def _write_predictions(path, fold, labels, predicted, first):
-  with path.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(predictions.COLUMNS)
-    for i, (label, answer) in enumerate(zip(labels, predicted, strict=True)):
-      probabilities = [0.7 if name == answer else 0.1 for name in 'NAO~']
-      record = f'S{first + i:05d}'
-      writer.writerow([record, fold, label, answer, *probabilities])
-
-
-def _make_run(folder, folds=(0, 1, 2), letters='NAO~', **settings):
+def _make_run(folder, folds=(0, 1, 2), letters='NAO~', **fields):
   """Writes a complete run of random predictions; returns its label pairs."""
   rng = np.random.default_rng(7)
-  folder.mkdir(parents=True)
-  config = {
-    'folds': list(folds),
-    'max_epochs': settings.get('max_epochs'),
-    'label_version': settings.get('label_version', 'v3'),
-    'data': {
-      'name': 'synthetic_ecg',
-      'max_records': settings.get('max_records'),
-    },
-  }
-  (folder / 'config.json').write_text(json.dumps({'config': config}))
+  version = fields.get('label_version', 'v3')
+  most = fields.pop('max_records', None)
+  data = {'name': 'synthetic_ecg', 'max_records': most}
+  made_up_run.write_config(folder, folds, data=data, **fields)
   pairs = {}
   for fold in folds:
-    fold_folder = folder / f'fold{fold}'
-    fold_folder.mkdir()
     sets = {}
     for name, first in (('test', 1000 * fold), ('validation', 90000)):
       number = int(rng.integers(30, 60))
       labels = rng.choice(list(letters), number)
       wrong = rng.choice(list(letters), number)
       predicted = np.where(rng.random(number) < 0.7, labels, wrong)
-      file = fold_folder / predictions.FILES[name]
-      _write_predictions(file, fold, labels, predicted, first)
-      confusion = np.zeros((4, 4), np.int64)
-      for label, answer in zip(labels, predicted, strict=True):
-        confusion['NAO~'.index(label), 'NAO~'.index(answer)] += 1
-      sets[name] = {**score.scores(confusion), 'loss': 0.5}
+      records = [f'S{first + index:05d}' for index in range(number)]
+      classes = np.array(['NAO~'.index(label) for label in labels])
+      chosen = predicted[:, None] == list('NAO~')
+      sets[name] = records, classes, np.where(chosen, 0.7, 0.1)
       pairs[name, fold] = list(zip(labels, predicted, strict=True))
-    content = {
-      'fold': fold,
-      'seed': 0,
-      'label_version': config['label_version'],
-      'max_records': config['data']['max_records'],
-      'best': {'phase': 1, 'epoch': 5},
-      'sets': sets,
-    }
-    (fold_folder / 'scores.json').write_text(json.dumps(content))
-    with (fold_folder / 'metrics.csv').open('w', encoding='utf-8') as file:
-      print(','.join(metrics_csv.COLUMNS), file=file)
-      for phase in (0, 1):
-        for epoch in range(1, 8 + fold):
-          validation = f'{1 / epoch},{100 - 50 / epoch}'
-          validation = validation if epoch % 5 == 0 else ','
-          row = f'{phase},{epoch},{10 * epoch},{2 / epoch},{validation}'
-          print(f'{row},0.001,50.0,1.5', file=file)
+    made_up_run.write_fold(
+      folder, fold, sets, label_version=version, max_records=most
+    )
+    rows = [','.join(metrics_csv.COLUMNS)]
+    for phase, epoch in itertools.product((0, 1), range(1, 8 + fold)):
+      validation = f'{1 / epoch},{100 - 50 / epoch}' if epoch % 5 == 0 else ','
+      row = f'{phase},{epoch},{10 * epoch},{2 / epoch},{validation}'
+      rows.append(f'{row},0.001,50.0,1.5')
+    text = '\n'.join(rows) + '\n'
+    (folder / f'fold{fold}' / 'metrics.csv').write_text(text)
   return pairs
 
 
@@ -289,7 +262,7 @@ def _one_more_correct(text):
 
 
 @pytest.mark.parametrize(
-  ('name', 'damage', 'told'),
+  ('name', 'damage', 'words'),
   [
     ('config.json', lambda text: text[:-5], 'not valid JSON'),
     ('config.json', lambda text: '{"config": {}}', 'None as config.folds'),
@@ -320,7 +293,7 @@ def _one_more_correct(text):
   ],
 )
 def test_damage_gets_one_sentence_and_writes_nothing(
-  tmp_path, capsys, name, damage, told
+  tmp_path, capsys, name, damage, words
 ):
   run = tmp_path / 'run'
   _make_run(run)
@@ -331,7 +304,7 @@ def test_damage_gets_one_sentence_and_writes_nothing(
   files = sorted(run.rglob('*'))
   assert summarize.main([str(run), '--plot']) == 2
   printed = capsys.readouterr()
-  assert told in printed.err
+  assert words in printed.err
   assert printed.err.count('\n') == 1
   assert printed.out == ''
   assert sorted(run.rglob('*')) == files
@@ -343,7 +316,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
   _make_run(tmp_path / 'run')
   (tmp_path / 'empty').mkdir()
   run, empty = str(tmp_path / 'run'), str(tmp_path / 'empty')
-  for arguments, told in (
+  for arguments, words in (
     ([str(tmp_path / 'none')], 'There is no folder'),
     ([run, empty], 'There is no config.json'),
     (['--plot', run, empty], 'put --plot after'),
@@ -351,7 +324,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, capsys):
   ):
     assert summarize.main(arguments) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert words in error
     assert error.count('\n') == 1
 
 

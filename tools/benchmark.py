@@ -3,12 +3,12 @@
     python tools/benchmark.py --config configs/crnn.py [--config.FIELD VALUE]
       [--lengths FILE] [--augmentation off] [--threads 2] [--json FILE]
 
-What is timed is what a run runs, from the int16 samples on: the programs of
-`ecg_jax.training` and `ecg_jax.evaluation`, the chunks of an epoch, the loop
-that dispatches them, on one device. Every program is compiled and makes a step
-before it is timed. Of each bucket only some steps are timed, enough for one
-pass of a few seconds; its time then counts as often as the bucket has batches
-in an epoch, so a rate is that of a whole epoch.
+It times what a run executes on one device, from the int16 samples on: the
+programs of `ecg_jax.training` and `ecg_jax.evaluation`, the chunks of an epoch,
+and the loop that dispatches them. Every program is compiled and runs one step
+before it is timed. Only some steps of each bucket are timed, enough for a pass
+of a few seconds; their mean is weighted by the bucket's batches in an epoch, so
+a rate is that of a whole epoch.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -31,9 +32,6 @@ import numpy as np
 from absl import flags
 from jax.extend import core
 from jax.sharding import Mesh
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli, configuration, experiment, models
 from ecg_jax.datasets import prepare, schema
@@ -53,21 +51,21 @@ from ecg_jax.training.optimizer import Phase
 from ecg_jax.training.progress import Progress
 
 FIXED_SAMPLES = 9000
-"""Length of the records of `fixed_records_per_second`: 30 s."""
+"""Length of the records behind `fixed_records_per_second`: 30 s."""
 
 CLASS_COUNTS = np.array([5076, 758, 2415, 279])
-"""Of the challenge's records, labels v3, order N, A, O, ~."""
+"""Challenge records per class, labels v3, order N, A, O, ~."""
 
-_ROUNDS = 3  # passes at least; their medians count
-_LEAST_SECONDS = 5.0  # that the passes take together
-_PASS_SECONDS = 15.0  # that a pass may take, if one step a bucket allows it
+_ROUNDS = 3  # minimum number of passes; their medians count
+_LEAST_SECONDS = 5.0  # minimum duration of all passes together
+_PASS_SECONDS = 15.0  # target for a pass; it has one step a bucket at least
 _MATMUL_SIZE = 4096
 _PROFILED_STEPS = 1  # in each of two chunks
 
 
 @dataclasses.dataclass
 class Bucket:
-  """The batches of one length in an epoch, and what they cost."""
+  """The batches of one length in an epoch, and their cost."""
 
   program: str
   """'training', 'fixed' or 'evaluation'."""
@@ -75,27 +73,27 @@ class Bucket:
   """Length that signals are padded to."""
   batch_size: int
   steps: int
-  """Batches in an epoch, those not full too."""
+  """Batches in an epoch, partly filled ones included."""
   records: int
   valid_samples: int
   """Samples of the records, without any padding."""
   compile_seconds: float = math.nan
   memory_bytes: float = math.nan
-  """Of the program's arguments (the dataset among them), results and temporary
-  arrays on one device."""
+  """Device memory of the program's arguments (the dataset included), results
+  and temporary arrays."""
   seconds_per_step: float = math.nan
 
 
 def count_buckets(program: str, chunks: Sequence[Chunk]) -> list[Bucket]:
   """The buckets of an epoch, shortest first, not timed yet."""
-  found: dict[int, Bucket] = {}
+  buckets: dict[int, Bucket] = {}
   for chunk in sorted(chunks, key=lambda chunk: chunk.bucket.samples):
     new = Bucket(program, chunk.bucket.samples, chunk.mask.shape[1], 0, 0, 0)
-    bucket = found.setdefault(chunk.bucket.samples, new)
+    bucket = buckets.setdefault(chunk.bucket.samples, new)
     bucket.steps += chunk.num_steps
     bucket.records += int(chunk.mask.sum())
     bucket.valid_samples += int(chunk.lengths[chunk.mask].sum())
-  return list(found.values())
+  return list(buckets.values())
 
 
 def records_per_second(buckets: Sequence[Bucket]) -> float:
@@ -111,17 +109,17 @@ def real_share(buckets: Sequence[Bucket]) -> float:
 
 
 def shorten(chunks: Sequence[Chunk], steps: int) -> list[Chunk]:
-  """The first chunks of each bucket, in order, cut to so many steps in all."""
+  """The first chunks of each bucket, in order, with `steps` steps in all."""
   left = {chunk.bucket.samples: steps for chunk in chunks}
-  kept = []
+  shortened = []
   for chunk in chunks:
     count = min(chunk.num_steps, left[chunk.bucket.samples])
     left[chunk.bucket.samples] -= count
     if count:
       mask = chunk.mask.copy()
       mask[count:] = False
-      kept.append(dataclasses.replace(chunk, num_steps=count, mask=mask))
-  return kept
+      shortened.append(dataclasses.replace(chunk, num_steps=count, mask=mask))
+  return shortened
 
 
 def time_buckets(
@@ -136,16 +134,16 @@ def time_buckets(
   """Times the program of every bucket of an epoch.
 
   Args:
-    program: What to call it.
+    program: Name of the program.
     chunks: The epoch.
     run: Runs a chunk alone, waits for it and returns the seconds.
     lower: Lowers the program of a chunk.
-    steps: Steps to time of each bucket; None: as many as _PASS_SECONDS allow.
+    steps: Steps to time per bucket; None for as many as _PASS_SECONDS allow.
     loop: Runs chunks as training does and returns the seconds.
 
   Returns:
-    The buckets, and the loop's efficiency: the time of the same chunks each
-    alone / the time of the loop; 1 without a loop.
+    The buckets, and the loop's efficiency: the time of the chunks run one by
+    one / the time of the loop; 1 without a loop.
   """
   buckets = count_buckets(program, chunks)
   first_steps = {chunk.bucket.samples: chunk for chunk in shorten(chunks, 1)}
@@ -157,8 +155,11 @@ def time_buckets(
     bucket.compile_seconds = time.perf_counter() - begun
     bucket.memory_bytes = memory_bytes(compiled)
     warm_seconds += run(chunk)
-    told = f'{program}, {bucket.samples:,} samples: compiled'
-    print(told, file=sys.stderr, flush=True)
+    print(
+      f'{program}, {bucket.samples:,} samples: compiled',
+      file=sys.stderr,
+      flush=True,
+    )
   timed = shorten(chunks, steps or max(1, int(_PASS_SECONDS / warm_seconds)))
   alone: list[list[float]] = []
   looped: list[float] = []
@@ -169,9 +170,7 @@ def time_buckets(
   seconds = np.median(alone, axis=0)
   for bucket in buckets:
     own = [chunk.bucket.samples == bucket.samples for chunk in timed]
-    count = sum(
-      c.num_steps for c in timed if c.bucket.samples == bucket.samples
-    )
+    count = sum(c.num_steps for c, mine in zip(timed, own, strict=True) if mine)
     bucket.seconds_per_step = float(seconds[own].sum() / count)
   efficiency = seconds.sum() / np.median(looped) if looped else 1.0
   return buckets, float(efficiency)
@@ -179,16 +178,16 @@ def time_buckets(
 
 def memory_bytes(compiled: jax.stages.Compiled) -> float:
   """Bytes of a program's arguments, results and temporary arrays."""
-  found = compiled.memory_analysis()
-  if found is None:  # Not every compiler tells.
+  sizes = compiled.memory_analysis()
+  if sizes is None:  # Some compilers do not report it.
     return math.nan
-  inputs = found.argument_size_in_bytes + found.temp_size_in_bytes
-  # A result that takes over an argument's memory takes none of its own.
-  return inputs + found.output_size_in_bytes - found.alias_size_in_bytes
+  inputs = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+  # A result that reuses an argument's memory needs none of its own.
+  return inputs + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
 
 
 class Training:
-  """The loop and the programs of a phase that trains everything."""
+  """The loop and the programs of a phase that trains all parameters."""
 
   def __init__(self, job: Job, data: device_data.Data, mesh: Mesh):
     phase = Phase('all', 1, 1e-3)
@@ -226,13 +225,13 @@ class Training:
     self.context.close()
 
   def lower(self, chunk: Chunk) -> jax.stages.Lowered:
-    """The program of the chunk's bucket, not compiled."""
+    """Lowers the program of the chunk's bucket."""
     return train_step.train_chunk.lower(
       self.fold.state, *self._inputs(chunk), self.rate, **self.static
     )
 
   def run(self, chunk: Chunk) -> float:
-    """Seconds of the bare program, its chunk already on the device."""
+    """Runs the bare program, its chunk on the device already; seconds."""
     inputs = jax.block_until_ready(self._inputs(chunk))
     begun = time.perf_counter()
     self.fold.state, _ = jax.block_until_ready(
@@ -245,7 +244,7 @@ class Training:
     return inputs
 
   def loop(self, chunks: Sequence[Chunk]) -> float:
-    """Seconds of the loop that trains a fold."""
+    """Runs the loop that trains a fold; seconds."""
     begun = time.perf_counter()
     for work in self.fold.feed(chunks, [1e-3] * len(chunks)):
       self.fold.dispatch(work)
@@ -254,10 +253,10 @@ class Training:
 
 
 def read_lengths(path: pathlib.Path) -> np.ndarray:
-  """Reads a file with one length, in samples, a line.
+  """Reads a file with one length per line, in samples.
 
   Raises:
-    InputError: It cannot be read or used.
+    InputError: The file cannot be read or used.
   """
   try:
     lengths = [int(line) for line in path.read_text('utf-8').split()]
@@ -272,7 +271,7 @@ def read_lengths(path: pathlib.Path) -> np.ndarray:
 
 
 def random_dataset(lengths: np.ndarray) -> Dataset:
-  """Noise of these lengths, with labels in the challenge's class shares."""
+  """Noise of these lengths, labeled with the challenge's class frequencies."""
   rng = np.random.default_rng(0)
   shares = CLASS_COUNTS / CLASS_COUNTS.sum()
   classes = rng.choice(4, size=len(lengths), p=shares).astype(np.int32)
@@ -288,9 +287,9 @@ def random_dataset(lengths: np.ndarray) -> Dataset:
 def load_data(
   config: ml_collections.ConfigDict, lengths: np.ndarray | None
 ) -> tuple[experiment.FoldedDataset, float]:
-  """The data, and the seconds it took to read them once they are prepared.
+  """The data, and the seconds it took to read them once they were prepared.
 
-  With lengths, random records in their place, all in every set; 0 seconds.
+  With `lengths`, random records instead, all in every set, and 0 seconds.
   """
   if lengths is not None:
     dataset = random_dataset(lengths)
@@ -309,10 +308,10 @@ def load_data(
 
 
 def count_flops(jaxpr: Any) -> int:
-  """Floating-point operations of convolutions and matrix products.
+  """Counts the floating-point operations of convolutions and matrix products.
 
-  Counted from the shapes, two for each multiplication with its addition; a
-  scan's body counts as often as it runs.
+  They follow from the shapes, two for each multiply-add; a scan's body counts
+  once per iteration.
   """
   total = 0
   for equation in jaxpr.eqns:
@@ -329,7 +328,7 @@ def count_flops(jaxpr: Any) -> int:
       total += 2 * equation.outvars[0].aval.size * inner
     else:
       inside = [count_flops(sub) for sub in core.jaxprs_in_params(params)]
-      # Of branches one runs.
+      # Only one branch runs.
       inside = [max(inside)] if name == 'cond' else inside
       total += sum(inside) * params.get('length', 1)
   return total
@@ -338,8 +337,8 @@ def count_flops(jaxpr: Any) -> int:
 def step_flops(network: forward.Network, batch_size: int) -> int:
   """Operations of a fixed training step: three times the model's forward pass.
 
-  A gradient by the input and one by the weights each take what the layer
-  itself takes. That the first layer needs only one of them is not considered.
+  The gradients with respect to the input and to the weights cost as much as the
+  layer each. That the first layer needs only one of them is ignored.
   """
   bins = network.spectrogram.bins
   frames = preprocessing.num_frames(FIXED_SAMPLES, network.spectrogram)
@@ -357,7 +356,7 @@ def step_flops(network: forward.Network, batch_size: int) -> int:
 
 
 def matmul_gflops(dtype: str) -> float:
-  """What a plain matrix product of this type reaches here, the best of five."""
+  """GFLOP/s of a plain matrix product of this dtype here, the best of five."""
   x = jax.random.normal(jax.random.key(0), (_MATMUL_SIZE, _MATMUL_SIZE), dtype)
   product = jax.jit(jnp.matmul)
   seconds = []
@@ -369,21 +368,21 @@ def matmul_gflops(dtype: str) -> float:
 
 
 def peak_memory_bytes() -> int:
-  """The most memory in use so far: the device's, on a CPU the process's."""
-  found = jax.devices()[0].memory_stats()
-  if found:
-    return int(found['peak_bytes_in_use'])
+  """Peak memory in use so far: the device's, on a CPU the process's."""
+  stats = jax.devices()[0].memory_stats()
+  if stats:
+    return int(stats['peak_bytes_in_use'])
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def use_threads(count: int) -> None:
-  """Keeps the process on so many cores.
+  """Restricts the process to `count` cores.
 
-  XLA makes as many threads as there are cores to use, when a device is first
-  used; so this must come before.
+  XLA starts a thread for each usable core when a device is first used, so this
+  must come before.
 
   Raises:
-    InputError: There are fewer.
+    InputError: The process has fewer cores.
   """
   cores = sorted(os.sched_getaffinity(0))
   if count > len(cores):
@@ -426,12 +425,13 @@ def benchmark(
 
   Args:
     config: The config; its first fold is measured.
-    lengths: Samples of random records to use in place of the dataset, or None.
-    steps: Steps to time of each bucket, or None for as many as fit.
-    profile: Folder for a trace of some fixed steps, or None.
+    lengths: Lengths of random records to use instead of the dataset, in
+      samples, or None.
+    steps: Steps to time per bucket, or None for as many as fit.
+    profile: Folder for a trace of a few fixed steps, or None.
 
   Returns:
-    What --json writes.
+    The content of the file that --json writes.
   """
   data, load_seconds = load_data(config, lengths)
   job = make_job(config, data, config.folds[0], pathlib.Path())
@@ -512,23 +512,26 @@ def benchmark(
   }
 
 
-def format_report(found: dict[str, Any]) -> str:
-  """The table of programs and the other figures, for people."""
+def format_report(results: dict[str, Any]) -> str:
+  """Formats the result of `benchmark`: a table of programs, then the rest."""
   header = ['program', 'samples', 'steps', 'records', '% real', 'compile s']
   header += ['MB', 's / step', 'records / s']
-  rows = []
-  for bucket in [Bucket(**fields) for fields in found['buckets']]:
-    counts = (bucket.samples, bucket.steps, bucket.records)
-    row = [bucket.program, *(f'{count:,}' for count in counts)]
-    row += [f'{100 * real_share([bucket]):.1f}']
-    row += [
+  rows = [
+    [
+      bucket.program,
+      f'{bucket.samples:,}',
+      f'{bucket.steps:,}',
+      f'{bucket.records:,}',
+      f'{100 * real_share([bucket]):.1f}',
       f'{bucket.compile_seconds:.1f}',
       f'{bucket.memory_bytes / 1e6:,.0f}',
+      f'{bucket.seconds_per_step:.4f}',
+      f'{records_per_second([bucket]):.2f}',
     ]
-    row += [f'{bucket.seconds_per_step:.4f}']
-    rows.append([*row, f'{records_per_second([bucket]):.2f}'])
+    for bucket in (Bucket(**fields) for fields in results['buckets'])
+  ]
   lines = [*tables.markdown_table(header, rows), '']
-  for name, value in found.items():
+  for name, value in results.items():
     if isinstance(value, dict):
       value = ', '.join(f'{key} {version}' for key, version in value.items())
     if isinstance(value, float):
@@ -538,20 +541,21 @@ def format_report(found: dict[str, Any]) -> str:
   return '\n'.join(lines)
 
 
+@cli.command()
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   values = configuration.define_flags()
   for name, explanation in {
-    'lengths': 'file with a length in samples a line: random records of these'
-    ' lengths are used, no dataset is read',
+    'lengths': 'file with one length per line, in samples: random records of'
+    ' these lengths replace the dataset',
     'profile': 'folder for a trace that TensorBoard or Perfetto opens',
-    'json': 'file for the figures',
+    'json': 'file for the results',
   }.items():
     flags.DEFINE_string(name, None, explanation, flag_values=values)
   for name, explanation in {
     'batch': "records of a training batch; default the config's",
-    'steps': 'steps to time of each bucket; default: a few seconds of them',
-    'threads': 'cores to use; default all',
+    'steps': 'steps to time per bucket; default: a few seconds of them',
+    'threads': 'cores to use; default: all',
   }.items():
     flags.DEFINE_integer(
       name, None, explanation, lower_bound=1, flag_values=values
@@ -560,14 +564,9 @@ def main(argv: Sequence[str]) -> int:
     'augmentation',
     'on',
     ['on', 'off'],
-    "'on': as the config has it; 'off': none",
+    "'on': as in the config; 'off': none",
     flag_values=values,
   )
-  debug = '--debug' in argv
-  return cli.run_command(lambda: _run(values, argv), debug=debug)
-
-
-def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   if values.batch is not None:
     config.batch_size = values.batch
@@ -585,17 +584,17 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
       raise InputError(f'--json {out} is a folder: name a file.')
   if values.threads is not None:
     use_threads(values.threads)
-  # A program that was kept would be compiled in no time.
+  # A cached program would compile in no time.
   jax.config.update('jax_enable_compilation_cache', False)
-  found = benchmark(
+  results = benchmark(
     config,
     lengths=None if lengths is None else read_lengths(lengths),
     steps=values.steps,
     profile=profile,
   )
-  print(format_report(found))
+  print(format_report(results))
   if out is not None:
-    content = json.dumps(found, indent=2) + '\n'
+    content = json.dumps(results, indent=2) + '\n'
     files.write_atomically(out, content.encode())
   return 0
 

@@ -1,23 +1,20 @@
-"""Fits a run's temperature, and shows what its confidence is worth.
+"""Fits the temperature of a run, and shows how reliable its confidence is.
 
     python tools/calibrate.py RUN_FOLDER
 
-The temperature is fitted to the validation predictions of all finished folds;
-the test predictions show what it changes. Writes calibration.json, which
-prediction reads, and two pictures: calibration.png, the reliability diagram
-before and after, and coverage.png, what withholding unsure answers would cost
-and gain. Needs NumPy, SciPy and Matplotlib only.
+The temperature is fitted to the validation predictions of all finished folds
+and evaluated on the test predictions. Writes calibration.json, which
+`ecg_jax.predict` reads, and two pictures: calibration.png, the reliability
+diagram before and after, and coverage.png, the score and coverage of selective
+prediction. Needs NumPy, SciPy and Matplotlib only.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import numpy as np
 from matplotlib.figure import Figure
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli
 from ecg_jax.evaluation import calibration, summary, tables
@@ -25,10 +22,10 @@ from ecg_jax.runs import predictions
 from ecg_jax.runtime import figures, files
 
 SHOWN_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Least confidences of the table, and those named in coverage.png."""
+"""Confidence thresholds of the table, marked in coverage.png."""
 
 FEW = 20
-"""Accuracies of fewer records than that are drawn in a lighter colour."""
+"""Bins with fewer records are drawn in a lighter color."""
 
 MEASURES = {
   'expected_calibration_error': 'expected calibration error',
@@ -40,23 +37,19 @@ MEASURES = {
 def fit(
   validation: Sequence[predictions.Predictions], *, without: Sequence[str] = ()
 ) -> float:
-  """The temperature of all folds' validation sets.
+  """Fits the temperature to all folds' validation sets.
 
   Args:
     validation: Predictions of each fold.
     without: Records to leave out.
   """
   left_out = set(without)
-  kept = [
-    [record not in left_out for record in fold.records] for fold in validation
-  ]
+  used = np.array(
+    [record not in left_out for fold in validation for record in fold.records]
+  )
   return calibration.fit(
-    np.concatenate(
-      [f.probabilities[k] for f, k in zip(validation, kept, strict=True)]
-    ),
-    np.concatenate(
-      [f.labels[k] for f, k in zip(validation, kept, strict=True)]
-    ),
+    np.concatenate([fold.probabilities for fold in validation])[used],
+    np.concatenate([fold.labels for fold in validation])[used],
   )
 
 
@@ -64,10 +57,10 @@ def rescale_test(
   test: Sequence[predictions.Predictions],
   validation: Sequence[predictions.Predictions],
 ) -> np.ndarray:
-  """Test probabilities after calibration, float64 [n, 4], fold behind fold.
+  """Test probabilities after calibration, float64 [n, 4], fold after fold.
 
-  What is a test record of one fold is a validation record of another. So that
-  no record helps to judge itself, each fold's test set is calibrated without
+  A test record of one fold is a validation record of another. So that no record
+  takes part in its own evaluation, each fold's test set is calibrated without
   its own records; with one fold this is the temperature of the run.
   """
   return np.concatenate(
@@ -89,7 +82,7 @@ def plot_reliability(
     before: Probabilities, [n, 4].
     after: Probabilities, [n, 4].
     labels: Integer [n].
-    title: Of the picture.
+    title: Title of the picture.
 
   Returns:
     A PNG file.
@@ -144,12 +137,12 @@ def plot_reliability(
 def plot_coverage(
   probabilities: np.ndarray, labels: np.ndarray, title: str
 ) -> bytes:
-  """Draws score and accuracy over the share of records that is answered.
+  """Draws score and accuracy over the share of records that are answered.
 
   Args:
     probabilities: [n, 4].
     labels: Integer [n].
-    title: Of the picture.
+    title: Title of the picture.
 
   Returns:
     A PNG file.
@@ -194,18 +187,49 @@ def plot_coverage(
   return figures.encode(figure, dpi=110)
 
 
+def format_report(
+  measured: dict[str, dict[str, float]],
+  selected: Sequence[calibration.Coverage],
+  records: int,
+) -> str:
+  """Formats the two tables that the command prints.
+
+  Args:
+    measured: 'before' and 'after' -> key of MEASURES -> value.
+    selected: Selective prediction at each threshold.
+    records: Number of test records.
+  """
+  lines = tables.markdown_table(
+    [f'test set, {records:,} records', *measured],
+    [
+      [name, *(f'{values[key]:.4f}' for values in measured.values())]
+      for key, name in MEASURES.items()
+    ],
+  )
+  lines += ['']
+  lines += tables.markdown_table(
+    ['least confidence', 'answered (%)', 'score', 'accuracy (%)'],
+    [
+      [
+        f'{one.threshold:g}',
+        f'{100 * one.coverage:.1f}',
+        f'{one.score:.1f}',
+        f'{one.accuracy:.1f}',
+      ]
+      for one in selected
+    ],
+  )
+  return '\n'.join(lines)
+
+
+@cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = cli.ArgumentParser(
-    prog='calibrate.py', description='Calibrates the answers of a run.'
+    prog='calibrate.py', description='Calibrates the predictions of a run.'
   )
-  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
   parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
+    'run_folder', metavar='RUN_FOLDER', type=cli.path_argument
   )
   folder = parser.parse_args(arguments).run_folder
   by_fold = summary.read_set(folder, 'validation')
@@ -216,17 +240,17 @@ def _run(arguments: Sequence[str]) -> int:
   before = np.concatenate([fold.probabilities for fold in test])
   after = rescale_test(test, validation)
   measured = {
-    name: calibration.measures(probabilities, labels)
-    for name, probabilities in (('before', before), ('after', after))
+    'before': calibration.measures(before, labels),
+    'after': calibration.measures(after, labels),
   }
-  kept = [
+  selected = [
     calibration.withhold(after, labels, threshold)
     for threshold in SHOWN_THRESHOLDS
   ]
-  kept = [one for one in kept if one.coverage]
+  selected = [one for one in selected if one.coverage]
   fitted_to = sum(len(fold.records) for fold in validation)
   name = folder.resolve().name
-  # Written before anything is printed, which fails if nobody reads it.
+  # Everything is written before anything is printed: stdout may be closed.
   pictures = {
     'calibration.png': plot_reliability(
       before, after, labels, f'{name}, test set: temperature {temperature:.2f}'
@@ -244,39 +268,14 @@ def _run(arguments: Sequence[str]) -> int:
       'folds': list(by_fold),
       'validation_records': fitted_to,
       'test': {'records': len(labels), **measured},
-      'withheld': [one._asdict() for one in kept],
+      'withheld': [one._asdict() for one in selected],
     },
   )
   print(
     f'{name}: temperature {temperature:.3f}, fitted to {fitted_to:,}'
     f' validation answers of {len(validation)} folds\n'
   )
-  print(
-    '\n'.join(
-      [
-        *tables.markdown_table(
-          [f'test set, {len(labels):,} records', 'before', 'after'],
-          [
-            [name, *(f'{measured[when][key]:.4f}' for when in measured)]
-            for key, name in MEASURES.items()
-          ],
-        ),
-        '',
-        *tables.markdown_table(
-          ['least confidence', 'answered (%)', 'score', 'accuracy (%)'],
-          [
-            [
-              f'{one.threshold:g}',
-              f'{100 * one.coverage:.1f}',
-              f'{one.score:.1f}',
-              f'{one.accuracy:.1f}',
-            ]
-            for one in kept
-          ],
-        ),
-      ]
-    )
-  )
+  print(format_report(measured, selected, len(labels)))
   for file in (*pictures, calibration.FILE):
     print(folder / file)
   return 0

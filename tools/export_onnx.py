@@ -1,14 +1,14 @@
 """Writes a run's finished folds as one ONNX file.
 
     pip install --no-deps -r tools/onnx_requirements.txt
-    python tools/export_onnx.py --run RUN_FOLDER --out MODEL.onnx
+    python tools/export_onnx.py RUN_FOLDER --out MODEL.onnx
 
-It answers one recording of up to 61 s at a time: `signal`, int16 [1, 18286],
-counts of 1/1000 mV at 300 Hz, anything behind the recording's end; `length`,
-int32 [1], its samples; `probabilities`, float32 [1, 4], order N, A, O, ~. The
-shape is fixed since jax2onnx cannot convert this network with one that is not;
+The model classifies one recording of up to 61 s at a time: `signal`, int16
+[1, 18286], counts of 1/1000 mV at 300 Hz, with any padding; `length`, int32
+[1], its samples; `probabilities`, float32 [1, 4], order N, A, O, ~. The shape
+is fixed, since jax2onnx cannot convert this network with a dynamic one;
 `python -m ecg_jax.export` writes programs of any shape. The file is written
-only if ONNX Runtime answers with it as the folds do.
+only if its outputs in ONNX Runtime equal those of the folds.
 """
 
 import importlib.util
@@ -20,10 +20,8 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import numpy as np
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli
 from ecg_jax.errors import InputError
@@ -31,7 +29,7 @@ from ecg_jax.evaluation import calibration
 from ecg_jax.runtime import files
 
 TOLERANCE = 1e-4
-"""Of a probability, between ONNX Runtime and the folds."""
+"""Largest accepted difference between a probability and the folds' own."""
 
 
 def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
@@ -39,7 +37,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
 
   Args:
     run_folder: The run.
-    out: The file, replaced if it is there.
+    out: The file, replaced if it exists.
 
   Returns:
     The largest difference of a probability from the folds' own.
@@ -71,8 +69,8 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> float:
 
 
 def convert(folds: Any, temperature: float) -> bytes:
-  """The `trained.TrainedFolds` as the bytes of an ONNX file."""
-  # They tell of each optional package and of each shape that is left out.
+  """Converts an `ensemble.Ensemble` to the bytes of an ONNX file."""
+  # They warn of each optional package and of each shape that is unknown.
   for name in ('jax2onnx', 'onnx_ir'):
     logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -85,7 +83,7 @@ def convert(folds: Any, temperature: float) -> bytes:
 
   weights = exporter.stacked_weights(folds)
   predict = exporter.make_predict(folds, temperature)
-  # ONNX knows the convolution, and not a choice by platform.
+  # ONNX has the convolution, but not a choice by platform.
   with (
     mock.patch.object(convolution, 'convolve', convolution.plain),
     warnings.catch_warnings(action='ignore'),
@@ -117,15 +115,15 @@ def convert(folds: Any, temperature: float) -> bytes:
 
 
 def compare(content: bytes, folds: Any, temperature: float) -> float:
-  """Largest difference of a probability from the folds', on random signals.
+  """Largest difference of a probability from the folds' on random signals.
 
-  They are of the shortest, a usual and the longest length, and of amplitudes
-  that the classes' answers differ on.
+  The signals have the shortest, a usual and the longest length, and amplitudes
+  for which the predictions differ.
   """
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
-  options.log_severity_level = 3  # It warns of what it optimises away.
+  options.log_severity_level = 3  # It warns of everything it removes.
   session = onnxruntime.InferenceSession(content, options)
   rng = np.random.default_rng(0)
   shortest = folds.network.spectrogram.window_samples
@@ -135,39 +133,31 @@ def compare(content: bytes, folds: Any, temperature: float) -> float:
       window = rng.normal(0, deviation, length).astype(np.int16)
       signal = np.full((1, folds.longest_samples), 12_345, np.int16)
       signal[0, :length] = window
-      [found] = session.run(
+      [outputs] = session.run(
         ['probabilities'],
         {'signal': signal, 'length': np.array([length], np.int32)},
       )
       each = calibration.softmax(folds.logits([window]), temperature)
-      differences.append(np.abs(found - each.mean(axis=0)).max())
+      differences.append(np.abs(outputs - each.mean(axis=0)).max())
   return float(max(differences))
 
 
+@cli.command(cli.FREE_MEMORY)
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(
-    lambda: _run(arguments),
-    debug='--debug' in arguments,
-    memory=cli.FREE_MEMORY,
-  )
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = cli.ArgumentParser(
     prog='export_onnx',
     description='Writes the finished folds of a run as one ONNX file.',
   )
-  parser.add_argument('--run', required=True, type=cli.path_argument)
-  parser.add_argument('--out', required=True, type=cli.path_argument)
   parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
+    'run_folder', metavar='RUN_FOLDER', type=cli.path_argument
   )
-  given = parser.parse_args(arguments)
-  difference = export(given.run, given.out)
+  parser.add_argument('--out', required=True, type=cli.path_argument)
+  options = parser.parse_args(cli.without_run_flag(arguments))
+  difference = export(options.run_folder, options.out)
   print(
-    f'{given.out} ({given.out.stat().st_size:,} bytes); probabilities differ'
-    f' by {difference:.1e} at most.'
+    f'{options.out} ({options.out.stat().st_size:,} bytes); probabilities'
+    f' differ by {difference:.1e} at most.'
   )
   return 0
 

@@ -3,9 +3,8 @@
     python tools/plot_augmentation.py --config configs/crnn.py --record A00216
       [--config.FIELD VALUE] [--augmentations 3] [--seconds 6] [--out FILE.png]
 
-What is drawn comes from the functions that training uses: the sampler draws the
-heart rates, `ecg_jax.models.forward` resamples, drops bursts and makes the
-features.
+The functions are those of training: the sampler draws the heart rates,
+`ecg_jax.models.forward` resamples, drops bursts and computes the features.
 """
 
 import pathlib
@@ -13,15 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli, configuration, experiment
 from ecg_jax.errors import InputError
@@ -33,17 +30,17 @@ from ecg_jax.runtime import figures, files
 
 
 class View(NamedTuple):
-  """A record as the model is given it."""
+  """A record as the model receives it."""
 
   signal: np.ndarray
   """float32 [samples], counts of 1/1000 mV."""
   dropped: np.ndarray
-  """bool [samples], set to zero by a burst."""
+  """bool [samples], True where a burst set the signal to zero."""
   spectrogram: np.ndarray
   """float32 [frames, bins], log of the power in counts^2 / Hz, of the signal
   as `spectrogram.normalise` scales it."""
   heart_rate: float
-  """Beats per minute that 80 became."""
+  """Beats per minute that 80 bpm became."""
 
 
 def make_views(
@@ -52,13 +49,13 @@ def make_views(
   config: ml_collections.ConfigDict,
   augmentations: int,
 ) -> list[View]:
-  """The record itself, then as so many draws of training see it.
+  """The record as recorded, then with `augmentations` random augmentations.
 
-  The bursts are those of a training step whose key is that of the config's
-  seed and whose batch is these views, the record itself the first.
+  The bursts are those of a training step with the key of the config's seed and
+  a batch of these views, the record itself first.
 
   Raises:
-    InputError: There is no such record.
+    InputError: The dataset has no such record.
   """
   if record not in dataset.records:
     raise InputError(
@@ -106,10 +103,10 @@ def make_views(
   signals, lengths = forward.augment(network, batch, key, samples=longest)
   signals = signals.at[0, :own].set(batch.signal[0])
   spectrograms, frames = forward.features_of(network, signals, lengths)
-  # A sample can be zero by itself; a one is zero in a burst only.
+  # A recorded sample may be zero anyway; a one is zero in a burst only.
   ones = batch._replace(signal=jnp.ones_like(batch.signal))
-  kept, _ = forward.augment(network, ones, key, samples=longest)
-  dropped = (kept == 0).at[0].set(False)
+  unburst, _ = forward.augment(network, ones, key, samples=longest)
+  dropped = (unburst == 0).at[0].set(False)
   return [
     View(
       signal=np.asarray(signals[row, :samples]),
@@ -127,14 +124,14 @@ def plot_views(
   spectrogram: preprocessing.Spectrogram,
   seconds: float,
 ) -> bytes:
-  """Draws the first seconds of the record in each view, a row a view.
+  """Draws the first seconds of the record in each view, a row per view.
 
   Args:
-    views: From `make_views`.
-    title: Of the picture.
-    spectrogram: What the views' spectrograms were computed with.
-    seconds: How much of the record; in a view it lasts as long as the view's
-      heart rate makes it.
+    views: Result of `make_views`.
+    title: Title of the picture.
+    spectrogram: Settings of the views' spectrograms.
+    seconds: Seconds of the record to draw; a view is stretched by its heart
+      rate.
 
   Returns:
     A PNG file.
@@ -143,34 +140,29 @@ def plot_views(
   hop = spectrogram.hop_samples / sampling_rate
   half_window = spectrogram.window_samples / sampling_rate / 2
   half_bin = sampling_rate / spectrogram.window_samples / 2
-  stretches = [sampler.HEART_RATE / view.heart_rate for view in views]
-  shown = [round(seconds * stretch * sampling_rate) for stretch in stretches]
+  ratios = [sampler.HEART_RATE / view.heart_rate for view in views]
+  shown = [round(seconds * ratio * sampling_rate) for ratio in ratios]
   powers = [
     view.spectrogram[: max(1, preprocessing.num_frames(samples, spectrogram))]
     for view, samples in zip(views, shown, strict=True)
   ]
-  # Few extreme values must not take the whole scale.
+  # A few extreme values must not take the whole scale.
   low, high = np.percentile(np.concatenate(powers), [1, 99.5])
   figure = Figure(figsize=(14, 0.8 + 1.8 * len(views)), layout='constrained')
   figure.suptitle(title)
   panels = figure.subplots(
     len(views), 2, sharex=True, sharey='col', squeeze=False
   )
-  for row, (view, stretch, samples, power) in enumerate(
-    zip(views, stretches, shown, powers, strict=True)
+  for row, (view, ratio, samples, power) in enumerate(
+    zip(views, ratios, shown, powers, strict=True)
   ):
     left, right = panels[row]
     trace, dropped = view.signal[:samples] / 1000, view.dropped[:samples]
     time = np.arange(len(trace)) / sampling_rate
+    marks = {'color': '#0072b2', 'linestyle': '--', 'linewidth': 1}
     for second in range(int(seconds) + 1):
       label = None if second else "the record's own seconds"
-      left.axvline(
-        second * stretch,
-        color='#0072b2',
-        linestyle='--',
-        linewidth=1,
-        label=label,
-      )
+      left.axvline(second * ratio, label=label, **marks)
     left.fill_between(
       time,
       0,
@@ -206,7 +198,7 @@ def plot_views(
       panel.spines[['top', 'right']].set_visible(False)
   for panel in panels[-1]:
     panel.set_xlabel('seconds')
-    panel.set_xlim(0, seconds * max(stretches))
+    panel.set_xlim(0, seconds * max(ratios))
   panels[0, 1].set_title('log-spectrogram', loc='left', fontsize=11)
   panels[0, 0].legend(
     loc='lower right',
@@ -228,33 +220,29 @@ def plot_views(
   return figures.encode(figure, dpi=100)
 
 
+@cli.command()
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   values = configuration.define_flags()
   flags.DEFINE_string(
     'record',
     None,
-    "name of the record; default: the dataset's first in atrial fibrillation",
+    "name of the record; default: the dataset's first of class A",
     flag_values=values,
   )
   flags.DEFINE_string(
     'out', 'augmentation.png', 'PNG file to write', flag_values=values
   )
   flags.DEFINE_integer(
-    'augmentations', 3, 'how many', lower_bound=1, flag_values=values
+    'augmentations', 3, 'number of views', lower_bound=1, flag_values=values
   )
   flags.DEFINE_float(
     'seconds',
     6,
-    'how much of the record to draw',
+    'seconds of the record to draw',
     lower_bound=1,
     flag_values=values,
   )
-  debug = '--debug' in argv
-  return cli.run_command(lambda: _run(values, argv), debug=debug)
-
-
-def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   config = configuration.parse(values, argv)
   out = pathlib.Path(values.out).expanduser()
   files.check_writable(out.parent, '--out')

@@ -1,11 +1,11 @@
-"""Draws what a run's finished folds got wrong with the most confidence.
+"""Draws the most confident mistakes of a run's finished folds.
 
-    python tools/errors.py RUN_FOLDER [--set test] [--count 20] [--out DIR]
+    python tools/plot_mistakes.py RUN_FOLDER [--set test] [--count 20]
+      [--out DIR]
 
-Writes `worst.png`, the records whose own class was given the least
-probability, and for each class that was taken for another an
-`ACTUAL_as_PREDICTED.png` with the first of these. Labels, predictions and
-signals are those of the run; nothing is computed anew.
+Writes `worst.png`, the records whose own class got the lowest probability, and
+for each class confused with another `ACTUAL_as_PREDICTED.png` with the first of
+these. Labels, predictions and signals are the run's; nothing is recomputed.
 """
 
 import pathlib
@@ -13,10 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import _path  # noqa: F401 - makes ecg_jax importable
 from matplotlib.figure import Figure
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli
 from ecg_jax.datasets import schema
@@ -29,10 +27,10 @@ from ecg_jax.runs import finished_run
 from ecg_jax.runtime import figures, files
 
 SAMPLING_RATE = int(preprocessing.Spectrogram.sampling_rate)
-"""Of all records, in Hz."""
+"""Sampling rate of all records, in Hz."""
 
 SHOWN_SECONDS = 30
-"""Of a longer record, the first ones."""
+"""Seconds drawn from the start of a record."""
 
 
 class Mistake(NamedTuple):
@@ -43,11 +41,11 @@ class Mistake(NamedTuple):
   label: str
   predicted: str
   probabilities: tuple[float, ...]
-  """Of N, A, O, ~."""
+  """Probabilities in the order N, A, O, ~."""
 
   @property
   def own(self) -> float:
-    """The probability that its own class was given."""
+    """The probability of the record's own class."""
     return self.probabilities[schema.CLASSES.index(self.label)]
 
 
@@ -57,43 +55,42 @@ def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
   Raises:
     InputError: The run has no finished fold or is damaged.
   """
-  mistakes = []
-  for fold, predictions in summary.read_set(run_folder, set_name).items():
+  mistakes = [
+    Mistake(
+      record,
+      fold,
+      schema.CLASSES[label],
+      schema.CLASSES[predicted],
+      tuple(probabilities),
+    )
+    for fold, predictions in summary.read_set(run_folder, set_name).items()
     for record, label, predicted, probabilities in zip(
       *predictions, strict=True
-    ):
-      if label != predicted:
-        mistakes.append(
-          Mistake(
-            record,
-            fold,
-            schema.CLASSES[label],
-            schema.CLASSES[predicted],
-            tuple(probabilities),
-          )
-        )
+    )
+    if label != predicted
+  ]
   return sorted(mistakes, key=lambda mistake: (mistake.own, mistake.record))
 
 
 def confusions(
   mistakes: Sequence[Mistake],
 ) -> dict[tuple[str, str], list[Mistake]]:
-  """(label, predicted) -> mistakes of that kind in the given order."""
-  found: dict[tuple[str, str], list[Mistake]] = {}
+  """(label, predicted) -> mistakes of that kind, most frequent kind first."""
+  kinds: dict[tuple[str, str], list[Mistake]] = {}
   for mistake in mistakes:
-    found.setdefault((mistake.label, mistake.predicted), []).append(mistake)
-  return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+    kinds.setdefault((mistake.label, mistake.predicted), []).append(mistake)
+  return dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
 
 
 def plot_records(
   mistakes: Sequence[Mistake], dataset: Dataset, title: str
 ) -> bytes:
-  """Draws a line a record: its first half minute, what it is and was called.
+  """Draws a row per record: its first half minute, label and prediction.
 
   Args:
     mistakes: At least one.
     dataset: Holds their records.
-    title: Of the picture.
+    title: Title of the picture.
 
   Returns:
     A PNG file.
@@ -118,7 +115,7 @@ def plot_records(
     low, high = ecg_plot.robust_range(trace)
     room = 0.25 * max(high - low, 0.1)
     panel.set_ylim(low - room, high + room)
-    given = ', '.join(
+    chances = ', '.join(
       f'{name} {100 * probability:.0f} %'
       for name, probability in zip(
         schema.CLASSES, mistake.probabilities, strict=True
@@ -126,7 +123,7 @@ def plot_records(
     )
     panel.set_title(
       f'{mistake.record}, {length / SAMPLING_RATE:.0f} s, fold {mistake.fold}:'
-      f' labelled {mistake.label}, called {mistake.predicted} ({given})',
+      f' labeled {mistake.label}, called {mistake.predicted} ({chances})',
       loc='left',
       fontsize=9,
       pad=2,
@@ -139,56 +136,49 @@ def plot_records(
   return figures.encode(figure, dpi=100)
 
 
+@cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = finished_run.run_parser(
-    'errors.py', 'Pictures of the records that a run got wrong.'
+    'plot_mistakes.py', 'Draws the records that a run got wrong.'
   )
   parser.add_argument(
-    '--count', type=int, default=20, help='records of a picture at most'
+    '--count', type=int, default=20, help='maximum records in a picture'
   )
   parser.add_argument(
     '--out',
     type=pathlib.Path,
     help='folder of the pictures; default: errors_SET in the run folder',
   )
-  given = parser.parse_args(arguments)
-  if given.count < 1:
-    raise InputError(f'--count is {given.count}: it must be at least 1.')
-  mistakes = read_mistakes(given.run_folder, given.set_name)
+  options = parser.parse_args(arguments)
+  run_folder, set_name = options.run_folder, options.set_name
+  if options.count < 1:
+    raise InputError(f'--count is {options.count}: it must be at least 1.')
+  mistakes = read_mistakes(run_folder, set_name)
   if not mistakes:
-    print(f'Every record of the {given.set_name} set is right: nothing drawn.')
+    print(f'Every record of the {set_name} set is right: nothing drawn.')
     return 0
-  out = given.out or given.run_folder / f'errors_{given.set_name}'
+  out = options.out or run_folder / f'errors_{set_name}'
   files.check_writable(out, '--out')
   config = finished_run.read_config(
-    given.run_folder, manual_dir=given.manual_dir, data_dir=given.data_dir
+    run_folder, manual_dir=options.manual_dir, data_dir=options.data_dir
   )
-  data = finished_run.load_data(given.run_folder, config)
-  kinds = confusions(mistakes)
+  data = finished_run.load_data(run_folder, config)
   pictures = {'worst.png': (mistakes, 'the most confident mistakes')}
-  for (label, predicted), found in kinds.items():
-    names = [name.replace('~', 'noise') for name in (label, predicted)]
-    pictures['_as_'.join(names) + '.png'] = (
+  rows = []
+  for (label, predicted), found in confusions(mistakes).items():
+    kind = f'{label} called {predicted}'
+    name = f'{label}_as_{predicted}.png'.replace('~', 'noise')
+    pictures[name] = (
       found,
-      f'{label} called {predicted}, {len(found)} records, the most confident',
+      f'{kind}, {len(found)} records, the most confident',
     )
-  rows = [
-    [f'{label} called {predicted}', str(len(found)), found[0].record]
-    for (label, predicted), found in kinds.items()
-  ]
-  print(
-    '\n'.join(
-      tables.markdown_table(['mistake', 'records', 'most confident'], rows)
-    )
-  )
+    rows.append([kind, str(len(found)), found[0].record])
+  header = ['mistake', 'records', 'most confident']
+  print('\n'.join(tables.markdown_table(header, rows)))
   for name, (found, what) in pictures.items():
-    title = f'{given.run_folder.resolve().name}, {given.set_name} set: {what}'
-    picture = plot_records(found[: given.count], data.dataset, title)
+    title = f'{run_folder.resolve().name}, {set_name} set: {what}'
+    picture = plot_records(found[: options.count], data.dataset, title)
     files.write_atomically(out / name, picture)
     print(out / name)
   return 0

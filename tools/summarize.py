@@ -2,20 +2,19 @@
 
     python tools/summarize.py RUN_FOLDER [RUN_FOLDER ...] [--plot]
 
-Reads the artifacts of a run and nothing else; needs NumPy and Matplotlib only.
-Also writes summary.json and summary.md into each run folder.
+Reads nothing but the artifacts of a run; needs NumPy and Matplotlib only. Also
+writes summary.json and summary.md into each run folder.
 """
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+import _path  # noqa: F401 - makes ecg_jax importable
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-
-# So that the package is found without an installation, from any folder.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ecg_jax import cli
 from ecg_jax.datasets import schema
@@ -32,9 +31,9 @@ def plot_learning_curves(
 ) -> bytes:
   """Draws losses and validation score over the epochs of all phases.
 
-  A phase begins at the same place for all folds, even where one of them
-  stopped early in the phase before. A dot marks the epoch whose weights were
-  kept (none where a phase did not improve on those that it was given).
+  A phase starts at the same x for all folds, even where one of them stopped
+  early in the phase before. A dot marks the epoch whose weights were saved; a
+  phase that did not improve on its initial weights has none.
 
   Args:
     summary: Result of `ecg_jax.evaluation.summary.summarize`.
@@ -70,15 +69,9 @@ def plot_learning_curves(
         style = '-' if len(x) > 1 else '.'
         panel.plot(x, y, style, color=f'C{fold}', linewidth=1.2)
         if best and best['phase'] == phase and column != 'train_loss':
-          kept = part[:, 1] == best['epoch']
-          panel.plot(
-            x[kept],
-            y[kept],
-            'o',
-            color=f'C{fold}',
-            markeredgecolor='black',
-            zorder=3,
-          )
+          saved = part[:, 1] == best['epoch']
+          marker = {'markeredgecolor': 'black', 'zorder': 3}
+          panel.plot(x[saved], y[saved], 'o', color=f'C{fold}', **marker)
       panel.plot([], [], color=f'C{fold}', label=name)
     for border in starts[1:-1]:
       panel.axvline(border + 0.5, color='0.6', linestyle='--', linewidth=0.8)
@@ -114,8 +107,8 @@ def plot_score_over_time(
 ) -> bytes:
   """Draws each fold's validation score over the minutes of its training steps.
 
-  The minutes hold the compilation of these steps; evaluation and checkpoints
-  are not in them.
+  The minutes include the compilation of these steps, but no evaluation and no
+  checkpoints.
 
   Args:
     summary: Result of `ecg_jax.evaluation.summary.summarize`.
@@ -124,9 +117,8 @@ def plot_score_over_time(
   Returns:
     A PNG file.
   """
-  seconds, score = (
-    metrics_csv.COLUMNS.index(name) for name in ('seconds', 'validation_score')
-  )
+  seconds = metrics_csv.COLUMNS.index('seconds')
+  score = metrics_csv.COLUMNS.index('validation_score')
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
   for fold, rows in metrics.items():
@@ -193,15 +185,15 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
 
 
 def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
-  """Draws what a run has to show.
+  """Draws the plots of a run.
 
   Args:
     run: Folder of the run.
     summary: Its result of `ecg_jax.evaluation.summary.summarize`.
 
   Returns:
-    PNG files by name: the learning curves and the score over time where an
-    epoch is finished, the confusion matrix where a fold is.
+    PNG files by name: learning curves and score over time if an epoch is
+    finished, the confusion matrix if a fold is.
 
   Raises:
     InputError: A metrics.csv is damaged.
@@ -227,17 +219,17 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
 def _summarize(
   folders: list[pathlib.Path], *, set_name: str, plot_folder: str | None
 ) -> None:
-  """Prints one table for all runs in some folders and writes the summaries.
+  """Prints one table for the runs in all folders and writes the summaries.
 
   Everything is read and checked before anything is written.
 
   Args:
     folders: Folders of runs or of lists of runs.
-    set_name: The set to summarise, test or validation.
-    plot_folder: Folder for the plots, '' for each run's own, None for none.
+    set_name: The set to summarize, test or validation.
+    plot_folder: Folder for the plots; '' for each run's own, None for no plots.
 
   Raises:
-    InputError: A folder is not that of a run, is damaged or not writable.
+    InputError: A folder is not a run folder, damaged or not writable.
   """
   if (
     plot_folder
@@ -245,11 +237,11 @@ def _summarize(
     and pathlib.Path(plot_folder) not in folders
   ):
     raise InputError(
-      f'--plot {plot_folder} takes a run folder as the place for the plots; '
-      'put --plot after the run folders.'
+      f'--plot {plot_folder} takes a run folder as the folder for the plots;'
+      ' put --plot after the run folders.'
     )
-  found = summary_lib.summarize_folders(folders, set_name)
-  summaries = {run: s for runs in found.values() for run, s in runs.items()}
+  by_folder = summary_lib.summarize_folders(folders, set_name)
+  summaries = {run: s for runs in by_folder.values() for run, s in runs.items()}
   files = {}
   if plot_folder is not None:
     for run, summary in summaries.items():
@@ -258,18 +250,15 @@ def _summarize(
           name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
         files[pathlib.Path(plot_folder or run) / name] = content
   print(tables.format_table(list(summaries.values())))
-  tables.write_summaries(found)
+  tables.write_summaries(by_folder)
   for path, content in files.items():
     files_lib.write_atomically(path, content)
     print(path)
 
 
-def main(arguments: list[str]) -> int:
+@cli.command()
+def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
-
-
-def _run(arguments: list[str]) -> int:
   parser = cli.ArgumentParser(
     description='Fold scores of training runs as a table.'
   )
@@ -291,11 +280,12 @@ def _run(arguments: list[str]) -> int:
     help='draw learning curves, score over time and confusion matrix into DIR, '
     'by default into the run folder; comes after the run folders',
   )
-  parser.add_argument(
-    '--debug', action='store_true', help='show where an error comes from'
+  options = parser.parse_args(arguments)
+  _summarize(
+    options.run_folders,
+    set_name=options.set_name,
+    plot_folder=options.plot,
   )
-  given = parser.parse_args(arguments)
-  _summarize(given.run_folders, set_name=given.set_name, plot_folder=given.plot)
   return 0
 
 

@@ -293,12 +293,9 @@ def _is_list_of_text(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
+@cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(lambda: _run(arguments), debug='--debug' in arguments)
-
-
-def _run(arguments: Sequence[str]) -> int:
   parser = cli.ArgumentParser(
     prog='ecg_jax.datasets.folds', description=__doc__
   )
@@ -309,7 +306,6 @@ def _run(arguments: Sequence[str]) -> int:
   parser.add_argument('--seed', type=int, default=14)
   parser.add_argument('--holdout', action='store_true')
   parser.add_argument('--out', required=True, help='JSON file to write')
-  parser.add_argument('--debug', action='store_true', help='show tracebacks')
   args = parser.parse_args(arguments)
   labels = parse_labels(_read_text(args.labels), source=args.labels)
   table = make_folds(

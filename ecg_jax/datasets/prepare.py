@@ -125,12 +125,9 @@ def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
     )
 
 
+@cli.command()
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
-  return cli.run_command(lambda: _run(argv), debug='--debug' in argv)
-
-
-def _run(argv: Sequence[str]) -> int:
   configs = configuration.parse_all(configuration.define_flags(), argv)
   sources = {
     (config.data.name, config.data.manual_dir, config.data.data_dir): None

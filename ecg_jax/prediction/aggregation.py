@@ -1,6 +1,6 @@
-"""What logits of windows say of a recording; no jax.
+"""From the folds' logits to the prediction for a recording; no JAX.
 
-Folds' logits of a window -> an answer; a recording's answers -> its summary.
+Folds' logits of a window -> a prediction; predictions for windows -> a summary.
 """
 
 import itertools
@@ -14,55 +14,56 @@ from ecg_jax.datasets import schema
 from ecg_jax.evaluation import calibration
 
 UNDECIDED = 'undecided'
-"""Instead of a class, where the model is not sure enough."""
+"""Reported instead of a class whose probability is too low."""
 
-_AF, _NOISE = schema.CLASSES.index('A'), schema.CLASSES.index('~')
+_AF, _NOISE = 'A', '~'
 
 
-class Answer(NamedTuple):
-  """What the folds say together."""
+class Prediction(NamedTuple):
+  """The prediction of some folds for a window, or for a recording."""
 
   chosen: str
-  """A class, sure or not."""
+  """A class, whatever its probability."""
   probabilities: np.ndarray
-  """float64 [4], order N, A, O, ~: the mean over folds."""
+  """float64 [4], order N, A, O, ~: the mean over folds, or over windows."""
   agreement: float
-  """Share of the folds that give the class that was chosen the most."""
+  """Share of the folds, or of the windows, whose class is `chosen`."""
   sure: bool = True
-  """Whether its probability is as high as was asked for."""
+  """Whether the probability of `chosen` reaches the threshold of abstention."""
 
   @property
   def predicted(self) -> str:
-    """What is told: the class, or UNDECIDED."""
+    """The reported class, or UNDECIDED."""
     return self.chosen if self.sure else UNDECIDED
 
 
-class Stretch(NamedTuple):
-  """An answer for a part of a recording, in seconds."""
+class WindowPrediction(NamedTuple):
+  """The prediction for a part of a recording."""
 
   start: float
   end: float
-  answer: Answer
+  """Seconds from the start of the recording."""
+  answer: Prediction
 
 
 class Summary(NamedTuple):
-  """What the windows of a long recording say of it."""
+  """The predictions for the windows of a long recording, summarized."""
 
-  answer: Answer
+  answer: Prediction
   """The class of the mean probability over `used` windows: those whose class,
-  sure or not, is not noise, or all where all are. No model was trained on
-  this."""
+  sure or not, is not noise, or all if all are. No model was trained on this."""
   used: int
   shares: dict[str, float]
-  """Class or UNDECIDED -> share of the time that was answered."""
+  """Class or UNDECIDED -> share of `answered_seconds`."""
   answered_seconds: float
+  """Time covered by windows that have a prediction."""
   episodes: list[tuple[float, float]]
-  """Start and end, in seconds, of atrial fibrillation: parts of class A without
-  a gap between them."""
+  """Start and end, in seconds, of atrial fibrillation: segments of class A
+  without a gap between them."""
 
   @property
   def longest_episode(self) -> tuple[float, float] | None:
-    """Start and end of the longest, the first of equals; None without any."""
+    """Start and end of the first longest episode; None without any."""
     return max(self.episodes, key=lambda x: x[1] - x[0], default=None)
 
 
@@ -72,22 +73,22 @@ def combine(
   temperature: float,
   vote: bool = False,
   abstain: float = 0.0,
-) -> Answer:
-  """The answer of some folds for one window.
+) -> Prediction:
+  """Combines the logits of some folds for one window.
 
   Args:
     logits: float32 [folds, 4].
-    temperature: Of the run's calibration; 1 for none.
-    vote: Whether the class is that of most folds, of equals the one of the
-      higher mean probability, instead of the highest mean probability.
-    abstain: Sure is a class of at least this mean probability.
+    temperature: Temperature of the run's calibration; 1 for none.
+    vote: Whether to choose the class of most folds, and of tied ones the one of
+      the highest mean probability, instead of the highest mean probability.
+    abstain: Least mean probability of a class that is sure.
   """
   each = calibration.softmax(logits, temperature)
   votes = np.bincount(each.argmax(axis=-1), minlength=len(schema.CLASSES))
   mean = each.mean(axis=0)
   # A mean is at most 1, so a vote outweighs it.
   chosen = int(np.argmax(2 * votes + mean if vote else mean))
-  return Answer(
+  return Prediction(
     schema.CLASSES[chosen],
     mean,
     float(votes[chosen] / len(each)),
@@ -95,52 +96,52 @@ def combine(
   )
 
 
-def partition(stretches: Sequence[Stretch]) -> list[tuple[float, float, str]]:
-  """Divides the time that windows cover: each instant to the nearest middle.
+def partition(
+  windows: Sequence[WindowPrediction],
+) -> list[tuple[float, float, str]]:
+  """Assigns each instant that windows cover to the one with the nearest middle.
 
   Args:
-    stretches: Windows of one length, ordered by start.
+    windows: Windows of one length, ordered by start.
 
   Returns:
     Start and end, in seconds, and class or UNDECIDED, of each, in order.
   """
-  middles = [(start + end) / 2 for start, end, _ in stretches]
+  middles = [(start + end) / 2 for start, end, _ in windows]
   edges = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
   return [
     (max(start, low), min(end, high), answer.predicted)
     for (start, end, answer), low, high in zip(
-      stretches, [-math.inf, *edges], [*edges, math.inf], strict=True
+      windows, [-math.inf, *edges], [*edges, math.inf], strict=True
     )
   ]
 
 
-def summarize(stretches: Sequence[Stretch], *, abstain: float = 0.0) -> Summary:
-  """Sums up the answers of a long recording.
+def summarize(
+  windows: Sequence[WindowPrediction], *, abstain: float = 0.0
+) -> Summary:
+  """Summarizes the predictions for the windows of a long recording.
 
   Args:
-    stretches: At least one, of one length, ordered by start.
+    windows: At least one, of one length, ordered by start.
     abstain: As for `combine`.
   """
   shares = dict.fromkeys((*schema.CLASSES, UNDECIDED), 0.0)
   episodes: list[tuple[float, float]] = []
-  for start, end, predicted in partition(stretches):
+  for start, end, predicted in partition(windows):
     shares[predicted] += end - start
-    if predicted == schema.CLASSES[_AF]:
+    if predicted == _AF:
       if episodes and start <= episodes[-1][1] + 1e-6:
-        episodes[-1] = (episodes[-1][0], end)
-      else:
-        episodes.append((start, end))
+        start, _ = episodes.pop()
+      episodes.append((start, end))
   seconds = sum(shares.values())
-  used = [
-    stretch.answer
-    for stretch in stretches
-    if stretch.answer.chosen != schema.CLASSES[_NOISE]
-  ] or [stretch.answer for stretch in stretches]
+  answers = [window.answer for window in windows]
+  used = [answer for answer in answers if answer.chosen != _NOISE] or answers
   mean = np.mean([answer.probabilities for answer in used], axis=0)
   chosen = schema.CLASSES[int(mean.argmax())]
-  agreeing = [answer.chosen == chosen for answer in used]
+  agreement = float(np.mean([answer.chosen == chosen for answer in used]))
   return Summary(
-    Answer(chosen, mean, float(np.mean(agreeing)), bool(mean.max() >= abstain)),
+    Prediction(chosen, mean, agreement, bool(mean.max() >= abstain)),
     len(used),
     {name: time / seconds for name, time in shares.items()},
     seconds,

@@ -1,16 +1,18 @@
-"""Which stretches of time speak for an answer, and which against it.
+"""Attribution of a prediction to segments of the recording.
 
-Two ways to ask, about the same thing: the log-odds of the answer, and what
-becomes of them where a frame of the log-spectrogram gives way to the
-recording's mean frame. That takes the beats away and keeps their loudness;
-silence would look like lost contact, and cut edges like beats.
+A segment's attribution is its contribution to the log-odds of a class, relative
+to a recording in which every frame of the log-spectrogram is the mean frame.
+That removes the beats and keeps their loudness; silence would look like lost
+contact, and cut edges like beats.
 
-Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) take all
-frames there together, step by step, and share the change out among them.
-Gradient times change at the recording itself would be cheaper but is a poor
-guide, since a sure network is flat there. Occlusion takes one stretch at a time
-and looks at the answer: slower, blind to what two stretches only say together,
-and the check of the other. B: batch, T: frames, F: frequency bins.
+Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) move all
+frames from the mean frame to their own, step by step, and divide the change
+among them. Gradient times change at the recording itself would be cheaper but
+is a poor guide, since the gradient of a confident network vanishes there. The
+tests compare with occlusion, which replaces one segment at a time: it is slower
+and misses what only two segments together contribute.
+
+B: batch, T: frames, F: frequency bins.
 """
 
 import functools
@@ -22,36 +24,33 @@ import numpy as np
 
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward, preprocessing
-from ecg_jax.prediction import ensemble
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.ensemble import Ensemble, bucket, make_batch
 from ecg_jax.runtime import sharding
 
-STRETCH_SAMPLES = 60
+SEGMENT_SAMPLES = 60
 """0.2 s, about the length of a spectrum and of a beat's QRS complex."""
 
 STEPS = 16
-"""Of the integral."""
-
-_OCCLUDED_AT_ONCE = 16
+"""Number of steps of the integral."""
 
 
 def integrated_gradients(
-  model: TrainedFolds, window: np.ndarray, answer: int
+  model: Ensemble, window: np.ndarray, answer: int
 ) -> np.ndarray:
-  """What each stretch adds to the log-odds of an answer.
+  """Attributes the log-odds of a class to the segments of a window.
 
   Args:
-    model: Its folds are averaged.
+    model: The folds to average over.
     window: int16 [samples], counts of 1/1000 mV at 300 Hz, at least one
       spectrum long.
-    answer: Position in the order N, A, O, ~.
+    answer: Position of the class in the order N, A, O, ~.
 
   Returns:
-    float32 [ceil(samples / 60)]; a stretch holds the frames whose middle is in
-    it. They sum to the log-odds of the answer less those of a recording that
-    is its mean frame throughout, but for the error of the integral.
+    float32 [ceil(samples / SEGMENT_SAMPLES)]; a segment has the frames whose
+    middle it contains. They sum to the log-odds of the class minus those of the
+    recording of mean frames, up to the error of the integral.
   """
-  batch = _batch(window)
+  batch = make_batch([window], 1, bucket(len(window)))
   frames = sharding.fetch(
     [
       _integrate(model.network, variables, batch, np.int32(answer))
@@ -59,35 +58,10 @@ def integrated_gradients(
     ]
   )
   by_frame = np.mean(frames, axis=0)
-  stretches = _stretches(model.network.spectrogram, len(by_frame))
-  found = np.bincount(stretches, by_frame, minlength=_count(len(window)))
-  return found[: _count(len(window))].astype(np.float32)
-
-
-def occlusion(
-  model: TrainedFolds, window: np.ndarray, answer: int
-) -> np.ndarray:
-  """What the log-odds of an answer lose without each stretch.
-
-  Args:
-    model: Its folds are averaged.
-    window: As for `integrated_gradients`.
-    answer: As for `integrated_gradients`.
-
-  Returns:
-    float32 [ceil(samples / 60)].
-  """
-  batch = _batch(window)
-  losses = sharding.fetch(
-    [
-      _occlude(model.network, variables, batch, np.int32(answer))
-      for variables in model.variables
-    ]
-  )
-  found = np.zeros(_count(len(window)), np.float32)
-  mean = np.mean(losses, axis=0)[: len(found)]
-  found[: len(mean)] = mean
-  return found
+  count = -(-len(window) // SEGMENT_SAMPLES)
+  segments = frame_segments(model.network.spectrogram, len(by_frame))
+  by_segment = np.bincount(segments, by_frame, minlength=count)
+  return by_segment[:count].astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames='network')
@@ -97,14 +71,14 @@ def _integrate(
   batch: Batch,
   answer: jax.Array,
 ) -> jax.Array:
-  """What each frame adds to the log-odds, float32 [T], 0 where not valid."""
+  """Attribution of each frame, float32 [T], 0 where not valid."""
   features, frames = forward.evaluation_features(network, batch)
-  neutral = _neutral(features, frames)
+  neutral = mean_frames(features, frames)
   change = features - neutral
 
   def gradient(share):
     return jax.grad(
-      lambda x: _log_odds(network, variables, x, frames, answer)[0]
+      lambda x: log_odds(network, variables, x, frames, answer)[0]
     )(neutral + share * change)
 
   shares = (np.arange(STEPS, dtype=np.float32) + 0.5) / STEPS
@@ -112,44 +86,23 @@ def _integrate(
   return jnp.sum(mean * change, axis=(0, 2))
 
 
-@functools.partial(jax.jit, static_argnames='network')
-def _occlude(
-  network: forward.Network,
-  variables: dict[str, Any],
-  batch: Batch,
-  answer: jax.Array,
-) -> jax.Array:
-  """What the log-odds lose without each stretch, float32, 0 where no frame."""
-  features, frames = forward.evaluation_features(network, batch)
-  neutral = _neutral(features, frames)
-  stretch_T = _stretches(network.spectrogram, features.shape[1])
-
-  def log_odds(left_out):
-    without = stretch_T == left_out[:, None]
-    return _log_odds(
-      network,
-      variables,
-      jnp.where(without[:, :, None], neutral, features),
-      jnp.broadcast_to(frames, len(left_out)),
-      answer,
-    )
-
-  groups = -(-(stretch_T[-1] + 1) // _OCCLUDED_AT_ONCE)
-  left_out = np.arange(groups * _OCCLUDED_AT_ONCE).reshape(groups, -1)
-  whole = log_odds(np.full(1, -1))
-  return (whole - jax.lax.map(log_odds, left_out)).ravel()
-
-
-def _log_odds(
+def log_odds(
   network: forward.Network,
   variables: dict[str, Any],
   features: jax.Array,
   frames: jax.Array,
   answer: jax.Array,
 ) -> jax.Array:
-  """log(p / (1 - p)) of the answer's probability, float32 [B].
+  """log(p / (1 - p)) of the class's probability p, float32 [B].
 
-  Unlike log(p) it does not level off where the network is sure.
+  Unlike log(p) it does not saturate where the network is confident.
+
+  Args:
+    network: The static half of the forward pass.
+    variables: `params` and `batch_stats`.
+    features: float32 [B, T, F].
+    frames: int32 [B], number of valid frames.
+    answer: int32, position of the class in the order N, A, O, ~.
   """
   logits = forward.logits_of_features(
     network, variables, features, frames, kind='all'
@@ -158,24 +111,16 @@ def _log_odds(
   return logits[:, answer] - jax.nn.logsumexp(others, axis=1)
 
 
-def _neutral(features_BxTxF: jax.Array, frames: jax.Array) -> jax.Array:
-  """The mean valid frame in each valid place, 0 elsewhere, [B, T, F]."""
+def mean_frames(features_BxTxF: jax.Array, frames: jax.Array) -> jax.Array:
+  """Features whose valid frames are all their mean, the others 0, [B, T, F]."""
   mask = preprocessing.valid(frames, features_BxTxF.shape[1])[:, :, None]
   mean = features_BxTxF.mean(axis=1, where=mask, keepdims=True)
   return jnp.where(mask, mean, 0.0)
 
 
-def _stretches(
+def frame_segments(
   spectrogram: preprocessing.Spectrogram, frames: int
 ) -> np.ndarray:
-  """The stretch that holds the middle of each frame, int64 [frames]."""
+  """The segment that contains the middle of each frame, int64 [frames]."""
   starts = np.arange(frames) * spectrogram.hop_samples
-  return (starts + spectrogram.window_samples // 2) // STRETCH_SAMPLES
-
-
-def _count(samples: int) -> int:
-  return -(-samples // STRETCH_SAMPLES)
-
-
-def _batch(window: np.ndarray) -> Batch:
-  return ensemble.make_batch([window], 1, ensemble.bucket(len(window)))
+  return (starts + spectrogram.window_samples // 2) // SEGMENT_SAMPLES

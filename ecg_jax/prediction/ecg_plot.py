@@ -1,9 +1,10 @@
-"""The picture of one recording: ECG paper, probabilities, and evidence.
+"""The picture of one recording: ECG paper, probabilities, and attribution.
 
-All sizes are millimetres of paper; 25 of them are a second, 10 a millivolt.
+All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,23 +22,23 @@ CLASS_NAMES = {
 ROW_SECONDS = 10
 
 LONGEST_SECONDS = 120
-"""Of a longer recording the first ones are drawn."""
+"""Longest part of a recording that is drawn, from its start."""
 
 LEAST_MILLIVOLT, MOST_MILLIVOLT = 1.5, 5.0
-"""Height of a row; what goes beyond it is cut off, and marked."""
+"""Height of a row; a trace beyond it is cut off, and marked."""
 
-LEAST_EVIDENCE = 1e-4
-"""Of the strongest stretch; below, as on a flat line, it is rounding alone and
-is not drawn. That of a real record is around 0.1."""
+LEAST_ATTRIBUTION = 1e-4
+"""If the strongest segment is weaker, as on a flat line, attributions are
+rounding errors and are not drawn. In a real record it is around 0.1."""
 
 PNG_DPI = 127
-"""Five pixels a millimetre, so that the lines of the paper are even."""
+"""Five pixels per millimeter, so that the lines of the paper are even."""
 
 _SECOND, _MILLIVOLT = 25, 10
 
 _MARGIN, _HEADER, _STRIP, _GAP = 6, 26, 8, 7
 
-_PULSE_SECONDS = 0.4  # Left of each row, for the pulse of 1 mV.
+_PULSE_SECONDS = 0.4  # Space left of each row for the pulse of 1 mV.
 
 _PAPER, _FINE, _COARSE = '#fffafa', '#f9dcdc', '#eeaaaa'
 
@@ -47,7 +48,7 @@ _FOR, _AGAINST = '#d95f02', '#1f78b4'
 
 
 def robust_range(trace: np.ndarray) -> tuple[float, float]:
-  """Lowest and highest value of a trace, but for a few spikes."""
+  """Lowest and highest value of a trace, except for a few spikes."""
   low, high = np.percentile(trace, [0.2, 99.8])
   return float(low), float(high)
 
@@ -58,9 +59,9 @@ def draw_trace(
   """Draws a trace over time.
 
   Args:
-    axes: What to draw on.
+    axes: Axes to draw on.
     trace: Float [samples].
-    sampling_rate: In Hz.
+    sampling_rate: Hz.
     start: Time of the first sample, seconds.
   """
   time = start + np.arange(len(trace)) / sampling_rate
@@ -75,26 +76,25 @@ def draw(
   lead: str,
   answer: str,
   probabilities: np.ndarray,
-  evidence: np.ndarray,
-  stretch_seconds: float,
+  attribution: np.ndarray,
+  segment_seconds: float,
 ) -> Figure:
   """Draws one recording, or one window of it.
 
   Args:
     signal: Float [samples], mV; its median is drawn as zero.
-    sampling_rate: In Hz.
-    name: Of the recording, any text.
-    lead: Its name.
-    answer: A class letter, or what is said in its place.
+    sampling_rate: Hz.
+    name: Name of the recording, any text.
+    lead: Name of the lead.
+    answer: A class letter, or the text reported instead.
     probabilities: Float [4], order N, A, O, ~.
-    evidence: Float [stretches], what each stretch says for (above 0) or
-      against (below) the class of the highest probability.
-    stretch_seconds: Length of a stretch.
+    attribution: Float [segments], contribution of each segment to the most
+      likely class, for (above 0) or against it (below).
+    segment_seconds: Length of a segment.
 
   Returns:
     The figure, at true scale.
   """
-  seconds = len(signal) / sampling_rate
   shown = signal[: round(LONGEST_SECONDS * sampling_rate)]
   shown = np.asarray(shown, np.float64) - np.median(shown)
   low, high = _paper_limits(shown)
@@ -102,49 +102,30 @@ def draw(
   starts = range(0, len(shown), row_samples)
   row_height = _MILLIVOLT * (high - low) + _STRIP + _GAP
   width = _SECOND * (_PULSE_SECONDS + ROW_SECONDS) + 2 * _MARGIN
-  height = _HEADER + row_height * len(starts) + _MARGIN
-  figure = Figure(figsize=(width / 25.4, height / 25.4), facecolor='white')
+  sheet = _Sheet(width, _HEADER + row_height * len(starts) + _MARGIN)
 
-  def place(left, top, width_, height_):
-    return figure.add_axes(
-      (
-        left / width,
-        1 - (top + height_) / height,
-        width_ / width,
-        height_ / height,
-      )
-    )
-
-  def write(left, top, text, **style):
-    figure.text(
-      left / width, 1 - top / height, text, parse_math=False, va='top', **style
-    )
-
+  seconds = len(signal) / sampling_rate
   length = f'{seconds:.1f} s'
   if len(shown) < len(signal):
     length = f'the first {LONGEST_SECONDS} s of {seconds:.0f} s'
-  write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
-  write(
-    _MARGIN,
-    11.5,
-    f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}'
-    '      25 mm/s, 10 mm/mV',
-    fontsize=9,
-  )
+  sheet.write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
+  scale = '      25 mm/s, 10 mm/mV'
+  details = f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}{scale}'
+  sheet.write(_MARGIN, 11.5, details, fontsize=9)
   likeliest = schema.CLASSES[int(np.argmax(probabilities))]
-  write(
-    _MARGIN, 17.5, f'bars below the trace: what speaks for {likeliest} (up)',
-    fontsize=9, color=_FOR,
-  )  # fmt: skip
-  write(_MARGIN + 76, 17.5, 'and against it (down)', fontsize=9, color=_AGAINST)
+  speaks_for = f'bars below the trace: what speaks for {likeliest} (up)'
+  sheet.write(_MARGIN, 17.5, speaks_for, fontsize=9, color=_FOR)
+  against = 'and against it (down)'
+  sheet.write(_MARGIN + 76, 17.5, against, fontsize=9, color=_AGAINST)
   meaning = f', {CLASS_NAMES[answer]}' if answer in CLASS_NAMES else ''
-  write(width - 95, 4, f'{answer}{meaning}', fontsize=13, fontweight='bold')
-  _draw_probabilities(place(width - 58, 11, 38, 13), probabilities)
+  title = f'{answer}{meaning}'
+  sheet.write(width - 95, 4, title, fontsize=13, fontweight='bold')
+  _draw_probabilities(sheet.axes(width - 58, 11, 38, 13), probabilities)
 
-  # A few strong stretches must not hide the rest.
-  scale = max(float(np.quantile(np.abs(evidence), 0.98)), 1e-9)
-  heights = np.clip(evidence / scale, -1, 1)
-  if np.abs(evidence).max() < LEAST_EVIDENCE:
+  # A few strong segments must not hide the rest.
+  strong = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
+  heights = np.clip(attribution / strong, -1, 1)
+  if np.abs(attribution).max() < LEAST_ATTRIBUTION:
     heights = np.zeros_like(heights)
   top: float = _HEADER
   for first in starts:
@@ -152,21 +133,41 @@ def draw(
     start = first / sampling_rate
     times = (start - _PULSE_SECONDS, start + len(row) / sampling_rate)
     row_width = _SECOND * (times[1] - times[0])
-    paper = place(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
+    paper = sheet.axes(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
     _draw_paper(paper, times, (low, high))
     _draw_pulse(paper, start, high)
     draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
     _mark_cut(paper, row, sampling_rate, start, (low, high))
-    strip = place(
-      _MARGIN, top + _MILLIVOLT * (high - low) + 0.5, row_width, _STRIP
-    )
-    _draw_evidence(strip, heights, stretch_seconds, times, start)
+    below = top + _MILLIVOLT * (high - low) + 0.5
+    strip = sheet.axes(_MARGIN, below, row_width, _STRIP)
+    _draw_attribution(strip, heights, segment_seconds, times, start)
     top += row_height
-  return figure
+  return sheet.figure
+
+
+class _Sheet:
+  """A figure addressed in millimeters from its top left corner."""
+
+  def __init__(self, width: float, height: float):
+    self.size = width, height
+    inches = (width / 25.4, height / 25.4)
+    self.figure = Figure(figsize=inches, facecolor='white')
+
+  def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+    """Adds axes."""
+    x, y = self.size
+    return self.figure.add_axes(
+      (left / x, 1 - (top + height) / y, width / x, height / y)
+    )
+
+  def write(self, left: float, top: float, text: str, **style: Any) -> None:
+    """Writes a line of text."""
+    x, y = left / self.size[0], 1 - top / self.size[1]
+    self.figure.text(x, y, text, parse_math=False, va='top', **style)
 
 
 def _printable(text: str, longest: int = 60) -> str:
-  """The text without line breaks and the like, shortened if need be."""
+  """The text with unprintable characters replaced, cut where too long."""
   text = ''.join(
     letter if letter.isprintable() else _REPLACEMENT for letter in text
   )
@@ -174,18 +175,18 @@ def _printable(text: str, longest: int = 60) -> str:
 
 
 def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
-  """Lowest and highest mV of a row, multiples of half a millivolt."""
+  """Lowest and highest mV of a row, multiples of half a millivolt apart."""
   low, high = float(trace.min()), float(trace.max())
   if high - low > MOST_MILLIVOLT - 1:
     low, high = robust_range(trace)
-  middle = round(low + high) / 2  # Up to 0.25 mV off the trace's.
+  middle = round(low + high) / 2  # Up to 0.25 mV from the trace's.
   half = np.ceil(high - low + 0.5) / 2
   half = np.clip(half, LEAST_MILLIVOLT / 2, MOST_MILLIVOLT / 2)
   return middle - half, middle + half
 
 
 def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
-  """Parallel lines as one path: positions and ends with gaps between."""
+  """Parallel lines as one path, with gaps between: positions and ends."""
   along = np.repeat(positions, 3)
   across = np.tile([*ends, np.nan], len(positions))
   return along, across
@@ -194,7 +195,7 @@ def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
 def _draw_paper(
   axes: Axes, times: tuple[float, float], limits: tuple[float, float]
 ) -> None:
-  """Lines each millimetre and stronger ones each five; one path a kind."""
+  """Lines every millimeter, stronger ones every five; a path per kind."""
   axes.set(xlim=times, ylim=limits, xticks=[], yticks=[], facecolor=_PAPER)
   axes.spines[:].set_color(_COARSE)
   for step, color, width in ((1, _FINE, 0.4), (5, _COARSE, 0.6)):
@@ -227,32 +228,26 @@ def _mark_cut(
   """Marks, in red, where the trace goes beyond the paper."""
   time = start + np.arange(len(row)) / sampling_rate
   for cut, edge in zip((row < limits[0], row > limits[1]), limits, strict=True):
-    axes.plot(
-      time[cut],
-      np.full(cut.sum(), edge),
-      '.',
-      color='red',
-      markersize=3,
-      clip_on=False,
-    )
+    marker: dict[str, Any] = {'color': 'red', 'markersize': 3, 'clip_on': False}
+    axes.plot(time[cut], np.full(cut.sum(), edge), '.', **marker)
 
 
-def _draw_evidence(
+def _draw_attribution(
   axes: Axes,
   heights: np.ndarray,
-  stretch_seconds: float,
+  segment_seconds: float,
   times: tuple[float, float],
   start: float,
 ) -> None:
   """Bars between -1 and 1 under a row that begins at `start`, and seconds."""
-  begins = np.arange(len(heights)) * stretch_seconds
-  middles = begins + stretch_seconds / 2
+  begins = np.arange(len(heights)) * segment_seconds
+  middles = begins + segment_seconds / 2
   inside = (start < middles) & (middles < times[1])
   values = heights[inside]
   axes.bar(
     begins[inside],
     values,
-    stretch_seconds,
+    segment_seconds,
     align='edge',
     color=np.where(values > 0, _FOR, _AGAINST),
   )
@@ -267,7 +262,7 @@ def _draw_evidence(
 
 
 def _draw_probabilities(axes: Axes, probabilities: np.ndarray) -> None:
-  """A bar a class, the likeliest one dark."""
+  """A bar per class, the most likely one dark."""
   places = range(len(schema.CLASSES))
   colors = np.where(probabilities == probabilities.max(), '0.25', '0.7')
   axes.barh(places, probabilities, 0.7, color=colors)

@@ -1,4 +1,4 @@
-"""A run's finished folds, ready to answer: windows -> logits of each fold."""
+"""An ensemble: a run's finished folds, which compute logits of windows."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -18,8 +19,8 @@ from ecg_jax.runs import finished_run
 from ecg_jax.runtime import sharding
 
 LONGEST_SAMPLES = 18_286
-"""Of the longest record at 300 Hz, of the challenge and of the synthetic set;
-longer ones were never trained on."""
+"""Length at 300 Hz of the longest record of the challenge and of the synthetic
+set; no model was trained on longer ones."""
 
 
 # Lengths that windows are padded to: half a minute, as most records have, and
@@ -28,25 +29,25 @@ _BUCKETS = (9_000, LONGEST_SAMPLES)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedFolds:
-  """A run's finished folds with their kept weights."""
+class Ensemble:
+  """A run's finished folds with their saved weights."""
 
   run_folder: pathlib.Path
   config: ml_collections.ConfigDict
-  """Of the run."""
+  """Config of the run."""
   folds: tuple[int, ...]
   """Finished folds, in ascending order."""
   network: forward.Network
-  """The static half of the forward pass, the same for all."""
+  """The static half of the forward pass, the same for all folds."""
   variables: tuple[dict[str, Any], ...]
   """`params` and `batch_stats` of each of `folds`, on the device."""
-  learnt: tuple[Mapping[str, str], ...]
-  """What shaped each of `folds`, as `learnt_from` finds it."""
+  trained_on: tuple[Mapping[str, str], ...]
+  """Records that shaped each of `folds`: `finished_run.trained_on`."""
   longest_samples: int = LONGEST_SAMPLES
-  """Of the longest record that was trained on, at 300 Hz."""
+  """Length of the longest record trained on, at 300 Hz."""
 
   def logits(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-    """What each fold says of each window, as it did in training.
+    """Computes the logits of each fold for each window, as in training.
 
     Args:
       windows: int16 [samples] each, counts of 1/1000 mV at 300 Hz, of any
@@ -65,7 +66,7 @@ class TrainedFolds:
         f'A recording has {lengths.min()} samples at 300 Hz, less than the'
         f' {shortest} of one spectrum: give a longer one.'
       )
-    found = np.zeros((len(self.folds), len(windows), 4), np.float32)
+    logits = np.zeros((len(self.folds), len(windows), 4), np.float32)
     buckets = np.array([bucket(length) for length in lengths], np.int64)
     outputs = []
     for samples in np.unique(buckets):
@@ -77,19 +78,15 @@ class TrainedFolds:
         batch = make_batch(
           [windows[index] for index in part], rows, int(samples)
         )
-        outputs.append(
-          (
-            part,
-            [_evaluate(self.network, fold, batch) for fold in self.variables],
-          )
-        )
-    for part, of_folds in sharding.fetch(outputs):
-      found[:, part] = np.stack(of_folds)[:, : len(part)]
-    return found
+        by_fold = [_evaluate(self.network, x, batch) for x in self.variables]
+        outputs.append((part, by_fold))
+    for part, by_fold in sharding.fetch(outputs):
+      logits[:, part] = np.stack(by_fold)[:, : len(part)]
+    return logits
 
 
-def load(run_folder: str | pathlib.Path) -> TrainedFolds:
-  """Loads the kept weights of all finished folds of a run; no data needed.
+def load(run_folder: str | pathlib.Path) -> Ensemble:
+  """Loads the saved weights of all finished folds of a run, without its data.
 
   Raises:
     InputError: There is no such run, none of its folds is finished, or a file
@@ -100,7 +97,7 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
   folds = finished_run.finished_folds(run_folder, config)
   network = experiment.make_network(config)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
-  return TrainedFolds(
+  return Ensemble(
     run_folder=run_folder,
     config=config,
     folds=folds,
@@ -109,7 +106,9 @@ def load(run_folder: str | pathlib.Path) -> TrainedFolds:
       finished_run.restore(run_folder, config, fold, network, mesh)
       for fold in folds
     ),
-    learnt=tuple(finished_run.trained_on(run_folder, fold) for fold in folds),
+    trained_on=tuple(
+      finished_run.trained_on(run_folder, fold) for fold in folds
+    ),
   )
 
 
@@ -122,7 +121,7 @@ def _evaluate(
 
 
 def bucket(length: int) -> int:
-  """Samples that a window of this length is padded to."""
+  """Number of samples that a window of this length is padded to."""
   for bucket in _BUCKETS:
     if length <= bucket:
       return bucket
@@ -130,12 +129,27 @@ def bucket(length: int) -> int:
 
 
 def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:
-  """The windows as a batch on the device, padded to rows x samples."""
+  """Pads windows to a batch of rows x samples, on the device."""
   signal = np.zeros((rows, samples), np.int16)
   lengths = np.zeros(rows, np.int32)
   for row, window in enumerate(windows):
     signal[row, : len(window)] = window
     lengths[row] = len(window)
-  unread = np.zeros_like(lengths), np.zeros(rows, np.float32)
-  arrays = signal, lengths, lengths, lengths > 0, *unread
-  return Batch(*map(jax.device_put, arrays))
+  return unlabeled_batch(*jax.device_put((signal, lengths)))
+
+
+def unlabeled_batch(signal: jax.Array, lengths: jax.Array) -> Batch:
+  """A batch without labels.
+
+  Args:
+    signal: int16 [B, samples].
+    lengths: int32 [B], samples of each row; 0 for a row that is padding only.
+  """
+  return Batch(
+    signal=signal,
+    signal_lengths=lengths,
+    lengths=lengths,
+    mask=lengths > 0,
+    labels=jnp.zeros_like(lengths),
+    weights=jnp.zeros_like(lengths, jnp.float32),
+  )

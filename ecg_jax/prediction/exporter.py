@@ -1,14 +1,6 @@
-"""Writes a run's finished folds as programs that need neither it nor ecg_jax.
+"""Exports a run's finished folds as programs that need neither it nor ecg_jax.
 
-python -m ecg_jax.export --run RUN_FOLDER --out MODEL_FOLDER
-
-The folder holds `predict_int16.bin` and `predict_millivolt.bin` (jax.export,
-for CPUs and NVIDIA GPUs, any number of recordings of any length),
-`weights.npz`, and `MODEL_CARD.md`, which says how to call them and what they
-are worth. The weights stand beside the programs: so they are there once and not
-in each program, and can be read by anything.
-
-B: batch, N: samples.
+`ecg_jax.export` lists the files. B: batch, N: samples.
 """
 
 import io
@@ -17,7 +9,7 @@ import os
 import pathlib
 import string
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,17 +20,15 @@ import numpy as np
 from ecg_jax import models
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, summary, tables
-from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward, preprocessing
 from ecg_jax.prediction import ensemble
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files as files_lib
 from ecg_jax.runtime import sharding
 
-# Weights of all folds, signal, lengths -> probabilities.
 Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
-
+"""Weights of all folds, signal, lengths -> probabilities."""
 
 PLATFORMS = ('cpu', 'cuda')
 
@@ -58,28 +48,31 @@ _DATA = {
 
 
 def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
-  """Writes the folder, whole or not at all.
+  """Writes the folder, completely or not at all.
 
   Args:
     run_folder: The run.
-    out: A folder that is not there yet.
+    out: A folder that does not exist yet.
 
   Raises:
-    InputError: The run cannot be loaded, or the folder not be written.
+    InputError: The run cannot be loaded, or the folder cannot be written.
   """
   if out.exists():
     raise InputError(
-      f'{out} is there already: delete it, or name another folder with --out.'
+      f'{out} exists already: delete it, or name another folder with --out.'
     )
   files_lib.check_writable(out.parent, '--out')
-  folds = ensemble.load(run_folder)
-  temperature = calibration.read(folds.run_folder, folds.folds)
+  model = ensemble.load(run_folder)
+  temperature = calibration.read(model.run_folder, model.folds)
+  weights: dict[str, Any] = stacked_weights(model)
+  archive = io.BytesIO()
+  np.savez(archive, **weights)
   files = {
-    'MODEL_CARD.md': model_card(folds, temperature).encode(),
-    'weights.npz': _npz(stacked_weights(folds)),
+    'MODEL_CARD.md': model_card(model, temperature).encode(),
+    'weights.npz': archive.getvalue(),
     **{
       f'{name}.bin': program
-      for name, program in programs(folds, temperature).items()
+      for name, program in programs(model, temperature).items()
     },
   }
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,33 +92,33 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
     ) from error
 
 
-def stacked_weights(folds: TrainedFolds) -> dict[str, np.ndarray]:
-  """Path -> float32 [folds, ...] of each array."""
-  variables = sharding.fetch(folds.variables)
+def stacked_weights(model: Ensemble) -> dict[str, np.ndarray]:
+  """Path -> float32 [folds, ...], each array of all folds."""
+  variables = sharding.fetch(model.variables)
   return _by_path(jax.tree.map(lambda *arrays: np.stack(arrays), *variables))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-  """Path -> leaf, in the order of the leaves."""
+  """Path -> leaf, in the order of the tree's leaves."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
-def programs(folds: TrainedFolds, temperature: float) -> dict[str, bytes]:
-  """Name -> serialised program of any batch and length, as `jax.export` does.
+def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
+  """Name -> program for any batch and length, serialized by `jax.export`.
 
   Each takes the weights of `stacked_weights`, a signal [B, N] (int16 counts of
   1/1000 mV, or float32 mV) with N at least the spectrogram's window, and
-  lengths, int32 [B], and gives probabilities, float32 [B, 4].
+  lengths, int32 [B], and returns probabilities, float32 [B, 4].
   """
-  of_whole = make_predict(folds, temperature)
-  spectrogram = folds.network.spectrogram
+  predict_padded = make_predict(model, temperature)
+  spectrogram = model.network.spectrogram
 
   def predict(weights, signal, lengths):
-    signal = _pad(signal, spectrogram, models.halvings(folds.config.model))
-    return of_whole(weights, signal, lengths)
+    signal = _pad(signal, spectrogram, models.halvings(model.config.model))
+    return predict_padded(weights, signal, lengths)
 
   def predict_millivolt(weights, signal, lengths):
     limits = jnp.iinfo(jnp.int16)
@@ -137,7 +130,7 @@ def programs(folds: TrainedFolds, temperature: float) -> dict[str, bytes]:
     'batch, samples', constraints=[f'samples >= {shortest}']
   )
   weights = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stacked_weights(folds)
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stacked_weights(model)
   )
   lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
   return {
@@ -153,21 +146,14 @@ def programs(folds: TrainedFolds, temperature: float) -> dict[str, bytes]:
   }
 
 
-def make_predict(folds: TrainedFolds, temperature: float) -> Predict:
-  """Mean of the folds' probabilities at a temperature, of int16 signals."""
-  network = folds.network
-  structure = jax.tree.structure(folds.variables[0])
-  paths = list(_by_path(folds.variables[0]))
+def make_predict(model: Ensemble, temperature: float) -> Predict:
+  """A function from int16 signals to the mean of the folds' probabilities."""
+  network = model.network
+  structure = jax.tree.structure(model.variables[0])
+  paths = list(_by_path(model.variables[0]))
 
   def predict(weights, signal, lengths):
-    batch = Batch(
-      signal=signal,
-      signal_lengths=lengths,
-      lengths=lengths,
-      mask=lengths > 0,
-      labels=jnp.zeros_like(lengths),
-      weights=jnp.zeros_like(lengths, jnp.float32),
-    )
+    batch = ensemble.unlabeled_batch(signal, lengths)
 
     def of_fold(arrays):
       leaves = [arrays[path] for path in paths]
@@ -185,8 +171,8 @@ def _pad(
 ) -> jax.Array:
   """Pads a signal of symbolic length so that its frames halve evenly.
 
-  Then no shape needs rounding, about which nothing can be proved for a length
-  that is not known.
+  Otherwise shapes would need rounding, about which nothing can be proved for an
+  unknown length.
   """
   size, hop = spectrogram.window_samples, spectrogram.hop_samples
   unit, before = hop * 2**times, size - hop
@@ -195,19 +181,18 @@ def _pad(
   return jnp.pad(signal_BxN, ((0, 0), (0, whole - samples)))
 
 
-def model_card(folds: TrainedFolds, temperature: float) -> str:
-  """What MODEL_CARD.md says, of the run's own files."""
-  config, run_folder = folds.config, folds.run_folder
-  found = summary.summarize(run_folder)
+def model_card(model: Ensemble, temperature: float) -> str:
+  """The content of MODEL_CARD.md, from the run's own files."""
+  config, run_folder = model.config, model.run_folder
   run = artifacts.read_run(run_folder)
   text = 'It was not calibrated; the temperature is 1.'
   path = run_folder / calibration.FILE
   if path.exists():
-    kept = json.dumps(json.loads(files_lib.read_text(path)), indent=1)
+    content = json.dumps(json.loads(files_lib.read_text(path)), indent=1)
     text = (
       f'Logits are divided by the temperature {temperature:.4g}, fitted to'
       ' validation sets, before the softmax:\n\n'
-      f'```json\n{kept}\n```'
+      f'```json\n{content}\n```'
     )
   return string.Template(_CARD.read_text()).substitute(
     model=config.model.name,
@@ -218,27 +203,21 @@ def model_card(folds: TrainedFolds, temperature: float) -> str:
       ''
       if config.init_from is None
       else f' Training started from the weights of the run {config.init_from},'
-      ' which learnt from records of its own.'
+      ' which was trained on records of its own.'
     ),
     thinned=(
       ''
       if config.data.max_records is None
       else f', of which each set was thinned to {config.data.max_records}'
     ),
-    folds=', '.join(map(str, folds.folds)),
-    count=len(folds.folds),
-    scores=tables.format_table([found]),
+    folds=', '.join(map(str, model.folds)),
+    count=len(model.folds),
+    scores=tables.format_table([summary.summarize(run_folder)]),
     calibration=text,
-    shortest=folds.network.spectrogram.window_samples,
-    longest=f'{folds.longest_samples / 300:.0f}',
+    shortest=model.network.spectrogram.window_samples,
+    longest=f'{model.longest_samples / 300:.0f}',
     platforms=' and '.join(PLATFORMS),
     jax=jax.__version__,
     trained_with=run['versions'].get('jax'),
     commit=run['commit'],
   )
-
-
-def _npz(arrays: Mapping[str, Any]) -> bytes:
-  file = io.BytesIO()
-  np.savez(file, **arrays)
-  return file.getvalue()

@@ -1,4 +1,4 @@
-"""Trained folds for use from Python: `ecg_jax.load`."""
+"""Predictions of an ensemble for recordings; the Python API `ecg_jax.load`."""
 
 import collections
 import concurrent.futures
@@ -18,30 +18,36 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import aggregation, ensemble
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
+from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.recordings import lead as lead_lib
 from ecg_jax.recordings import training_range
 from ecg_jax.recordings import windows as windows_lib
 
 _CHUNK_SAMPLES = 2**22
-"""Of the windows that are answered together, at least, if there are so many."""
+"""Samples of the windows that are evaluated together, at least, if there are
+as many."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How recordings are answered."""
+  """How recordings are windowed, filtered and classified."""
 
   window: float = 30.0
-  """Seconds, of recordings longer than any that was trained on."""
+  """Length of the windows of a long recording, seconds."""
   stride: float = 30.0
-  """Seconds from one window to the next."""
+  """Seconds from the start of one window to that of the next."""
   bandpass: bool = False
+  """Whether to filter, 0.5 to 40 Hz."""
   vote: bool = False
+  """Whether the folds vote, instead of averaging their probabilities."""
   abstain: float = 0.0
+  """Least probability of a class that is reported."""
   allow_leak: bool = False
+  """Whether folds may classify records that they were trained on."""
 
   def __post_init__(self) -> None:
-    """Raises InputError where a number is none or out of range."""
+    """Raises InputError where a field is not a number or out of range."""
     for name, least, most in (
       ('window', 1, 3600),
       ('stride', 1, 86400),
@@ -58,47 +64,73 @@ class Settings:
 
 
 class Window(NamedTuple):
-  """A part of a recording that is to be answered."""
+  """A part of a recording, read, to be classified."""
 
   number: int
-  """Of its recording."""
+  """Position of its recording."""
   start: float
   end: float
   """Seconds."""
   counts: np.ndarray
   """int16 at 300 Hz."""
   folds: tuple[int, ...]
-  """Those that may answer."""
+  """Folds that may classify it."""
 
 
 @dataclasses.dataclass
-class Outcome:
-  """All that is found out about a recording."""
+class RecordingResult:
+  """The prediction for a recording, with everything that explains it."""
 
   name: str
   lead: str = ''
   seconds: float = 0.0
   windowed: bool = False
-  stretches: list[aggregation.Stretch] = dataclasses.field(default_factory=list)
+  """Whether it is longer than the records trained on, so cut into windows."""
+  windows: list[WindowPrediction] = dataclasses.field(default_factory=list)
+  """The predictions for its windows: one, if it is not `windowed`."""
   gaps: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-  """Windows without an answer, since samples are missing."""
+  """Windows without a prediction, since samples are missing."""
   notes: list[str] = dataclasses.field(default_factory=list)
+  """Assumptions about the file, and folds left out."""
   departures: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
-  """How many windows are unlike the training records, by how."""
-  examples: dict[int, tuple[Window, aggregation.Answer]] = dataclasses.field(
+  """Difference from the training records -> number of windows that have it."""
+  examples: dict[int, tuple[Window, Prediction]] = dataclasses.field(
     default_factory=dict
   )
-  """By position in the order N, A, O, ~: the window that gives it the highest
-  probability, and its answer."""
+  """Position in the order N, A, O, ~ -> the window with the highest probability
+  of that class, and its prediction."""
   summary: aggregation.Summary | None = None
-  """Of a recording in windows."""
+  """The summary over windows of a `windowed` recording."""
   failure: str | None = None
+  """Why there is no prediction, in a sentence."""
 
+  @property
+  def answer(self) -> Prediction:
+    """The prediction for the whole recording, if it did not fail."""
+    return (self.summary or self.windows[0]).answer
+
+  @property
+  def predicted(self) -> str:
+    """'N', 'A', 'O', '~', or 'undecided'."""
+    return self.answer.predicted
+
+  @property
+  def probabilities(self) -> dict[str, float]:
+    """Class -> probability; for a long recording the mean over windows."""
+    values = map(float, self.answer.probabilities)
+    return dict(zip(schema.CLASSES, values, strict=True))
+
+  @property
+  def agreement(self) -> float:
+    """Share of the folds, or of a long recording's windows, that agree."""
+    return self.answer.agreement
+
+  @property
   def warnings(self) -> list[str]:
-    """Notes, and what is unlike the training records, in words."""
-    count = len(self.stretches)
+    """Notes, and differences from the training records, in words."""
+    count = len(self.windows)
     return [
       *self.notes,
       *(
@@ -109,46 +141,47 @@ class Outcome:
 
 
 def predict_recordings(
-  folds: TrainedFolds,
+  model: Ensemble,
   openers: Mapping[str, Callable[[], lead_lib.Recording]],
   settings: Settings,
-) -> list[Outcome]:
-  """Answers recordings, in the order given.
+) -> list[RecordingResult]:
+  """Classifies recordings, in order.
 
-  Windows of as many recordings as it takes go to the device together, while
-  those that follow are read.
+  Windows of several recordings are evaluated together, while the next ones are
+  read.
 
   Args:
-    folds: The trained folds.
-    openers: Name -> what opens the recording; its InputError is an outcome.
-    settings: How to answer.
+    model: The ensemble.
+    openers: Name -> function that opens the recording; its InputError is
+      reported in the result.
+    settings: How to classify.
 
   Returns:
-    What was found of each. One that failed, at once or midway, says at what,
-    and has no answers.
+    The result of each. A recording that fails, at once or midway, has a
+    `failure` and no predictions.
 
   Raises:
     InputError: The calibration of the run is damaged or of other folds, or a
       window is shorter than one spectrum.
   """
-  samples = folds.network.spectrogram.window_samples
-  # In hundredths, so that what is told can be given.
+  samples = model.network.spectrogram.window_samples
+  # Rounded up to hundredths, so that the reported length is accepted.
   least = -(-100 * samples // training_range.SAMPLING_RATE) / 100
   if settings.window < least:
     raise InputError(
       f'--window is {float(settings.window):g} s, shorter than one spectrum:'
       f' give at least {least:g}.'
     )
-  temperature = calibration.read(folds.run_folder, folds.folds)
-  outcomes = [Outcome(name) for name in openers]
+  temperature = calibration.read(model.run_folder, model.folds)
+  results = [RecordingResult(name) for name in openers]
   windows = itertools.chain.from_iterable(
-    _read(folds, number, outcome, openers[outcome.name], settings)
-    for number, outcome in enumerate(outcomes)
+    _read(model, number, result, openers[result.name], settings)
+    for number, result in enumerate(results)
   )
   with (
     concurrent.futures.ThreadPoolExecutor(1) as reader,
     tqdm.tqdm(
-      total=len(outcomes), unit=' recordings', disable=not sys.stderr.isatty()
+      total=len(results), unit=' recordings', disable=not sys.stderr.isatty()
     ) as bar,
   ):
 
@@ -163,74 +196,74 @@ def predict_recordings(
     coming = reader.submit(read_chunk)
     while chunk := coming.result():
       coming = reader.submit(read_chunk)
-      _answer_windows(folds, outcomes, chunk, settings, temperature)
+      _classify(model, results, chunk, settings, temperature)
       bar.update(chunk[-1].number - bar.n)
-    bar.update(len(outcomes) - bar.n)
-  for number, outcome in enumerate(outcomes):
-    if outcome.failure is not None:
-      # The windows before it failed are no answer for the recording.
-      outcomes[number] = Outcome(
-        outcome.name,
-        outcome.lead,
-        outcome.seconds,
-        notes=outcome.notes,
-        failure=outcome.failure,
+    bar.update(len(results) - bar.n)
+  for number, result in enumerate(results):
+    if result.failure is not None:
+      # The windows before the failure do not stand for the recording.
+      results[number] = RecordingResult(
+        result.name,
+        result.lead,
+        result.seconds,
+        notes=result.notes,
+        failure=result.failure,
       )
-    elif outcome.windowed:
-      outcome.summary = aggregation.summarize(
-        outcome.stretches, abstain=settings.abstain
+    elif result.windowed:
+      result.summary = aggregation.summarize(
+        result.windows, abstain=settings.abstain
       )
-  return outcomes
+  return results
 
 
 def _read(
-  folds: TrainedFolds,
+  model: Ensemble,
   number: int,
-  outcome: Outcome,
+  result: RecordingResult,
   opener: Callable[[], lead_lib.Recording],
   settings: Settings,
 ) -> Iterator[Window]:
-  """Windows of a recording; fills in its outcome but for the answers."""
+  """Reads windows of a recording; sets its result except for predictions."""
   try:
     recording = opener()
-    outcome.lead = recording.lead
-    outcome.notes += recording.notes
+    result.lead = recording.lead
+    result.notes += recording.notes
     samples = windows_lib.num_counts(recording)
-    outcome.seconds = samples / training_range.SAMPLING_RATE
-    least = folds.network.spectrogram.window_samples
+    result.seconds = samples / training_range.SAMPLING_RATE
+    least = model.network.spectrogram.window_samples
     if samples < least:
       raise InputError(
-        f'{outcome.name} has {samples} samples at'
-        f' {training_range.SAMPLING_RATE} Hz ({outcome.seconds:.2f} s), less'
+        f'{result.name} has {samples} samples at'
+        f' {training_range.SAMPLING_RATE} Hz ({result.seconds:.2f} s), less'
         f' than the {least} of one spectrum: give a longer one.'
       )
-    if samples <= folds.longest_samples:
+    if samples <= model.longest_samples:
       counts = windows_lib.window_counts(recording)
-      allowed = _allowed_folds(folds, outcome, counts, settings)
+      allowed = _allowed_folds(model, result, counts, settings)
       if settings.bandpass:
         counts = windows_lib.window_counts(recording, bandpass=True)
-      outcome.departures.update(training_range.departures(counts))
-      yield Window(number, 0.0, outcome.seconds, counts, allowed)
+      result.departures.update(training_range.departures(counts))
+      yield Window(number, 0.0, result.seconds, counts, allowed)
       return
-    outcome.windowed = True
-    times = window_times(outcome.seconds, settings.window, settings.stride)
+    result.windowed = True
+    times = window_times(result.seconds, settings.window, settings.stride)
     for start, end in times:
       try:
         counts = windows_lib.window_counts(
           recording, start, end - start, bandpass=settings.bandpass
         )
       except windows_lib.GapError:
-        outcome.gaps.append((start, end))
+        result.gaps.append((start, end))
         continue
-      outcome.departures.update(training_range.departures(counts))
-      yield Window(number, start, end, counts, folds.folds)
-    if len(outcome.gaps) == len(times):
+      result.departures.update(training_range.departures(counts))
+      yield Window(number, start, end, counts, model.folds)
+    if len(result.gaps) == len(times):
       raise InputError(
-        f'{outcome.name} has a gap in each of its {len(times)} windows: give a'
+        f'{result.name} has a gap in each of its {len(times)} windows: give a'
         ' smaller --window.'
       )
   except InputError as error:
-    outcome.failure = str(error)
+    result.failure = str(error)
 
 
 def window_times(
@@ -238,12 +271,12 @@ def window_times(
 ) -> list[tuple[float, float]]:
   """Start and end of the windows of a recording, in seconds.
 
-  The last one is moved back to where the recording ends.
+  The last window is moved back to the end of the recording.
 
   Args:
-    seconds: Of the recording.
-    window: Of a window; one that is longer is the whole recording.
-    stride: From one start to the next.
+    seconds: Length of the recording.
+    window: Length of a window; a longer one is the whole recording.
+    stride: Time from one start to the next.
   """
   if window >= seconds:
     return [(0.0, seconds)]
@@ -255,40 +288,40 @@ def window_times(
 
 
 def _allowed_folds(
-  folds: TrainedFolds,
-  outcome: Outcome,
+  model: Ensemble,
+  result: RecordingResult,
   counts: np.ndarray,
   settings: Settings,
 ) -> tuple[int, ...]:
-  """Those of the run's folds that may answer for a recording.
+  """The folds that may classify a recording.
 
   Raises:
-    InputError: None of them, since all learnt from it.
+    InputError: All folds were trained on it.
   """
   digest = hashlib.sha256(counts.astype('<i2').tobytes()).hexdigest()
-  learnt = {
+  trained = {
     fold: records[digest]
-    for fold, records in zip(folds.folds, folds.learnt, strict=True)
+    for fold, records in zip(model.folds, model.trained_on, strict=True)
     if digest in records
   }
-  if not learnt:
-    return folds.folds
-  record = next(iter(learnt.values()))
-  unseen = tuple(fold for fold in folds.folds if fold not in learnt)
+  if not trained:
+    return model.folds
+  record = next(iter(trained.values()))
+  unseen = tuple(fold for fold in model.folds if fold not in trained)
   if settings.allow_leak:
-    outcome.notes.append(
-      f'all folds answered, of which {_listed(learnt)} learnt from it as'
+    result.notes.append(
+      f'all folds answered, of which {_listed(trained)} learnt from it as'
       f' {record} of the training set'
     )
-    return folds.folds
+    return model.folds
   if not unseen:
     raise InputError(
-      f'{outcome.name} is {record} of the training set, and each finished fold'
-      f' of {folds.run_folder} ({_listed(learnt)}) learnt from it, or from a'
+      f'{result.name} is {record} of the training set, and each finished fold'
+      f' of {model.run_folder} ({_listed(trained)}) learnt from it, or from a'
       ' record with the same samples: train the fold that has it in its test'
       ' set, or give --allow_leak.'
     )
-  outcome.notes.append(
+  result.notes.append(
     f'{_listed(unseen)} alone answered, the others learnt from it as {record}'
     ' of the training set'
   )
@@ -296,61 +329,41 @@ def _allowed_folds(
 
 
 def _listed(folds: Iterable[int]) -> str:
-  """In words."""
+  """Folds in words: 'fold 1', 'folds 0, 2'."""
   numbers = [str(fold) for fold in folds]
   return f'fold{"s" * (len(numbers) > 1)} {", ".join(numbers)}'
 
 
-def _answer_windows(
-  folds: TrainedFolds,
-  outcomes: Sequence[Outcome],
+def _classify(
+  model: Ensemble,
+  results: Sequence[RecordingResult],
   windows: Sequence[Window],
   settings: Settings,
   temperature: float,
 ) -> None:
-  """Adds the answers for some windows to the outcomes of their recordings."""
-  logits = folds.logits([window.counts for window in windows])
+  """Classifies windows; adds the predictions to their recordings' results."""
+  logits = model.logits([window.counts for window in windows])
   for index, window in enumerate(windows):
-    rows = [folds.folds.index(fold) for fold in window.folds]
-    found = aggregation.combine(
+    rows = [model.folds.index(fold) for fold in window.folds]
+    answer = aggregation.combine(
       logits[rows, index],
       temperature=temperature,
       vote=settings.vote,
       abstain=settings.abstain,
     )
-    outcome = outcomes[window.number]
-    outcome.stretches.append(
-      aggregation.Stretch(window.start, window.end, found)
-    )
-    for place, probability in enumerate(found.probabilities):
-      kept = outcome.examples.get(place)
-      if kept is None or probability > kept[1].probabilities[place]:
-        outcome.examples[place] = window, found
-
-
-class Prediction(NamedTuple):
-  """What a model says of a recording."""
-
-  predicted: str
-  """'N', 'A', 'O', '~', or 'undecided'."""
-  probabilities: dict[str, float]
-  """Of the classes; of a long recording the mean over its windows."""
-  agreement: float
-  """Share of the folds, or of a long recording's windows, that say so."""
-  windows: list[aggregation.Stretch]
-  """Start and end in seconds, and the answer: one, or of a long recording
-  each of its windows."""
-  summary: aggregation.Summary | None
-  """Of a long recording: time by class, episodes of atrial fibrillation."""
-  warnings: list[str]
-  """What was assumed, and what is unlike the records of the training."""
+    result = results[window.number]
+    result.windows.append(WindowPrediction(window.start, window.end, answer))
+    for place, probability in enumerate(answer.probabilities):
+      best = result.examples.get(place)
+      if best is None or probability > best[1].probabilities[place]:
+        result.examples[place] = window, answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The finished folds of a run."""
+  """The finished folds of a run, to classify arrays with."""
 
-  folds: TrainedFolds
+  folds: Ensemble
 
   def predict(
     self,
@@ -360,24 +373,25 @@ class Model:
     units: str,
     lead: int | str | None = None,
     settings: Settings = Settings(),
-  ) -> Prediction:
+  ) -> RecordingResult:
     """Classifies a recording of any length, as `ecg_jax.predict` does.
 
     Args:
-      signal: Real numbers [samples], or [leads, samples], either way round;
-        NaN or masked where one is missing.
+      signal: Real numbers [samples], or [leads, samples] or its transpose; NaN
+        or masked where one is missing.
       sampling_rate: Hz.
       units: 'V', 'mV', 'uV', 'nV', or 'counts' of 1/1000 mV.
       lead: Number of the lead, where there are several.
       settings: Windows of long recordings, filter, vote, abstention, leaks.
 
     Returns:
-      What the folds say together.
+      The result: `predicted`, `probabilities`, `agreement`, `windows`,
+      `summary`, `warnings`.
 
     Raises:
-      InputError: The signal cannot be used; says why.
+      InputError: The signal cannot be used; the message says why.
     """
-    [outcome] = predict_recordings(
+    [result] = predict_recordings(
       self.folds,
       {
         'signal': lambda: lead_lib.from_array(
@@ -386,24 +400,16 @@ class Model:
       },
       settings,
     )
-    if outcome.failure is not None:
-      raise InputError(outcome.failure)
-    answer = (outcome.summary or outcome.stretches[0]).answer
-    return Prediction(
-      answer.predicted,
-      dict(zip(schema.CLASSES, map(float, answer.probabilities), strict=True)),
-      answer.agreement,
-      outcome.stretches,
-      outcome.summary,
-      outcome.warnings(),
-    )
+    if result.failure is not None:
+      raise InputError(result.failure)
+    return result
 
 
 def load(run_folder: str | pathlib.Path) -> Model:
-  """Loads the finished folds of a run; its data are not needed.
+  """Loads the finished folds of a run, without its data.
 
   Args:
-    run_folder: As `ecg_jax.main` left it.
+    run_folder: Folder of the run, from `ecg_jax.main`.
 
   Raises:
     InputError: There is no such run, none of its folds is finished, or a file

@@ -1,4 +1,4 @@
-"""What is told of answered recordings: a table, CSV, JSON, answers.txt."""
+"""Formats results of recordings: a table, CSV, JSON, answers.txt."""
 
 import csv
 import dataclasses
@@ -9,8 +9,9 @@ from typing import Any
 
 from ecg_jax.datasets import schema
 from ecg_jax.evaluation import calibration
-from ecg_jax.prediction import aggregation, predictor
-from ecg_jax.prediction.ensemble import TrainedFolds
+from ecg_jax.prediction.aggregation import Prediction, Summary
+from ecg_jax.prediction.ensemble import Ensemble
+from ecg_jax.prediction.predictor import RecordingResult, Settings
 
 COLUMNS = [
   'recording',
@@ -24,89 +25,83 @@ COLUMNS = [
 ]
 
 _EPISODES_SHOWN = 10
-"""On the terminal; the JSON has all."""
+"""Episodes listed on the terminal; the JSON lists all."""
 
 
-def rows(outcome: predictor.Outcome) -> list[dict[str, Any]]:
-  """What a recording adds to the output, by COLUMNS.
+def rows(result: RecordingResult) -> list[dict[str, Any]]:
+  """The rows of a recording in the output, by COLUMNS.
 
-  A row for each window of a long recording and one for the whole of it, or one
-  alone for what it failed at. Columns without a value are None.
+  A row per window of a long recording and one for the whole of it, or a single
+  row for a failure. Columns without a value are None.
   """
-  parts: list[tuple[float, float, aggregation.Answer | None, str]] = []
-  kind = 'window' if outcome.windowed else 'answered'
-  for start, end, answer in outcome.stretches:
-    parts.append((start, end, answer, kind))
-  for start, end in outcome.gaps:
-    parts.append((start, end, None, 'window with a gap'))
+  parts: list[tuple[float, float, Prediction | None, str]] = []
+  kind = 'window' if result.windowed else 'answered'
+  parts += [(*window, kind) for window in result.windows]
+  parts += [(*gap, None, 'window with a gap') for gap in result.gaps]
   parts.sort(key=lambda part: part[0])
-  if outcome.summary is not None:
+  if result.summary is not None:
+    count = len(result.windows)
     status = (
-      f'mean of {len(outcome.stretches)} windows, all noise'
-      if all(x.answer.chosen == '~' for x in outcome.stretches)
-      else f'mean of the {outcome.summary.used} of {len(outcome.stretches)}'
-      ' windows that are not noise'
+      f'mean of {count} windows, all noise'
+      if all(window.answer.chosen == '~' for window in result.windows)
+      else f'mean of the {result.summary.used} of {count} windows that are not'
+      ' noise'
     )
-    if outcome.gaps:
-      count = len(outcome.gaps)
+    if result.gaps:
+      count = len(result.gaps)
       status += f'; {count} window{"s" * (count > 1)} with a gap left out'
-    parts.append((0.0, outcome.seconds, outcome.summary.answer, status))
+    parts.append((0.0, result.seconds, result.summary.answer, status))
   if parts:
     start, end, last, status = parts[-1]
-    status = '; '.join([status, *outcome.warnings()])
-    parts[-1] = (start, end, last, status)
-  if outcome.failure is not None:
-    parts.append((0.0, outcome.seconds, None, f'failed: {outcome.failure}'))
+    parts[-1] = start, end, last, '; '.join([status, *result.warnings])
+  if result.failure is not None:
+    parts.append((0.0, result.seconds, None, f'failed: {result.failure}'))
   return [
-    dict(
-      zip(
-        COLUMNS,
-        [
-          outcome.name,
-          outcome.lead,
-          round(start, 3),
-          round(end, 3),
-          *(
-            [None] * 6
-            if answer is None
-            else [
-              answer.predicted,
-              *map(float, answer.probabilities),
-              answer.agreement,
-            ]
-          ),
-          status,
-        ],
-        strict=True,
-      )
-    )
+    {
+      'recording': result.name,
+      'lead': result.lead,
+      'start_seconds': round(start, 3),
+      'end_seconds': round(end, 3),
+      **_columns(answer),
+      'status': status,
+    }
     for start, end, answer, status in parts
   ]
 
 
-def format_table(outcomes: Sequence[predictor.Outcome]) -> str:
-  """A line a recording; under a long one its time by class and its AF."""
+def _columns(answer: Prediction | None) -> dict[str, Any]:
+  """The columns of a prediction, all None without one."""
+  names = COLUMNS[4:-1]
+  if answer is None:
+    return dict.fromkeys(names)
+  probabilities = map(float, answer.probabilities)
+  values = [answer.predicted, *probabilities, answer.agreement]
+  return dict(zip(names, values, strict=True))
+
+
+def format_table(results: Sequence[RecordingResult]) -> str:
+  """A line per recording; below a long one its time by class and its AF."""
   table = [
-    ['recording', 'lead', 'seconds', 'says', *schema.CLASSES, 'agree', '']
-  ]
+    ['recording', 'lead', 'seconds', 'prediction', *schema.CLASSES, 'agreement',
+     '']
+  ]  # fmt: skip
   below: dict[int, list[str]] = {}
-  for outcome in outcomes:
-    row = rows(outcome)[-1]
-    *_, says, n, a, o, noise, agreement, status = row.values()
-    if outcome.failure is not None:
+  for result in results:
+    *_, predicted, n, a, o, noise, agreement, status = rows(result)[-1].values()
+    if result.failure is not None:
       status = 'no answer: see below'
     table.append(
       [
-        ' '.join(outcome.name.split()),  # It may have line ends.
-        outcome.lead,
-        f'{outcome.seconds:.1f}',
-        says or '',
+        ' '.join(result.name.split()),  # It may have line ends.
+        result.lead,
+        f'{result.seconds:.1f}',
+        predicted or '',
         *('' if x is None else f'{x:.3f}' for x in (n, a, o, noise, agreement)),
         status.removeprefix('answered').removeprefix('; '),
       ]
     )
-    if outcome.summary is not None:
-      below[len(table) - 1] = _describe(outcome.summary)
+    if result.summary is not None:
+      below[len(table) - 1] = _describe(result.summary)
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   widths[-1] = 0
   lines = []
@@ -117,23 +112,24 @@ def format_table(outcomes: Sequence[predictor.Outcome]) -> str:
   return '\n'.join(lines)
 
 
-def _describe(whole: aggregation.Summary) -> list[str]:
+def _describe(summary: Summary) -> list[str]:
+  """Time by class, and episodes of atrial fibrillation, a line each."""
   shares = ', '.join(
-    f'{name} {100 * share:.1f} %' for name, share in whole.shares.items()
+    f'{name} {100 * share:.1f} %' for name, share in summary.shares.items()
   )
-  lines = [f'share of {_clock(whole.answered_seconds)}: {shares}']
-  longest = whole.longest_episode
+  lines = [f'share of {_clock(summary.answered_seconds)}: {shares}']
+  longest = summary.longest_episode
   if longest is None:
     return [*lines, 'no episode of A']
   shown = ', '.join(
     f'{_clock(start)} to {_clock(end)}'
-    for start, end in whole.episodes[:_EPISODES_SHOWN]
+    for start, end in summary.episodes[:_EPISODES_SHOWN]
   )
-  more = len(whole.episodes) - _EPISODES_SHOWN
-  plural = 's' if len(whole.episodes) > 1 else ''
+  count = len(summary.episodes)
+  more = count - _EPISODES_SHOWN
   return [
     *lines,
-    f'{len(whole.episodes)} episode{plural} of A, the longest'
+    f'{count} episode{"s" * (count > 1)} of A, the longest'
     f' {_clock(longest[1] - longest[0])} from {_clock(longest[0])}: {shown}'
     + (f' and {more} more' if more > 0 else ''),
   ]
@@ -144,50 +140,48 @@ def _clock(seconds: float) -> str:
   return f'{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}'
 
 
-def to_csv(outcomes: Sequence[predictor.Outcome]) -> str:
-  """The rows of all recordings."""
+def to_csv(results: Sequence[RecordingResult]) -> str:
+  """The rows of all recordings as CSV."""
   text = io.StringIO()
   writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
   writer.writeheader()
-  for outcome in outcomes:
-    writer.writerows(rows(outcome))
+  for result in results:
+    writer.writerows(rows(result))
   return text.getvalue()
 
 
 def to_json(
-  outcomes: Sequence[predictor.Outcome],
-  folds: TrainedFolds,
-  settings: predictor.Settings,
+  results: Sequence[RecordingResult], model: Ensemble, settings: Settings
 ) -> str:
-  """The rows of each recording, with all else that was found out."""
+  """The rows of each recording with its warnings and summary, as JSON."""
   content = {
-    'run_folder': str(folds.run_folder),
-    'folds': folds.folds,
-    'temperature': calibration.read(folds.run_folder, folds.folds),
+    'run_folder': str(model.run_folder),
+    'folds': model.folds,
+    'temperature': calibration.read(model.run_folder, model.folds),
     'settings': dataclasses.asdict(settings),
     'recordings': [
       {
-        'recording': outcome.name,
-        'rows': rows(outcome),
-        'warnings': outcome.warnings(),
-        'failure': outcome.failure,
-        'summary': outcome.summary
+        'recording': result.name,
+        'rows': rows(result),
+        'warnings': result.warnings,
+        'failure': result.failure,
+        'summary': result.summary
         and {
-          'share_of_time': outcome.summary.shares,
-          'answered_seconds': outcome.summary.answered_seconds,
-          'episodes_of_A': outcome.summary.episodes,
-          'longest_episode_of_A': outcome.summary.longest_episode,
+          'share_of_time': result.summary.shares,
+          'answered_seconds': result.summary.answered_seconds,
+          'episodes_of_A': result.summary.episodes,
+          'longest_episode_of_A': result.summary.longest_episode,
         },
       }
-      for outcome in outcomes
+      for result in results
     ],
   }
   return json.dumps(content, indent=1) + '\n'
 
 
-def to_answers(outcomes: Sequence[predictor.Outcome]) -> str:
-  """As the challenge takes them: a line record,label for each that has one."""
-  lasts = [rows(outcome)[-1] for outcome in outcomes]
+def to_answers(results: Sequence[RecordingResult]) -> str:
+  """The challenge's format: a line record,label per recording with a class."""
+  lasts = [rows(result)[-1] for result in results]
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(
     (row['recording'], row['predicted'])

@@ -1,1 +1,1 @@
-"""Recordings of users: files, a lead of one, windows of it. No JAX here."""
+"""Users' recordings: files, a lead, windows of it. No JAX here."""

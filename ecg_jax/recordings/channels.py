@@ -1,4 +1,4 @@
-"""What a reader of a format gives: channels, opened one by one."""
+"""The result of a reader: channels, opened one by one."""
 
 import contextlib
 import pathlib
@@ -12,37 +12,37 @@ from ecg_jax.errors import InputError
 
 
 class Samples(NamedTuple):
-  """One channel, opened."""
+  """An open channel."""
 
   num_samples: int
   read: Callable[[int, int], np.ndarray]
-  """start, stop -> float [stop - start], in the channel's units; NaN where a
-  sample is missing."""
+  """start, stop -> float [stop - start], in the channel's units; NaN for a
+  missing sample."""
   notes: tuple[str, ...] = ()
-  """What was assumed."""
+  """Assumptions about the file."""
 
 
 class Channels(NamedTuple):
-  """What a file holds. A name is '', a unit or rate None where not stated."""
+  """The channels of a file; a name is '', a unit or rate None if not stated."""
 
   names: tuple[str, ...]
   units: tuple[str | None, ...]
   rates: tuple[float | None, ...]
   """Hz."""
   open: Callable[[int], Samples]
-  """Opens a channel, by its number."""
+  """Number of a channel -> the channel, open."""
 
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-  """Makes an InputError of whatever a library raises of a file."""
+  """Turns any exception that a library raises for a file into InputError."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
       yield
   except InputError:
     raise
-  except Exception as error:  # Each library has its own.
+  except Exception as error:  # Each library raises its own.
     if isinstance(error, OSError) and error.strerror:  # The system's.
       raise InputError(
         f'{path} cannot be read ({error.filename or path}: {error.strerror}):'
@@ -56,9 +56,9 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def to_float32(samples: np.ndarray) -> np.ndarray:
-  """Samples of any dtype as float32, those that are large within +-1e30.
+  """Converts samples of any dtype to float32, clipped to +-1e30.
 
-  What is infinite is missing, so that it stays so; a number does not become it.
+  An infinite sample is missing, so NaN; a finite one never becomes infinite.
   """
   return np.where(
     np.isfinite(samples), np.clip(samples, -1e30, 1e30), np.nan

@@ -17,12 +17,12 @@ def read_edf(path: pathlib.Path) -> Channels:
   edf = edfio.read_edf(path, lazy_load_data=True, header_encoding='latin-1')
   if edf.reserved.startswith('EDF+D'):
     raise InputError(
-      f'{path} is discontinuous (EDF+D), so its times are not known: export it'
+      f'{path} is discontinuous (EDF+D), so its times are unknown: export it'
       ' as EDF or EDF+C.'
     )
   with path.open('rb') as file:
     claimed = int(file.read(244)[-8:])
-  # -1 is what a device leaves that was switched off while recording.
+  # A device that was switched off while recording leaves -1.
   if claimed not in (-1, edf.num_data_records):
     raise InputError(
       f'{path} claims {claimed} data records and holds {edf.num_data_records}:'
@@ -32,7 +32,7 @@ def read_edf(path: pathlib.Path) -> Channels:
   def open_channel(channel: int) -> Samples:
     signal = edf.signals[channel]
     rate = signal.sampling_frequency
-    # edfio would give the counts where these do not scale them.
+    # edfio would return counts where these ranges do not scale them.
     for kind in ('physical', 'digital'):
       wrong = 'not two numbers'
       with contextlib.suppress(ValueError):
@@ -43,7 +43,7 @@ def read_edf(path: pathlib.Path) -> Channels:
         raise InputError(
           f'{path} has a {kind} minimum and maximum of lead'
           f' {signal.label.strip() or channel} that are {wrong}, so its units'
-          ' are not known: export it again.'
+          ' are unknown: export it again.'
         )
 
     def read(start: int, stop: int) -> np.ndarray:

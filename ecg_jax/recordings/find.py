@@ -1,4 +1,4 @@
-"""The recordings among files and in folders."""
+"""Finds the recordings among files and in folders."""
 
 import os
 import pathlib
@@ -11,23 +11,23 @@ ARRAY_SUFFIXES = ('.csv', '.txt', '.npy')
 
 
 def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
-  """The recordings among files and in folders.
+  """Finds the recordings among files and in folders.
 
-  A `.dat` or `.mat` with a `.hea` beside it is one recording, of that header.
-  The segments of a recording in a folder are none of their own, and a folder's
-  sub-folders are not looked into.
+  A `.dat` or `.mat` with a `.hea` beside it is one recording, that of the
+  header. Segments of a recording do not count as recordings, and subfolders are
+  not searched.
 
   Args:
     paths: Files and folders.
-    with_arrays: Whether CSV, TXT and NumPy files of a folder count too. Those
-      named themselves always do.
+    with_arrays: Whether CSV, TXT and NumPy files in folders count too. As
+      elements of `paths` they always do.
 
   Returns:
-    Files, each once even if named in several ways, in the order given, those
-    of a folder by name.
+    Files, each once even if `paths` names it several times, in the order of
+    `paths`, those of a folder by name.
 
   Raises:
-    InputError: Nothing is at a path, or no recording is in a folder.
+    InputError: A path does not exist, or a folder has no recording.
   """
   found: dict[str, pathlib.Path] = {}
   for path in paths:
@@ -35,7 +35,7 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
       files = _find_at(path, with_arrays)
     except OSError as error:
       raise InputError(
-        f'{str(path)[:200]} cannot be looked for ({error.strerror}): name a'
+        f'{str(path)[:200]} cannot be searched ({error.strerror}): name a'
         ' file or a folder.'
       ) from error
     for file in files:
@@ -48,7 +48,7 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
     inside = _find_inside(path, with_arrays)
     if not inside:
       raise InputError(
-        f'The folder {path} holds no recordings (.hea, .edf, .mat; with'
+        f'The folder {path} has no recordings (.hea, .edf, .mat; with'
         ' --sampling_rate and --units .csv, .txt and .npy too): name one'
         ' that does.'
       )
@@ -56,9 +56,9 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
   if path.exists():
     return [wfdb_files.header_beside(path)]
   header = path.with_name(f'{path.name}.hea')
-  if header.exists():  # As WFDB names records.
+  if header.exists():  # WFDB names records without an ending.
     return [header]
-  raise InputError(f'{path} is not there: name a file or a folder.')
+  raise InputError(f'{path} does not exist: name a file or a folder.')
 
 
 def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:

@@ -1,4 +1,4 @@
-"""The readers of the formats, by a file's suffix."""
+"""Chooses the reader of a file by its suffix."""
 
 import pathlib
 
@@ -8,16 +8,16 @@ from ecg_jax.recordings.channels import Channels, explained
 
 
 def read_channels(path: pathlib.Path) -> Channels:
-  """Looks into a file, without reading its samples.
+  """Opens a file, without reading its samples.
 
   Raises:
-    InputError: It is none of the formats, or damaged.
+    InputError: The file has an unknown format, or is damaged.
   """
   suffix = path.suffix.lower()
   if suffix not in READERS:
     raise InputError(
-      f'{path} is no recording of a known format: give .hea (with .dat or .mat'
-      ' beside it), .edf, .mat, .csv, .txt or .npy.'
+      f'{path} is not a recording of a known format: give .hea (with .dat or'
+      ' .mat beside it), .edf, .mat, .csv, .txt or .npy.'
     )
   with explained(path):
     if not path.is_file():

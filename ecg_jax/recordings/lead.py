@@ -1,8 +1,6 @@
-"""A lead of a recording of the user's, and windows of it as the models see it.
+"""A lead of a user's recording, in mV at its own sampling rate.
 
-File -> lead, in mV at its own rate -> polyphase resampling to 300 Hz -> int16
-counts of 1/1000 mV. Only as much is read at a time as a window needs, and a
-window's samples do not depend on how the recording was cut into windows.
+`windows` resamples it. Only what a window needs is read at a time.
 """
 
 import dataclasses
@@ -22,7 +20,7 @@ MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6, 'counts': 1e-3}
 """Unit -> mV. A count is 1/1000 mV, as in the challenge's records."""
 
 SLOWEST, FASTEST = 50.0, 100_000.0
-"""Hz, the sampling rates that are taken."""
+"""Hz, the sampling rates that are accepted."""
 
 _ECG_NAME = re.compile(
   r'.*(ecg|ekg).*'
@@ -36,25 +34,26 @@ class Recording:
   """One lead of a file or an array, read in blocks."""
 
   name: str
-  """Path of the file, or what it is called."""
+  """Path of the file, or name of the array."""
   lead: str
   sampling_rate: float
   """Hz."""
   num_samples: int
   notes: tuple[str, ...]
-  """What was assumed."""
+  """Assumptions about the file."""
   read: Callable[[int, int], np.ndarray]
   """start, stop -> mV."""
 
   def millivolt(self, start: int, stop: int) -> np.ndarray:
-    """Samples, float32 [stop - start], in mV at its own rate.
+    """Reads samples.
 
     Args:
       start: First sample, at least 0.
-      stop: Behind the last, at most `num_samples`.
+      stop: One past the last sample, at most `num_samples`.
 
     Returns:
-      The samples; NaN where one is missing.
+      float32 [stop - start], in mV at the lead's own rate; NaN for a missing
+      sample.
 
     Raises:
       InputError: The file is damaged there.
@@ -73,8 +72,8 @@ def open_recording(
 
   Args:
     path: A WFDB header, .edf, .mat (`val`), .csv, .txt or .npy.
-    lead: Name or number (from 0) of the lead; None for the first that is named
-      or measured like an ECG.
+    lead: Name or number (from 0) of the lead; None for the first with a name
+      or unit like an ECG's.
     sampling_rate: Hz, for files that do not state it.
     units: A key of MILLIVOLT, for files that do not state it.
 
@@ -84,7 +83,7 @@ def open_recording(
   channels = formats.read_channels(path)
   notes = []
   if path.suffix.lower() == '.mat':
-    # As the challenge's, which are the best known of this form.
+    # As the challenge's, the best known of this format.
     if sampling_rate is None:
       sampling_rate = SAMPLING_RATE
       notes.append(f'no header: taken to have {SAMPLING_RATE} samples a second')
@@ -109,18 +108,18 @@ def from_array(
   lead: int | str | None = None,
   name: str = 'signal',
 ) -> Recording:
-  """A recording of samples that are in memory.
+  """A recording of samples in memory.
 
   Args:
-    signal: Real numbers [samples], or [leads, samples], either way round; NaN
-      or masked where one is missing.
+    signal: Real numbers [samples], or [leads, samples] or its transpose; NaN or
+      masked where one is missing.
     sampling_rate: Hz.
     units: A key of MILLIVOLT.
     lead: Number of the lead, where there are several.
-    name: What to call it.
+    name: Name of the recording.
 
   Raises:
-    InputError: They cannot be used.
+    InputError: The signal or an argument cannot be used.
   """
   if not isinstance(sampling_rate, numbers.Real):
     raise InputError(
@@ -130,8 +129,8 @@ def from_array(
     array = np.asarray(signal)
   except (TypeError, ValueError) as error:
     raise InputError(
-      f'{name} cannot be made an array: give samples, or leads of as many'
-      ' samples each.'
+      f'{name} cannot be converted to an array: give samples, or leads with'
+      ' the same number of samples.'
     ) from error
   if np.ma.is_masked(signal) and array.dtype.kind in 'iuf':
     array = np.where(np.ma.getmaskarray(signal), np.nan, array)
@@ -155,7 +154,7 @@ def _open_lead(
   notes: tuple[str, ...],
 ) -> Recording:
   names = tuple(
-    given or str(number) for number, given in enumerate(channels.names)
+    stated or str(number) for number, stated in enumerate(channels.names)
   )
   chosen = choose_lead(path, names, channels.units, lead)
   stated = channels.rates[chosen]
@@ -210,29 +209,28 @@ def choose_lead(
   units: Sequence[str | None],
   wanted: str | None,
 ) -> int:
-  """Number of the lead to read.
+  """Chooses the lead to read; returns its number.
 
   Args:
-    path: What to call the file in an error.
-    names: Of all channels.
-    units: Of all channels, None where not stated.
-    wanted: Name, in upper or lower case, or number of a channel; None for the
-      only one, else the first with a name like an ECG lead's, else the first
-      in mV.
+    path: Name of the file in an error.
+    names: Names of all channels.
+    units: Units of all channels, None where not stated.
+    wanted: Name (case is ignored) or number of a channel; None for the only
+      one, else the first with a name like an ECG lead's, else the first in mV.
 
   Raises:
-    InputError: There is none; says what there is.
+    InputError: There is no such lead; the message lists the leads.
   """
-  there = f'it has {", ".join(f"{k} {name}" for k, name in enumerate(names))}'
-  if len(there) > 300:
-    there = f'{there[:300]}...'
+  listed = f'it has {", ".join(f"{k} {name}" for k, name in enumerate(names))}'
+  if len(listed) > 300:
+    listed = f'{listed[:300]}...'
   if wanted is not None:
     for number, name in enumerate(names):
       if wanted.strip().lower() == name.lower():
         return number
     if wanted.strip().isdecimal() and int(wanted) < len(names):
       return int(wanted)
-    raise InputError(f'{path} has no lead {wanted!r}: {there}.')
+    raise InputError(f'{path} has no lead {wanted!r}: {listed}.')
   electric = [
     number
     for number, unit in enumerate(units)
@@ -246,29 +244,30 @@ def choose_lead(
       return candidates[0]
   raise InputError(
     f'{path} has no channel that looks like an ECG by name and unit: choose'
-    f' with --lead; {there}.'
+    f' with --lead; {listed}.'
   )
 
 
 def _unit(text: str | None) -> str | None:
-  """The key of MILLIVOLT that a unit is, or None."""
+  """The key of MILLIVOLT for a unit as files spell it, or None."""
   plain = str(text).strip().replace('µ', 'u').replace('μ', 'u').lower()
   return next((unit for unit in MILLIVOLT if unit.lower() == plain), None)
 
 
 def _scale(
-  path: str, lead: str, stated: str | None, given: str | None
+  path: str, lead: str, stated: str | None, units: str | None
 ) -> float:
-  unit = _unit(stated or given)
+  """Factor from a lead's samples to mV."""
+  unit = _unit(stated or units)
   if unit is None and not stated:
     raise InputError(
       f'{path} does not say the units of lead {lead}'
-      + ('' if given is None else f', and {given!r} are none')
+      + ('' if units is None else f', and {units!r} are unknown')
       + f': give --units, one of {", ".join(MILLIVOLT)} (of 1/1000 mV).'
     )
   if unit is None:
     raise InputError(
-      f'Lead {lead} of {path} is in {stated!r}, no voltage: choose another with'
-      ' --lead.'
+      f'Lead {lead} of {path} is in {stated!r}, not a voltage: choose another'
+      ' with --lead.'
     )
   return MILLIVOLT[unit]

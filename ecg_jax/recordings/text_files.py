@@ -10,13 +10,13 @@ from ecg_jax.errors import InputError
 from ecg_jax.recordings.channels import Channels, Samples, to_float32
 
 _SNIFFED = 2**16
-"""Characters of a text file in which its numbers must have begun."""
+"""Characters of a text file within which its numbers must begin."""
 
 
 def read_text(path: pathlib.Path) -> Channels:
   """Opens a table of numbers, with or without a header line."""
   with _text(path) as file:
-    # As the file is read later; `splitlines` would end some at a form feed.
+    # Lines as in reading a file; `splitlines` also ends them at a form feed.
     lines = list(io.StringIO(file.read(_SNIFFED)))
   start, split = next(
     (
@@ -38,7 +38,7 @@ def read_text(path: pathlib.Path) -> Channels:
     (row for row in above if len(row) == len(fields) and not _has_unit(row)),
     [''] * len(fields),
   )
-  # The first rows may be whole numbers.
+  # The first rows may have only whole numbers.
   signed = next((x for x in lines[start:] if ',' in x or '.' in x), '')
   decimal = ',' if split != ',' and ',' in signed else '.'
 
@@ -55,12 +55,12 @@ def _text(path: pathlib.Path) -> io.TextIOWrapper:
 
 
 def _fields(line: str, delimiter: str | None) -> list[str]:
-  """Of a line; None for columns that blanks divide."""
+  """Fields of a line; the delimiter None is any white space."""
   return [field.strip().strip('"\'') for field in line.split(delimiter)]
 
 
 def _is_number(field: str, decimal: str = '.') -> bool:
-  """Whether it is one, or nothing, which is a missing sample."""
+  """Whether a field is a number, or empty, which is a missing sample."""
   try:
     float(field.replace(decimal, '.') or 'nan')
   except ValueError:
@@ -69,12 +69,12 @@ def _is_number(field: str, decimal: str = '.') -> bool:
 
 
 def _has_unit(row: list[str]) -> bool:
-  """Whether a row above the numbers tells their units, not their names."""
+  """Whether a row above the numbers has their units, not their names."""
   return any(re.fullmatch(r'\W?[munµμ]v\W?', x, re.IGNORECASE) for x in row)
 
 
 def _is_data(fields: list[str]) -> bool:
-  """Whether a row holds numbers, or a time of day and numbers."""
+  """Whether a row has numbers only, or a time of day and numbers."""
   if not any(fields):
     return False
   timed = len(fields) > 1 and ':' in fields[0]
@@ -89,9 +89,9 @@ def _read_column(
   column: int,
   count: int,
 ) -> np.ndarray:
-  """One of `count` columns, float32, of a text with numbers from `start` on.
+  """Reads one of `count` columns, float32, from line `start` on.
 
-  An empty line is a missing sample, if numbers follow.
+  An empty line is a missing sample if numbers follow.
   """
   import pandas
 
@@ -104,7 +104,7 @@ def _read_column(
         for part in pandas.read_csv(
           file,
           sep=delimiter or r'\s+',
-          header=None,  # And no `usecols`, which lets longer rows pass.
+          header=None,  # And no `usecols`, which accepts longer rows.
           dtype={column: np.float64},
           decimal=decimal,
           skipinitialspace=True,
@@ -138,4 +138,4 @@ def _empty_lines_at_end(path: pathlib.Path) -> int:
     file.seek(max(0, path.stat().st_size - _SNIFFED))
     tail = file.read().decode('utf-8', 'replace')
   ends = list(io.StringIO(tail[len(tail.rstrip()) :], newline=None))
-  return max(0, len(ends) - 1)  # The first ends the last line not empty.
+  return max(0, len(ends) - 1)  # The first ends the last non-empty line.

@@ -1,30 +1,31 @@
-"""Whether a window is like the records that the models are trained on.
+"""Differences between a window and the records that models are trained on.
 
-The ranges are those of the PhysioNet/CinC Challenge 2017's 8,528 records: of
-99 % of them, and of all of them for the length.
+The ranges cover 99 % of the PhysioNet/CinC Challenge 2017's 8,528 records, and
+all of them for the length.
 """
 
 import numpy as np
 
 SAMPLING_RATE = 300
+"""Hz, the rate of the models."""
 
 SECONDS = (9.0, 61.0)
 
 MILLIVOLT = (0.37, 7.0)
-"""From the 0.5th to the 99.5th percentile of a record's samples."""
+"""Difference of the 99.5th and the 0.5th percentile of a record's samples."""
 
 POWER_ABOVE_40_HZ = (5e-5, 7e-3)
-"""Share of the power from 0.5 Hz on."""
+"""Share of the power above 0.5 Hz."""
 
 
 def departures(counts: np.ndarray) -> list[str]:
-  """What is unlike the training records in a window.
+  """Finds the differences of a window from the training records.
 
   Args:
     counts: int16 [samples] at 300 Hz, 1/1000 mV.
 
   Returns:
-    A phrase for each, the same for all windows; none if all is alike.
+    A phrase for each difference, the same for all windows.
   """
   found = []
   seconds = len(counts) / SAMPLING_RATE

@@ -1,4 +1,7 @@
-"""Windows of a lead as the models see it: resampled to their rate."""
+"""Windows of a lead, resampled to 300 Hz, as int16 counts of 1/1000 mV.
+
+The samples of a window do not depend on how the recording is cut.
+"""
 
 import fractions
 import functools
@@ -12,10 +15,10 @@ from ecg_jax.recordings import lead
 from ecg_jax.recordings.training_range import SAMPLING_RATE
 
 LONGEST_BRIDGED = 0.05
-"""Seconds: missing samples up to here in a row are interpolated."""
+"""Seconds of missing samples in a row that are interpolated, at most."""
 
 _FILTER_LENGTH = 16
-"""Of the resampling filter, to each side, in samples of the lower rate."""
+"""Samples of the lower rate that the resampling filter spans to each side."""
 
 _BANDPASS = (0.5, 40.0)
 """Hz, the band of the device that recorded the challenge's records."""
@@ -25,11 +28,11 @@ _BANDPASS_CONTEXT = 6.0
 
 
 class GapError(InputError):
-  """More samples are missing than are bridged."""
+  """More samples are missing in a row than are interpolated."""
 
 
 def num_counts(recording: lead.Recording) -> int:
-  """Samples of a recording at 300 Hz."""
+  """Number of samples of a recording at 300 Hz."""
   up, down = _ratio(recording.sampling_rate)
   return -(-recording.num_samples * up // down)
 
@@ -41,19 +44,19 @@ def window_counts(
   *,
   bandpass: bool = False,
 ) -> np.ndarray:
-  """A window of a recording as the models are given it.
+  """Reads a window of a recording in the format of the models.
 
-  A challenge record comes out as the int16 samples it consists of.
+  A challenge record keeps its own int16 samples.
 
   Args:
     recording: The recording.
-    start_seconds: Where the window begins, at least 0.
-    seconds: Its length; it ends where the recording ends.
-    bandpass: Whether to filter, 0.5 to 40 Hz, without a shift in time.
+    start_seconds: Start of the window, at least 0.
+    seconds: Length of the window, which ends at the recording's end at most.
+    bandpass: Whether to filter, 0.5 to 40 Hz, without a time shift.
 
   Returns:
-    int16 [samples] at 300 Hz in counts of 1/1000 mV; what is outside of the
-    range of int16 is set to its ends.
+    int16 [samples] at 300 Hz in counts of 1/1000 mV, clipped to the range of
+    int16.
 
   Raises:
     GapError: More than LONGEST_BRIDGED is missing in a row.
@@ -81,7 +84,7 @@ def window_counts(
 
 @functools.lru_cache
 def _ratio(sampling_rate: float) -> tuple[int, int]:
-  """300 Hz / the rate as a fraction, off by 5e-5 of it at most."""
+  """300 Hz / the rate as a fraction, with a relative error up to 5e-5."""
   ratio = fractions.Fraction(SAMPLING_RATE) / fractions.Fraction(sampling_rate)
   return ratio.limit_denominator(10_000).as_integer_ratio()
 
@@ -98,38 +101,37 @@ def _filter(up: int, down: int) -> np.ndarray:
 def _resampled(
   recording: lead.Recording, low: int, high: int, start: int, stop: int
 ) -> np.ndarray:
-  """Samples `low` to `high` of 300 Hz, float64, in mV, none missing.
+  """Samples `low` to `high` at 300 Hz, float64, in mV, none missing.
 
-  They are those of the whole recording resampled at once: as much is read to
-  each side as the filter reaches. Before its start and behind its end it goes
-  on as its first and last sample.
+  They equal those of the whole recording resampled at once: as much is read to
+  each side as the filter spans. The recording is extended by its first and last
+  sample.
 
   Raises:
-    GapError: From `start` to `stop` it has a gap too long to be bridged.
+    GapError: A gap between `start` and `stop` is too long to be interpolated.
   """
   rate = recording.sampling_rate
   up, down = _ratio(rate)
   bridged = math.ceil(LONGEST_BRIDGED * rate)
   reach = _FILTER_LENGTH * max(up, down) // up + 1 + bridged
   first = low * down // up - reach
-  first -= first % down  # Where a sample of 300 Hz is one of the recording's.
+  first -= first % down  # The two rates have a sample in common there.
   last = high * down // up + reach
   begin, end = max(0, first), min(last, recording.num_samples)
   block = recording.millivolt(begin, end).astype(np.float64)
-  there = np.isfinite(block)
-  if not there.all():
+  present = np.isfinite(block)
+  if not present.all():
     from_, to = start * down // up - begin, stop * down // up - begin
-    for gap, length in _gaps(there):
-      long = length > min(bridged, len(there) - 1)
+    for gap, length in _gaps(present):
+      long = length > min(bridged, len(present) - 1)
       if long and gap < to and gap + length > from_:
         raise GapError(
           f'{recording.name} has no samples at {(begin + gap) / rate:.2f} s for'
           f' longer than the {LONGEST_BRIDGED:g} s that are bridged: cut it'
           ' there.'
         )
-    block = np.interp(
-      np.arange(len(block)), np.flatnonzero(there), block[there]
-    )
+    places = np.arange(len(block))
+    block = np.interp(places, places[present], block[present])
   block = np.pad(block, (begin - first, last - end), 'edge')
   if up != down:
     block = scipy.signal.resample_poly(
@@ -139,7 +141,7 @@ def _resampled(
   return block[skipped : skipped + high - low]
 
 
-def _gaps(there: np.ndarray) -> list[tuple[int, int]]:
+def _gaps(present: np.ndarray) -> list[tuple[int, int]]:
   """Start and length of each run of False."""
-  edges = np.flatnonzero(np.diff(there, prepend=True, append=True))
+  edges = np.flatnonzero(np.diff(present, prepend=True, append=True))
   return [(int(a), int(b - a)) for a, b in edges.reshape(-1, 2)]

@@ -33,9 +33,6 @@ def run_parser(prog: str, description: str) -> cli.ArgumentParser:
   parser.add_argument(
     '--data_dir', help="prepared datasets; default: the run's"
   )
-  parser.add_argument(
-    '--debug', action='store_true', help='print the traceback of an error'
-  )
   return parser
 
 

@@ -1,0 +1,85 @@
+"""Scores the finished folds of a run again, as a run of its own."""
+
+import pathlib
+
+import jax
+
+from ecg_jax import experiment
+from ecg_jax.evaluation import eval_step
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.runs import artifacts, finished_run, predictions
+from ecg_jax.runtime import sharding
+
+
+def evaluate_run(
+  run_folder: pathlib.Path,
+  *,
+  set_name: str,
+  label_version: str | None,
+  manual_dir: str | None,
+  data_dir: str | None,
+) -> pathlib.Path:
+  """Scores the saved weights of a run's finished folds on a set.
+
+  Args:
+    run_folder: The run.
+    set_name: 'test' or 'validation'.
+    label_version: Labels to score with; None for the run's own. The sets and
+      the loss weights stay those of the training.
+    manual_dir: Folder of the source files; None for the run's.
+    data_dir: Folder of the prepared datasets; None for the run's.
+
+  Returns:
+    The folder `evaluation_SET_VERSION` in the run folder, with the artifacts
+    of a run: config.json, foldK/scores.json and predictions.
+
+  Raises:
+    InputError: The run has no finished fold, or the data are not the run's.
+  """
+  config = finished_run.read_config(
+    run_folder, manual_dir=manual_dir, data_dir=data_dir
+  )
+  finished = finished_run.finished_folds(run_folder, config)
+  data = finished_run.load_data(run_folder, config)
+
+  version = label_version or config.label_version
+  scored = config.copy_and_resolve_references()
+  scored.label_version = version
+  scored.folds = finished
+  out = run_folder / f'evaluation_{set_name}_{version}'
+  digests = artifacts.read_run(run_folder)['digests']
+  artifacts.begin_run(out, scored, digests)
+
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  arrays = device_data.put_dataset(data.dataset, version, mesh)
+  network = experiment.make_network(config)
+  for number in finished:
+    fold = experiment.make_fold(config, data, number, label_version=version)
+    chunks = experiment.make_sampler(config, fold).evaluation_chunks(set_name)
+    result = eval_step.evaluate(
+      finished_run.restore(run_folder, config, number, network, mesh),
+      device_data.with_weights(arrays, fold.weights, mesh),
+      chunks,
+      network=network,
+      kind='all',
+      mesh=mesh,
+    )
+    eval_step.write_predictions(
+      out / f'fold{number}' / predictions.FILES[set_name],
+      result,
+      data.dataset,
+      fold=number,
+      label_version=version,
+    )
+    saved = artifacts.read_scores(run_folder / f'fold{number}' / 'scores.json')
+    artifacts.write_scores(
+      out / f'fold{number}' / 'scores.json',
+      {
+        **saved,
+        'label_version': version,
+        'versions': artifacts.versions(),
+        'commit': artifacts.commit(),
+        'sets': {set_name: result.scores},
+      },
+    )
+  return out

@@ -1,0 +1,157 @@
+"""The outputs of the predict command: table, CSV, JSON, answers, pictures.
+
+JAX is imported only to write: paths are checked before, in an instant.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from ecg_jax.errors import InputError, PartialFailure
+from ecg_jax.recordings import find
+from ecg_jax.runtime import files
+
+if TYPE_CHECKING:
+  from ecg_jax.prediction.ensemble import Ensemble
+  from ecg_jax.prediction.predictor import RecordingResult, Settings
+
+_SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
+"""Endings that no output may have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """Where to write; None for an output that is not wanted."""
+
+  out: pathlib.Path | None
+  """The .csv or .json file."""
+  answers: pathlib.Path | None
+  """The file of record,label lines."""
+  plot: pathlib.Path | None
+  """The folder of the pictures."""
+
+  def __post_init__(self) -> None:
+    """Raises InputError where --out has an unknown ending."""
+    if self.out is not None and self.out.suffix not in ('.csv', '.json'):
+      raise InputError(f'--out {self.out} ends neither in .csv nor in .json.')
+
+  def check(self, run_folder: pathlib.Path, inputs: list[pathlib.Path]) -> None:
+    """Refuses outputs that are not writable or would replace other files.
+
+    Args:
+      run_folder: The run, which is not written to.
+      inputs: The files and folders of the recordings.
+
+    Raises:
+      InputError: An output cannot be used; the message says which, and why.
+    """
+    # Arrays in a folder are not read without a rate, but not replaced either.
+    beside = find.find(inputs, with_arrays=True)
+    recordings = [*inputs, *(path for path in beside if not _is_output(path))]
+    protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}
+    run = pathlib.Path(os.path.realpath(run_folder))
+    taken: set[str] = set()
+    for name, output in vars(self).items():
+      if output is None:
+        continue
+      place = os.path.realpath(output)
+      if place in protected or output.suffix.lower() in _SIGNAL_SUFFIXES:
+        raise InputError(
+          f'--{name} {output} would replace a recording: name another file.'
+        )
+      if pathlib.Path(place).is_relative_to(run):
+        raise InputError(
+          f'--{name} {output} is in the run folder {run_folder}: name a place'
+          ' outside of it.'
+        )
+      if place in taken:
+        raise InputError(
+          f'--{name} {output} is named for another output too: name another.'
+        )
+      taken.add(place)
+      if name != 'plot' and output.is_dir():
+        raise InputError(f'--{name} {output} is a folder: name a file.')
+      files.check_writable(
+        output if name == 'plot' else output.parent, f'--{name}'
+      )
+
+  def write(
+    self,
+    results: Sequence['RecordingResult'],
+    model: 'Ensemble',
+    settings: 'Settings',
+  ) -> None:
+    """Writes the files and prints the table, the latter even if a file fails.
+
+    Raises:
+      PartialFailure: A recording has no prediction; each of these has its
+        sentence on stderr.
+      InputError: A file cannot be written.
+    """
+    from ecg_jax.prediction import report
+
+    failures = [x.failure for x in results if x.failure is not None]
+    try:
+      if self.out is not None:
+        if self.out.suffix == '.csv':
+          text = report.to_csv(results)
+        else:
+          text = report.to_json(results, model, settings)
+        files.write_atomically(self.out, _encode(text))
+      if self.answers is not None:
+        files.write_atomically(
+          self.answers, _encode(report.to_answers(results))
+        )
+      if self.plot is not None:
+        from ecg_jax.prediction import pictures  # Matplotlib takes a second.
+
+        pictures.write(self.plot, model, results)
+    finally:
+      _print(report.format_table(results), sys.stdout)
+      for failure in failures:
+        _print(failure, sys.stderr)
+    if failures:
+      raise PartialFailure(
+        f'No answer for {len(failures)} of {len(results)}'
+        f' recording{"s" * (len(results) > 1)}.'
+      )
+
+
+def names(paths: Sequence[pathlib.Path]) -> list[str]:
+  """Unique names of files: without their endings, or paths where needed."""
+  counts = collections.Counter(path.stem for path in paths)
+  whole = [_encode(str(path)).decode() for path in paths]
+  short = [
+    _encode(path.stem).decode() if counts[path.stem] == 1 else name
+    for path, name in zip(paths, whole, strict=True)
+  ]
+  # The stem of x.csv.npy may be the path of another.
+  return short if len(set(short)) == len(short) else whole
+
+
+def _is_output(path: pathlib.Path) -> bool:
+  """Whether --out or --answers wrote a file, and may replace it."""
+  try:
+    with path.open(encoding='utf-8', errors='replace') as file:
+      line = file.readline(4096).strip()
+  except OSError:
+    return False
+  return line.startswith('recording,lead,') or bool(
+    re.fullmatch('.+,[NAO~]', line)
+  )
+
+
+def _encode(text: str) -> bytes:
+  """UTF-8; bytes of a file name that are not UTF-8 become escapes."""
+  return text.encode(errors='backslashreplace')
+
+
+def _print(text: str, stream: TextIO) -> None:
+  """Prints; characters that the stream does not support become escapes."""
+  encoding = stream.encoding or 'utf-8'
+  print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream)

@@ -1,0 +1,129 @@
+"""How commands end: exit codes, sentences for mistakes, tracebacks else."""
+
+import pytest
+
+from ecg_jax import cli, configuration, evaluate, export, main, predict
+from ecg_jax.errors import (
+  Help,
+  InputError,
+  Interrupted,
+  PartialFailure,
+  TrainingError,
+)
+
+
+def failing(error, cause=None):
+  def run():
+    raise error from cause
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'message'),
+  [
+    (InputError('This is wrong.'), 2, 'This is wrong.'),
+    (PartialFailure('Two failed.'), 3, 'Two failed.'),
+    (TrainingError('It is infinite.'), 1, 'It is infinite.'),
+    (KeyboardInterrupt(), 130, 'Interrupted (SIGINT).\n'),
+    (Interrupted(), 130, 'Interrupted (SIGINT): start again'),
+    (Interrupted(15), 143, 'Interrupted (SIGTERM): start again'),
+    (RuntimeError('RESOURCE_EXHAUSTED: 9 GB.\n x'), 1, 'Out of memory (RES'),
+    (BrokenPipeError('closed'), 1, 'Failed (BrokenPipeError: closed).'),
+  ],
+)
+def test_a_mistake_is_one_sentence_and_a_traceback_on_demand(
+  capsys, error, code, message
+):
+  for cause in (None, KeyError('x') if code != 3 else InputError('No.')):
+    assert cli.run_command(failing(error, cause), debug=False) == code
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert err.startswith(message)
+    assert err.count('\n') == 1
+  assert cli.run_command(failing(error), debug=True) == code
+  err = capsys.readouterr().err
+  assert err.startswith('Traceback')
+  assert message in err
+
+
+@pytest.mark.parametrize('debug', [False, True])
+@pytest.mark.parametrize(
+  ('error', 'cause', 'code'),
+  [
+    (ZeroDivisionError('by 0'), None, 1),
+    (TypeError('a layer'), InputError('No.'), 1),
+    (KeyError('field'), None, 1),
+    (PartialFailure('Two failed.'), AttributeError('by 0'), 3),
+  ],
+)
+def test_a_defect_has_its_traceback(capsys, error, cause, code, debug):
+  assert cli.run_command(failing(error, cause), debug=debug) == code
+  err = capsys.readouterr().err
+  assert 'Traceback' in err
+  assert 'cli_test.py' in err
+  for part in (error, cause):
+    assert part is None or f'{type(part).__name__}: {part}' in err
+  last = str(error) if code == 3 else f'Failed ({type(error).__name__}: {error}'
+  assert err.splitlines()[-1].startswith(last)
+
+
+def test_a_defect_in_a_layer_shows_where_it_is(tmp_path, monkeypatch, capsys):
+  """Through a whole command."""
+  monkeypatch.setattr(
+    configuration, 'parse_all', lambda *_: [].missing_attribute
+  )
+  assert main.main(['main', '--config', 'configs/crnn.py']) == 1
+  err = capsys.readouterr().err
+  assert err.startswith('Traceback')
+  assert '[].missing_attribute' in err
+
+
+@pytest.mark.parametrize(
+  ('line', 'code'), [('return {}[3]', 1), ("raise ValueError('No.')", 2)]
+)
+def test_a_defect_in_a_config_shows_where_it_is(tmp_path, capsys, line, code):
+  """Unlike a ValueError, with which a config refuses an argument."""
+  path = tmp_path / 'broken.py'
+  path.write_text(f'def get_config():\n  {line}\n')
+  assert main.main(['main', '--config', str(path)]) == code
+  err = capsys.readouterr().err
+  assert f'The config {path} cannot be used (' in err.splitlines()[-1]
+  assert (f'{path}", line 2' in err) == (code == 1)
+  assert (err.count('\n') == 1) == (code == 2)
+
+
+def test_help_is_printed_and_is_no_error(capsys):
+  assert cli.run_command(failing(Help('Usage.')), debug=False) == 0
+  assert capsys.readouterr() == ('Usage.\n', '')
+
+
+@pytest.mark.parametrize('module', [main, evaluate, export, predict])
+def test_advice_for_too_little_memory_is_a_flag_of_the_command(
+  capsys, monkeypatch, module
+):
+  def fail(*_):
+    raise RuntimeError('RESOURCE_EXHAUSTED: 9 GB.')
+
+  monkeypatch.setattr(configuration, 'parse_all', fail)
+  monkeypatch.setattr(cli.ArgumentParser, 'parse_args', fail)
+  assert module.main(['x', '--config', 'configs/crnn.py']) == 1
+  message = capsys.readouterr().err
+  assert message.startswith('Out of memory (RESOURCE_EXHAUSTED: 9 GB.): ')
+  assert ('--config.batch_size' in message) == (module is main)
+  assert ('JAX_PLATFORMS=cpu' in message) == (module is not main)
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [['x'], ['--run', 'x'], ['--run=x'], ['--debug', 'x'], ['--run', '~/x']],
+)
+def test_a_run_folder_is_an_argument_or_a_flag(arguments, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/a')
+  parser = cli.ArgumentParser()
+  parser.add_argument('run_folder', type=cli.path_argument)
+  options = parser.parse_args(cli.without_run_flag(arguments))
+  assert str(options.run_folder) == arguments[-1].removeprefix(
+    '--run='
+  ).replace('~', '/home/a')
+  assert options.debug == ('--debug' in arguments)

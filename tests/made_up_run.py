@@ -1,0 +1,64 @@
+"""Run folders with made-up predictions, for tests of what reads a run."""
+
+import contextlib
+import json
+
+import numpy as np
+
+from ecg_jax.datasets import schema
+from ecg_jax.evaluation import calibration, score
+from ecg_jax.runs import artifacts, predictions
+from ecg_jax.runtime import files
+
+
+def write_config(folder, folds, **fields):
+  """The config.json of a run."""
+  config = {'folds': list(folds), 'data': {}, 'label_version': 'v3', **fields}
+  content = json.dumps({'config': config}).encode()
+  files.write_atomically(folder / 'config.json', content)
+
+
+def write_fold(folder, fold, sets, *, label_version='v3', max_records=None):
+  """A finished fold: its scores and the predictions that give them.
+
+  Args:
+    folder: The run.
+    fold: The fold.
+    sets: 'test' and 'validation' -> records, classes, probabilities.
+    label_version: As in the config.
+    max_records: As in the config.
+  """
+  scores = {}
+  for name, (records, classes, probabilities) in sets.items():
+    predictions.write(
+      folder / f'fold{fold}' / predictions.FILES[name],
+      records=records,
+      labels=[schema.CLASSES[number] for number in classes],
+      probabilities=probabilities,
+      fold=fold,
+    )
+    predicted = np.argmax(probabilities, axis=1)
+    confusion = score.confusion_matrix(classes, predicted)
+    scores[name] = {**score.scores(confusion), 'loss': 0.5}
+  artifacts.write_scores(
+    folder / f'fold{fold}' / 'scores.json',
+    {
+      'fold': fold,
+      'seed': 0,
+      'label_version': label_version,
+      'max_records': max_records,
+      'best': {'phase': 1, 'epoch': 5},
+      'sets': scores,
+    },
+  )
+
+
+@contextlib.contextmanager
+def calibrated(folder, temperature, folds=(1,), **fields):
+  """A run is calibrated, for a moment."""
+  content = {'temperature': temperature, 'folds': list(folds), **fields}
+  calibration.write(folder, content)
+  try:
+    yield
+  finally:
+    (folder / calibration.FILE).unlink()
