@@ -46,11 +46,11 @@ class Detector:
     mask = preprocessing.valid(frames, features.shape[1])
     loud = jax.nn.relu(features[:, :, 17] - variables['threshold'])
     score = jnp.sum(loud, axis=1, where=mask) / 10
-    return score[:, None] * jnp.array([0.0, 1, 0, 0])
+    return score[:, None] * jnp.array([[0.0, 1, 0, 0]])
 
 
 def detector(*thresholds):
-  network = forward.Network(Detector(), SPECTROGRAM, None)
+  network = forward.Network(Detector(), SPECTROGRAM)
   return make_model(network, *({'threshold': level} for level in thresholds))
 
 
@@ -109,7 +109,7 @@ def taught():
     lstm_units=4,
     batch_norm_momentum=0.8,
   )
-  network = forward.Network(model, SPECTROGRAM, None)
+  network = forward.Network(model, SPECTROGRAM)
   variables = models.initialise(model, jax.random.key(0), SPECTROGRAM.bins)
   optimizer = optax.adam(5e-3)
 
@@ -124,11 +124,12 @@ def taught():
         samples=SAMPLES,
         kind='all',
       )
-      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(4))
+      losses = weighted_cross_entropy(logits, batch.labels, jnp.ones(16))
       return losses.mean(), stats
 
     gradients, stats = jax.grad(loss, has_aux=True)(variables['params'])
-    updates, moments = optimizer.update(gradients, moments)
+    with jax.numpy_dtype_promotion('standard'):  # optax: float ** int32
+      updates, moments = optimizer.update(gradients, moments)
     params = optax.apply_updates(variables['params'], updates)
     return {'params': params, 'batch_stats': stats}, moments
 

@@ -25,7 +25,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax import models
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, summary, tables
 from ecg_jax.input_pipeline.batch import Batch
@@ -122,9 +121,10 @@ def programs(folds: TrainedFolds, temperature: float) -> dict[str, bytes]:
   """
   of_whole = make_predict(folds, temperature)
   spectrogram = folds.network.spectrogram
+  halvings = folds.network.model.config.halvings
 
   def predict(weights, signal, lengths):
-    signal = _pad(signal, spectrogram, models.halvings(folds.config.model))
+    signal = _pad(signal, spectrogram, halvings)
     return of_whole(weights, signal, lengths)
 
   def predict_millivolt(weights, signal, lengths):
