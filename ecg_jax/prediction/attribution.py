@@ -125,7 +125,7 @@ def _occlude(
   stretch_T = _stretches(network.spectrogram, features.shape[1])
 
   def log_odds(left_out):
-    without = stretch_T == left_out[:, None]
+    without = stretch_T[None, :] == left_out[:, None]
     return _log_odds(
       network,
       variables,
@@ -137,7 +137,7 @@ def _occlude(
   groups = -(-(stretch_T[-1] + 1) // _OCCLUDED_AT_ONCE)
   left_out = np.arange(groups * _OCCLUDED_AT_ONCE).reshape(groups, -1)
   whole = log_odds(np.full(1, -1))
-  return (whole - jax.lax.map(log_odds, left_out)).ravel()
+  return (whole[None, :] - jax.lax.map(log_odds, left_out)).ravel()
 
 
 def _log_odds(
@@ -154,7 +154,8 @@ def _log_odds(
   logits = forward.logits_of_features(
     network, variables, features, frames, kind='all'
   )
-  others = jnp.where(np.arange(logits.shape[1]) == answer, -jnp.inf, logits)
+  own = np.arange(logits.shape[1])[None, :] == answer
+  others = jnp.where(own, -jnp.inf, logits)
   return logits[:, answer] - jax.nn.logsumexp(others, axis=1)
 
 
