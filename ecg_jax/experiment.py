@@ -230,30 +230,18 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
   Raises:
     InputError: The model has no such field.
   """
-  fields = dict(config.model)
-  for name, value in config.dropout.items():
-    fields[f'dropout_{name}'] = value
-  known = {
-    field.name for field in dataclasses.fields(models.MODELS[fields['name']])
+  dropout = {f'dropout_{name}': rate for name, rate in config.dropout.items()}
+  random_changes = {
+    field.name: config.augmentation[field.name]
+    for field in dataclasses.fields(augmentation.Augmentation)
   }
-  if unknown := fields.keys() - known:
-    raise InputError(
-      f'The config has a field {min(unknown)!r}, which a {fields["name"]} does'
-      ' not have: leave it out, or use the version that knows it.'
-    )
-  bursts = None
-  if config.augmentation.bursts and config.augmentation.burst_share > 0:
-    bursts = augmentation.Bursts(
-      span_samples=config.augmentation.burst_span_samples,
-      share=config.augmentation.burst_share,
-    )
   return forward.Network(
     model=models.create_model(
-      fields.pop('name'),
+      **config.model,
+      **dropout,
       dtype=jnp.dtype(config.dtype),
       remat=config.remat,
-      **fields,
     ),
     spectrogram=preprocessing.Spectrogram(**config.spectrogram),
-    bursts=bursts,
+    augmentation=augmentation.Augmentation(**random_changes),
   )

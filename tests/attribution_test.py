@@ -70,11 +70,11 @@ class Detector:
     mask = preprocessing.valid(frames, features.shape[1])
     loud = jax.nn.relu(features[:, :, 17] - variables['threshold'])
     score = jnp.sum(loud, axis=1, where=mask) / 10
-    return score[:, None] * jnp.array([0.0, 1, 0, 0])
+    return score[:, None] * jnp.array([[0.0, 1, 0, 0]])
 
 
 def detector(*thresholds):
-  network = forward.Network(Detector(), SPECTROGRAM, None)
+  network = forward.Network(Detector(), SPECTROGRAM)
   return make_model(network, *({'threshold': level} for level in thresholds))
 
 
@@ -133,7 +133,7 @@ def trained():
     lstm_units=4,
     batch_norm_momentum=0.8,
   )
-  network = forward.Network(model, SPECTROGRAM, None)
+  network = forward.Network(model, SPECTROGRAM)
   variables = models.initialise(model, jax.random.key(0), SPECTROGRAM.bins)
   optimizer = optax.adam(5e-3)
 
@@ -152,7 +152,8 @@ def trained():
       return losses.mean(), stats
 
     gradients, stats = jax.grad(loss, has_aux=True)(variables['params'])
-    updates, moments = optimizer.update(gradients, moments)
+    with jax.numpy_dtype_promotion('standard'):  # optax: float ** int32
+      updates, moments = optimizer.update(gradients, moments)
     params = optax.apply_updates(variables['params'], updates)
     return {'params': params, 'batch_stats': stats}, moments
 

@@ -9,7 +9,7 @@ from ecg_jax.input_pipeline import sampler
 from ecg_jax.models import augmentation
 
 compiled_resample = jax.jit(augmentation.resample, static_argnums=3)
-drop_bursts = jax.jit(augmentation.drop_bursts, static_argnums=2)
+drop_bursts = jax.jit(augmentation.drop_bursts, static_argnums=(2, 3))
 
 
 def resample(*arguments):
@@ -76,14 +76,15 @@ def test_resampling_is_exact_at_the_longest_allowed_lengths():
     np.testing.assert_allclose(found[0], _interp(signal, length), atol=0.1)
 
 
-def _covered(keys, size, bursts):
-  return np.asarray(drop_bursts(jnp.ones((len(keys), size)), keys, bursts)) == 0
+def _covered(keys, size, span, share):
+  signal = jnp.ones((len(keys), size))
+  return np.asarray(drop_bursts(signal, keys, span, share)) == 0
 
 
 @pytest.mark.parametrize(('span', 'share'), [(15, 0.2), (11, 0.2), (30, 0.6)])
 def test_bursts_cover_the_share_everywhere(span, share):
   keys = jax.random.split(jax.random.key(span), 1000)
-  covered = _covered(keys, 1000, augmentation.Bursts(span, share))
+  covered = _covered(keys, 1000, span, share)
   assert abs(covered.mean() - share) < 0.005
   # At the ends of the recording as in its middle.
   for part in covered[:, :20], covered[:, -20:]:
@@ -93,7 +94,7 @@ def test_bursts_cover_the_share_everywhere(span, share):
 def test_a_lone_burst_has_exactly_the_span():
   span = 15
   keys = jax.random.split(jax.random.key(0), 2000)
-  covered = _covered(keys, 500, augmentation.Bursts(span, 0.02))
+  covered = _covered(keys, 500, span, 0.02)
   lengths = []
   for row in covered:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row, [0]])))
@@ -107,17 +108,16 @@ def test_a_lone_burst_has_exactly_the_span():
 
 def test_no_share_covers_nothing():
   keys = jax.random.split(jax.random.key(0), 20)
-  assert not _covered(keys, 500, augmentation.Bursts(15, 0.0)).any()
+  assert not _covered(keys, 500, 15, 0.0).any()
 
 
 def test_bursts_come_from_the_own_key_alone():
-  bursts = augmentation.Bursts(15, 0.2)
   keys = jax.random.split(jax.random.key(1), 4)
-  covered = _covered(keys, 1000, bursts)
-  np.testing.assert_array_equal(covered, _covered(keys, 1000, bursts))
+  covered = _covered(keys, 1000, 15, 0.2)
+  np.testing.assert_array_equal(covered, _covered(keys, 1000, 15, 0.2))
   # Neither the row, the batch nor the padding has a part in it.
   np.testing.assert_array_equal(
-    covered[2:, :700], _covered(keys[2:], 700, bursts)
+    covered[2:, :700], _covered(keys[2:], 700, 15, 0.2)
   )
   for other in 0, 2, 3:
     assert (covered[1] != covered[other]).any()
@@ -128,8 +128,8 @@ def test_bursts_change_nothing_else():
   signal = rng.normal(0, 100, (3, 500)).astype(np.float32)
   signal[1, 200:] = 0
   keys = jax.random.split(jax.random.key(0), 3)
-  bursts = augmentation.Bursts(15, 0.2)
-  found = drop_bursts(signal, keys, bursts)
-  expected = np.where(_covered(keys, 500, bursts), 0, signal)
+  changes = augmentation.Augmentation(True, 15, 0.2)
+  found = augmentation.augment(signal, keys, changes)
+  expected = np.where(_covered(keys, 500, 15, 0.2), 0, signal)
   np.testing.assert_array_equal(found, expected)
   assert not np.any(found[1, 200:])

@@ -32,6 +32,8 @@ jax.config.update('jax_num_cpu_devices', 4)
 checkpoint.report_failed_saves_once()
 # Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
 # Other tests run beside, so the time that one takes says nothing.
 hypothesis.settings.register_profile('ecg_jax', deadline=None)
 hypothesis.settings.load_profile('ecg_jax')

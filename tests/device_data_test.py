@@ -177,7 +177,7 @@ def test_recordings_on_the_disk_are_fed_as_those_on_the_device(
     assert there[0].signal.size == chunk.mask.size * window
     for step in range(chunk.num_steps):
       a, b = take(*here, step), take(*there, step)
-      valid = np.arange(window) < a.signal_lengths[:, None]
+      valid = np.arange(window) < np.asarray(a.signal_lengths)[:, None]
       np.testing.assert_array_equal(
         np.where(valid, a.signal, 0), np.where(valid, b.signal, 0)
       )

@@ -75,29 +75,28 @@ def test_class_without_records_is_warned_of(config, caplog, weighted):
 
 
 def test_augmentation_can_be_switched_off(config):
-  bursts = experiment.make_network(config).bursts
-  assert bursts.share == config.augmentation.burst_share
+  changes = experiment.make_network(config).augmentation
+  assert changes.bursts
+  assert changes.burst_span_samples == config.augmentation.burst_span_samples
+  assert changes.burst_share == config.augmentation.burst_share
   assert experiment.make_resampling(config) == sampler.Resampling(60.0, 120.0)
   config.augmentation.resampling = False
   config.augmentation.bursts = False
   assert experiment.make_resampling(config) is None
-  assert experiment.make_network(config).bursts is None
-  config.augmentation.bursts = True
-  config.augmentation.burst_share = 0.0
-  assert experiment.make_network(config).bursts is None
+  assert not experiment.make_network(config).augmentation.bursts
 
 
 def test_network_has_the_fields_of_the_config(config):
   config.dtype = 'bfloat16'
   config.spectrogram.hop_samples = 16
   network = experiment.make_network(config)
-  assert network.model.dtype == jnp.bfloat16
+  assert network.model.config.dtype == jnp.bfloat16
   assert network.spectrogram.hop_samples == 16
   for name, value in config.model.items():
     if name != 'name':
-      assert getattr(network.model, name) == value
+      assert getattr(network.model.config, name) == value
   for name, value in config.dropout.items():
-    assert getattr(network.model, f'dropout_{name}') == value
+    assert getattr(network.model.config, f'dropout_{name}') == value
   # Programs are found again by it.
   assert network == experiment.make_network(config)
   assert hash(network) == hash(experiment.make_network(config))

@@ -12,52 +12,28 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import models
 from ecg_jax.input_pipeline.batch import Batch
-from ecg_jax.models import augmentation, forward, preprocessing
+from ecg_jax.models import forward, preprocessing
+from ecg_jax.models.augmentation import Augmentation
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.training import optimizer
+from tests import conftest, tiny_models
 
 SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
-BURSTS = augmentation.Bursts(span_samples=15, share=0.2)
+OFF, BURSTS = Augmentation(), Augmentation(bursts=True)
 NARROW, WIDE = 400, 603
 
 
 @functools.cache
-def _network(name, *, bursts=None, spectrogram=SPECTROGRAM, **fields):
-  fields = {
-    'dropout_convolution': 0.0,
-    'width': 3,
-    'growth': 2,
-    'blocks': 2,
-    'layers_per_block': 1,
-    **fields,
-  }
-  if name == 'crnn':
-    dropout = fields['dropout_convolution']
-    fields |= {'dropout_lstm': dropout, 'lstm_units': 4, 'lstm_layers': 1}
-  model = models.create_model(name, **fields)
-  return forward.Network(model, spectrogram, bursts)
-
-
-@functools.cache
-def _variables(model, bins):
-  shapes = jax.eval_shape(
-    lambda key: models.initialise(model, key, bins), jax.random.key(0)
-  )
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda array: (
-      rng.uniform(-0.3, 0.5, array.shape).astype(np.float32) ** 2
-      if array.ndim == 1
-      else rng.normal(0, 0.3, array.shape).astype(np.float32)
-    ),
-    shapes,
-  )
+def _network(name, *, augmentation=OFF, spectrogram=SPECTROGRAM, **fields):
+  if name != 'residual_crnn':
+    fields = {'layers_per_block': 1, **fields}
+  model = tiny_models.create(name, **fields)
+  return forward.Network(model, spectrogram, augmentation)
 
 
 def _network_variables(network):
-  return _variables(network.model, network.spectrogram.window_samples // 2 + 1)
+  return tiny_models.random_variables(network.model, network.spectrogram.bins)
 
 
 def _batch(signals, *, rows, width, lengths=None, behind=0):
@@ -75,6 +51,7 @@ def _batch(signals, *, rows, width, lengths=None, behind=0):
     signal_lengths=own,
     lengths=wanted,
     labels=(np.arange(rows) % 4).astype(np.int32),
+    weights=np.resize(np.array([1.1, 2.8, 1.5, 6.9], np.float32), rows),
     mask=np.arange(rows) < len(signals),
   )
 
@@ -97,7 +74,8 @@ def _evaluate(network, batch, kind='all'):
 
 
 @pytest.mark.parametrize(
-  ('name', 'normalise'), [('cnn', 'none'), ('crnn', 'record')]
+  ('name', 'normalise'),
+  [('cnn', 'none'), ('crnn', 'record'), ('residual_crnn', 'none')],
 )
 @settings(max_examples=15, deadline=None)
 @given(
@@ -117,8 +95,9 @@ def test_logits_of_a_recording_are_its_own(name, normalise, lengths, seed):
     np.testing.assert_allclose(together[2 - index], alone[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('reduction', ['max_pool', 'stride'])
-@pytest.mark.parametrize('name', ['cnn', 'crnn'])
+@pytest.mark.parametrize(
+  ('name', 'reduction'), [('cnn', 'stride'), ('crnn', 'max_pool')]
+)
 def test_logits_of_real_records_do_not_depend_on_padding(
   real_data, name, reduction
 ):
@@ -162,7 +141,6 @@ def _train(network, batch, *, seed=0, samples=WIDE, kind='all'):
 def _training(network, batch, *, samples, kind):
   """Mean loss, new statistics and gradients of a batch."""
   variables = _network_variables(network)
-  weights = jnp.array([1.1, 2.8, 1.5, 6.9])
 
   def mean_loss(params):
     logits, changed = forward.train_logits(
@@ -173,8 +151,9 @@ def _training(network, batch, *, samples, kind):
       samples=samples,
       kind=kind,
     )
-    losses = weighted_cross_entropy(logits, batch.labels, weights)
-    mean = jnp.sum(losses, where=batch.mask) / jnp.sum(batch.mask)
+    losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
+    count = jnp.sum(batch.mask, dtype=jnp.float32)
+    mean = jnp.sum(losses, where=batch.mask) / count
     return mean, changed
 
   (loss, changed), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
@@ -183,14 +162,18 @@ def _training(network, batch, *, samples, kind):
   return loss, changed, gradients
 
 
+# Model, kind of phase, fields: each model and reduction once, then the rest.
+TRAININGS = [
+  ('cnn', 'all', {'reduction': 'stride'}),
+  ('crnn', 'all', {'reduction': 'max_pool'}),
+  ('residual_crnn', 'all', {'blocks_per_stage': 1}),
+  ('cnn', 'all', {'reduction': 'max_pool'}),
+  ('crnn', 'auxiliary', {'reduction': 'stride'}),
+]
+
+
 @pytest.mark.parametrize(
-  ('name', 'kind', 'reduction'),
-  [
-    ('cnn', 'all', 'max_pool'),
-    ('cnn', 'all', 'stride'),
-    ('crnn', 'all', 'max_pool'),
-    ('crnn', 'auxiliary', 'stride'),
-  ],
+  ('name', 'kind', 'fields'), TRAININGS[: None if conftest.FULL else 3]
 )
 @settings(max_examples=10, deadline=None)
 @given(
@@ -202,12 +185,10 @@ def _training(network, batch, *, samples, kind):
   seed=st.integers(0, 99),
 )
 def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows(
-  name, kind, reduction, lengths, seed
+  name, kind, fields, lengths, seed
 ):
   """Statistics, loss and gradients, with all that is random switched on."""
-  network = _network(
-    name, bursts=BURSTS, reduction=reduction, dropout_convolution=0.3
-  )
+  network = _network(name, augmentation=BURSTS, dropout=0.3, **fields)
   given_lengths, wanted = zip(*lengths, strict=True)
   signals = _signals(given_lengths, seed)
   batch = functools.partial(_batch, signals, lengths=wanted)
@@ -248,7 +229,7 @@ def test_model_is_given_the_whole_resampled_recording():
 
 def test_bursts_are_fresh_each_step_and_differ_between_records():
   # With the convolutions frozen nothing else is random or common to a batch.
-  network = _network('crnn', bursts=BURSTS)
+  network = _network('crnn', augmentation=BURSTS)
   batch = _batch(_signals([300]) * 3, rows=4, width=NARROW)
   train = functools.partial(_train, network, batch, kind='lstm')
   one, other = train(seed=1), train(seed=2)
@@ -268,7 +249,7 @@ def test_bursts_are_fresh_each_step_and_differ_between_records():
 @pytest.mark.parametrize('length', [300, 533])
 def test_bursts_have_their_span_in_the_resampled_recording(length):
   span, rows = 15, 300
-  network = _network('cnn', bursts=augmentation.Bursts(span, 0.02))
+  network = _network('cnn', augmentation=Augmentation(True, span, 0.02))
   batch = _batch([np.ones(400)] * rows, rows=rows, width=400)
   batch = batch._replace(lengths=np.full(rows, length, np.int32))
   signal, lengths = jax.jit(
@@ -323,12 +304,11 @@ def test_losses_are_weighted_cross_entropies():
   logits[0] = [1000, -1000, 0, 0]
   labels = rng.integers(0, 4, 50)
   labels[0] = 1
-  weights = np.array([1.14, 3.05, 0.0, 6.91], np.float32)
+  weights = rng.choice(np.array([1.14, 3.05, 0.0, 6.91], np.float32), 50)
   found = np.asarray(weighted_cross_entropy(logits, labels, weights))
   wide = logits.astype(np.float64)
   wide -= wide.max(axis=1, keepdims=True)
   log_probabilities = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
-  expected = -log_probabilities[np.arange(50), labels] * weights[labels]
+  expected = -log_probabilities[np.arange(50), labels] * weights
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-  # A class of weight zero costs nothing; equal weights are plain entropies.
-  assert not np.any(found[labels == 2])
+  assert not np.any(found[weights == 0])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ecg_jax.models import crnn, layers
 from ecg_jax.models.kernels.dropout import Dropout
+from tests import tiny_models
 
 FRAMES = 9
 
@@ -26,7 +27,7 @@ def _pad(x, *, frames, rows, behind):
   return result
 
 
-BATCH_NORM = layers.BatchNorm(momentum=0.75, epsilon=1e-3)
+BATCH_NORM = layers.BatchNorm(momentum=0.75)
 
 
 def _batch_norm_variables():
@@ -142,10 +143,11 @@ def test_batch_norm_keeps_bfloat16_and_float32_statistics():
 UNITS, FEATURES = 5, 3
 
 
-def _stack(summary, dropout=0.0, dtype=jnp.float32, depth=3):
-  return crnn.LSTMStack(
-    units=UNITS, layers=depth, summary=summary, dropout=dropout, dtype=dtype
+def _stack(summary, dropout=0.0):
+  model = tiny_models.create(
+    'crnn', lstm_units=UNITS, lstm_layers=3, summary=summary, dropout=dropout
   )
+  return crnn.LSTMStack(model.config)
 
 
 def _lstm_params(depth=3):
@@ -159,39 +161,6 @@ def _lstm_params(depth=3):
     }
     for index in range(depth)
   }
-
-
-def _reference_lstm(params, x):
-  """Layer by layer on one recording [T, D] without padding, in float64.
-
-  Returns the outputs [T, 2 H] and the last state of each direction [2 H].
-  """
-  sigmoid = lambda value: 1 / (1 + np.exp(-value))  # noqa: E731
-  outputs = np.asarray(x, np.float64)
-  last = np.zeros(2 * UNITS)
-  for index in range(len(params)):
-    layer = {
-      name: np.asarray(array, np.float64)
-      for name, array in params[f'layer_{index}'].items()
-    }
-    sides = []
-    for direction in range(2):
-      hidden, cell, states = np.zeros(UNITS), np.zeros(UNITS), []
-      frames = outputs if direction == 0 else outputs[::-1]
-      for frame in frames:
-        gates = (
-          frame @ layer['kernel'][direction]
-          + hidden @ layer['recurrent_kernel'][direction]
-          + layer['bias'][direction]
-        )
-        update, forget, candidate, output = np.split(gates, 4)
-        cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(candidate)
-        hidden = sigmoid(output) * np.tanh(cell)
-        states.append(hidden)
-      sides.append(states if direction == 0 else states[::-1])
-      last[direction * UNITS : (direction + 1) * UNITS] = hidden
-    outputs = np.concatenate([np.array(side) for side in sides], axis=1)
-  return outputs, last
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -211,7 +180,7 @@ def test_lstm_equals_a_float64_reference_on_ragged_lengths(lengths, seed):
   x = np.random.default_rng(seed).normal(size=(4, FRAMES, FEATURES))
   x = x.astype(np.float32)
   references = [
-    _reference_lstm(params, row[:length])
+    tiny_models.reference_lstm(params, row[:length])
     for row, length in zip(x, lengths, strict=True)
   ]
   mask = _mask(lengths)
@@ -232,7 +201,7 @@ def test_lstm_outputs_are_those_of_the_reference_and_zero_in_padding():
   )
   outputs = np.asarray(outputs)
   for row, length in enumerate([FRAMES, 4]):
-    expected, _ = _reference_lstm(params, x[row, :length])
+    expected, _ = tiny_models.reference_lstm(params, x[row, :length])
     np.testing.assert_allclose(outputs[row, :length], expected, atol=1e-5)
     assert not np.any(outputs[row, length:])
 

@@ -35,7 +35,8 @@ def test_update_is_optax_adamw_that_decays_kernels(learning_rate, weight_decay):
   for step in range(1, 6):
     gradients = _tree(step)
     params, moments = update(params, gradients, moments, learning_rate)
-    updates, state = adam.update(gradients, state, expected)
+    with jax.numpy_dtype_promotion('standard'):  # as in Optimizer.update
+      updates, state = adam.update(gradients, state, expected)
     expected = optax.apply_updates(expected, updates)
     jax.tree.map(
       lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6),

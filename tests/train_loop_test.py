@@ -675,11 +675,10 @@ def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
   mesh = sharding.make_mesh(jax.devices()[:1])
   job = small_job(tmp_path, training_buckets=1)
   rate = 0.3 if source == 'dropout' else 0.0
-  job = with_fields(
-    job,
-    model=job.network.model.clone(dropout_convolution=rate),
-    bursts=job.network.bursts if source == 'bursts' else None,
-  )
+  job = with_model(job, dropout_convolution=rate)
+  changes = job.network.augmentation
+  changes = dataclasses.replace(changes, bursts=source == 'bursts')
+  job = with_fields(job, augmentation=changes)
   state, chunks, arguments = _chunk_arguments(job, mesh, 'auxiliary')
   chunk = dataclasses.replace(chunks[0], num_steps=1)
   losses = []

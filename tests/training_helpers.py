@@ -34,8 +34,10 @@ def with_fields(job, **fields):
 
 
 def with_model(job, **fields):
-  """The job with other fields of its model."""
-  return with_fields(job, model=job.network.model.clone(**fields))
+  """The job with other fields of its model's config."""
+  model = job.network.model
+  config = dataclasses.replace(model.config, **fields)
+  return with_fields(job, model=model.clone(config=config))
 
 
 def make_group(first=0, count=1):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from ecg_jax.models.kernels import winograd
+from tests import conftest
 
 
 def _direct(x, kernel):
@@ -22,8 +23,17 @@ def _direct(x, kernel):
   )
 
 
-def _direct_gradients(x, kernel, gradient):
-  return jax.vjp(_direct, x, kernel)[1](gradient)
+@jax.jit
+def _direct_results(x, kernel, gradient):
+  """Value and both gradients."""
+  value, pull = jax.vjp(_direct, x, kernel)
+  return value, *pull(gradient)
+
+
+@jax.jit
+def _results(x, kernel, gradient):
+  value = winograd.convolve(x, kernel)
+  return value, *winograd.gradients(x, kernel, gradient)
 
 
 def _draw(taps, frames, bins, channels_in, channels_out, *, batch=2, seed=0):
@@ -42,17 +52,12 @@ def _draw(taps, frames, bins, channels_in, channels_out, *, batch=2, seed=0):
   channels_in=st.integers(1, 4),
   channels_out=st.integers(1, 4),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20 if conftest.FULL else 6, deadline=None)
 def test_exact_in_float64(taps, frames, bins, channels_in, channels_out):
   """The algebra is right: tiles that are full, partial, or only one."""
   with jax.enable_x64(True):
-    x, kernel, gradient = map(
-      jnp.asarray, _draw(taps, frames, bins, channels_in, channels_out)
-    )
-    value = winograd.convolve(x, kernel)
-    np.testing.assert_allclose(value, _direct(x, kernel), atol=1e-11)
-    found = winograd.gradients(x, kernel, gradient)
-    expected = _direct_gradients(x, kernel, gradient)
+    arrays = _draw(taps, frames, bins, channels_in, channels_out)
+    found, expected = _results(*arrays), _direct_results(*arrays)
     for one, other in zip(found, expected, strict=True):
       assert one.dtype == other.dtype == jnp.float64
       np.testing.assert_allclose(one, other, atol=1e-10)
@@ -62,12 +67,9 @@ def test_exact_in_float64(taps, frames, bins, channels_in, channels_out):
 def test_rounding_is_within_a_few_times_that_of_the_direct_sum(taps):
   arrays = _draw(taps, 64, 9, 32, 32, batch=4)
   with jax.enable_x64(True):
-    wide = [jnp.asarray(array) for array in arrays]
-    exact = [_direct(*wide[:2]), *_direct_gradients(*wide)]
-    exact = [np.asarray(array) for array in exact]
-  narrow = [jnp.asarray(array, jnp.float32) for array in arrays]
-  direct = [_direct(*narrow[:2]), *_direct_gradients(*narrow)]
-  found = [winograd.convolve(*narrow[:2]), *winograd.gradients(*narrow)]
+    exact = [np.asarray(array) for array in _direct_results(*arrays)]
+  narrow = [array.astype(np.float32) for array in arrays]
+  direct, found = _direct_results(*narrow), _results(*narrow)
   for true, sums, own in zip(exact, direct, found, strict=True):
     rounding = lambda array: np.sqrt(np.mean((array - true) ** 2))  # noqa: B023, E731
     assert own.dtype == jnp.float32
@@ -79,17 +81,14 @@ def test_rounding_is_within_a_few_times_that_of_the_direct_sum(taps):
 def test_zeros_behind_change_no_bit_of_what_is_before(taps):
   frames = 18
   x, kernel, gradient = (
-    jnp.asarray(array, jnp.float32) for array in _draw(taps, frames, 6, 8, 8)
+    array.astype(np.float32) for array in _draw(taps, frames, 6, 8, 8)
   )
-  behind = lambda array, more: jnp.pad(  # noqa: E731
-    array, ((0, 0), (0, more), (0, 0), (0, 0))
-  )
-  value = winograd.convolve(x, kernel)
-  by_x, _ = winograd.gradients(x, kernel, gradient)
+  value, by_x, _ = _results(x, kernel, gradient)
   for more in (1, 5, 30):
-    longer = winograd.convolve(behind(x, more), kernel)
-    np.testing.assert_array_equal(longer[:, :frames], value)
-    longer, _ = winograd.gradients(
-      behind(x, more), kernel, behind(gradient, more)
+    longer, gradient_longer = (
+      np.pad(array, ((0, 0), (0, more), (0, 0), (0, 0)))
+      for array in (x, gradient)
     )
-    np.testing.assert_array_equal(longer[:, :frames], by_x)
+    found, found_by_x, _ = _results(longer, kernel, gradient_longer)
+    np.testing.assert_array_equal(found[:, :frames], value)
+    np.testing.assert_array_equal(found_by_x[:, :frames], by_x)

@@ -101,7 +101,8 @@ def make_views(
   network = experiment.make_network(config)
   key, _ = jax.random.split(jax.random.key(config.seed))  # as train_logits
   signals, lengths = forward.augment(network, batch, key, samples=longest)
-  signals = signals.at[0, :own].set(batch.signal[0])
+  whole = batch.signal[0].astype(signals.dtype)
+  signals = signals.at[0, :own].set(whole)
   spectrograms, frames = forward.features_of(network, signals, lengths)
   # A recorded sample may be zero anyway; a one is zero in a burst only.
   ones = batch._replace(signal=jnp.ones_like(batch.signal))

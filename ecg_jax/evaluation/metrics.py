@@ -50,7 +50,8 @@ class Metrics(NamedTuple):
     Returns:
       The new sums.
     """
-    actual = jax.nn.one_hot(labels, _CLASSES, dtype=jnp.int32) * mask[:, None]
+    actual = jax.nn.one_hot(labels, _CLASSES, dtype=jnp.int32)
+    actual *= mask[:, None].astype(jnp.int32)
     predicted = jax.nn.one_hot(
       probabilities.argmax(axis=-1), _CLASSES, dtype=jnp.int32
     )

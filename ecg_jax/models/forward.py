@@ -1,7 +1,10 @@
-"""The one way from samples to logits: for training, evaluation and prediction.
+"""From samples to logits: one path for training, evaluation and prediction.
 
-Recording -> resampling -> bursts -> log-spectrogram -> model. Lengths travel
-with the signal at every step. B: batch, W: samples given, N: samples computed.
+Recording -> resampling -> augmentation -> log-spectrogram -> model. Lengths
+accompany the signal at every step.
+
+B: batch, W: samples of the input buffer, N: samples after resampling, T:
+frames, F: frequency bins.
 """
 
 import dataclasses
@@ -13,17 +16,19 @@ from flax import linen as nn
 
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import augmentation, preprocessing
+from ecg_jax.models.augmentation import Augmentation
 from ecg_jax.runtime import collectives
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """All of the forward pass that is not an array."""
+  """The static half of the forward pass: everything that is not an array."""
 
   model: nn.Module
+  """Made by `models.create_model`."""
   spectrogram: preprocessing.Spectrogram
-  bursts: augmentation.Bursts | None
-  """Dropout bursts in training, or None. Resampling is in `Batch.lengths`."""
+  augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+  """Random changes in training. Resampling comes with `Batch.lengths`."""
 
 
 def evaluate_logits(
@@ -33,15 +38,18 @@ def evaluate_logits(
   *,
   kind: str,
 ) -> jax.Array:
-  """Logits, float32 [B, 4], deterministic.
+  """Computes logits deterministically.
 
   A row's logits depend on its own valid samples only.
 
   Args:
-    network: The static half.
+    network: The static half of the forward pass.
     variables: `params` and `batch_stats`.
-    batch: Recordings in their own length (`lengths` are not read).
-    kind: Which part of the model is in use (a key of `model.trained`).
+    batch: Recordings at their original length (`lengths` are not used).
+    kind: Part of the model that is used (a key of `model.trained`).
+
+  Returns:
+    Float32 [B, 4].
   """
   features, frames = evaluation_features(network, batch)
   return logits_of_features(network, variables, features, frames, kind=kind)
@@ -50,7 +58,15 @@ def evaluate_logits(
 def evaluation_features(
   network: Network, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-spectrograms of recordings in their own length, as `features_of`."""
+  """Log-spectrograms of recordings at their original length.
+
+  Args:
+    network: Its `spectrogram` is used.
+    batch: Recordings (`lengths` are not used).
+
+  Returns:
+    Float32 [B, T, F], and valid frames, int32 [B].
+  """
   signal = batch.signal.astype(jnp.float32)
   lengths = jnp.where(batch.mask, batch.signal_lengths, 0)
   mask = preprocessing.valid(lengths, signal.shape[1])
@@ -65,14 +81,17 @@ def logits_of_features(
   *,
   kind: str,
 ) -> jax.Array:
-  """Logits, float32 [B, 4], deterministic.
+  """Computes logits from features deterministically.
 
   Args:
-    network: The static half.
+    network: Its `model` is used.
     variables: `params` and `batch_stats`.
-    features: Float32 [B, T, F], what the model is given.
-    frames: Int32 [B], valid ones.
-    kind: As of `evaluate_logits`.
+    features: Input of the model, float32 [B, T, F].
+    frames: Valid frames, int32 [B].
+    kind: Part of the model that is used (a key of `model.trained`).
+
+  Returns:
+    Float32 [B, 4].
   """
   logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
@@ -89,21 +108,21 @@ def train_logits(
   samples: int,
   kind: str,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """Logits, float32 [B, 4], with augmentation, dropout and batch statistics.
+  """Computes logits with augmentation, dropout and batch statistics.
 
   Args:
-    network: The static half.
+    network: The static half of the forward pass.
     variables: `params` and `batch_stats`.
-    batch: Recordings and the lengths they are to be resampled to.
-    key: The step's random key.
+    batch: Recordings and the lengths to resample them to.
+    key: Random key of the step.
     samples: N.
-    kind: Which part of the model is in use (a key of `model.trained`).
+    kind: Part of the model that is used (a key of `model.trained`).
 
   Returns:
-    The logits and the new batch_stats.
+    Logits, float32 [B, 4], and the new `batch_stats`.
   """
-  burst_key, dropout_key = jax.random.split(key)
-  signal, lengths = augment(network, batch, burst_key, samples=samples)
+  augmentation_key, dropout_key = jax.random.split(key)
+  signal, lengths = augment(network, batch, augmentation_key, samples=samples)
   features, frames = features_of(network, signal, lengths)
   logits, changed = network.model.apply(
     variables,
@@ -120,33 +139,36 @@ def train_logits(
 def augment(
   network: Network, batch: Batch, key: jax.Array, *, samples: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Signals as training sees them: resampled, with bursts.
+  """Resamples and augments the signals of a batch, as in training.
 
   Args:
-    network: Its `bursts`.
-    batch: Recordings and the lengths they are to be resampled to.
-    key: Random key. A row's bursts come from it and the row's position in the
-      global batch.
+    network: Its `augmentation` is used.
+    batch: Recordings and the lengths to resample them to.
+    key: Random key. A row's changes depend on it and the row's position in the
+      global batch, so not on how the batch is divided over devices.
     samples: N.
 
   Returns:
-    Signals, float32 [B, N], zero behind their lengths, int32 [B].
+    Signals, float32 [B, N], zero beyond their lengths, and these, int32 [B].
   """
   lengths = jnp.where(batch.mask, batch.lengths, 0)
   signal = augmentation.resample(
     batch.signal, batch.signal_lengths, lengths, samples
   )
-  if network.bursts is not None:
-    rows = collectives.own_rows(jnp.arange(collectives.size() * len(lengths)))
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-    signal = augmentation.drop_bursts(signal, keys, network.bursts)
-  return signal, lengths
+  rows = collectives.own_rows(jnp.arange(collectives.size() * len(lengths)))
+  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+  return augmentation.augment(signal, keys, network.augmentation), lengths
 
 
 def features_of(
   network: Network, signal: jax.Array, lengths: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """What the model is given of signals that are zero behind their length.
+  """Computes the model's input from signals.
+
+  Args:
+    network: Its `spectrogram` is used.
+    signal: Float32 [B, N], zero beyond each length.
+    lengths: Valid samples, int32 [B].
 
   Returns:
     Log-spectrograms, float32 [B, T, F], and valid frames, int32 [B].

@@ -1,11 +1,13 @@
-"""The layers both models are made of. Each masks what it returns.
+"""Layers shared by the models. Each masks what it returns.
 
 B: batch, T: frames, F: frequency bins, C: channels, D: features of a frame,
 H: units of one LSTM direction. A mask is bool [B, T], true in valid frames.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +20,79 @@ from ecg_jax.models.kernels.dropout import Dropout
 from ecg_jax.runtime import collectives
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+  """Fields that every model has."""
+
+  dropout_convolution: float
+  """Dropout rate within the convolutions."""
+  batch_norm_momentum: float = 0.99
+  """Share of the old running average that each training step retains."""
+  batch_norm_epsilon: float = 1e-3
+  """Added to each variance."""
+  dtype: Any = jnp.float32
+  """Compute dtype of convolutions and LSTMs; parameters are float32."""
+  remat: bool = False
+  """Whether to recompute layers for the gradient, which saves memory."""
+
+  @property
+  def halvings(self) -> int:
+    """How many times the model halves the number of frames."""
+    raise NotImplementedError
+
+  def batch_norm(self, name: str) -> 'BatchNorm':
+    """Creates a batch normalization layer with these constants."""
+    return BatchNorm(
+      self.batch_norm_momentum, self.batch_norm_epsilon, name=name
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvConfig(LayerConfig):
+  """Fields of the paper's convolution blocks."""
+
+  width: int
+  """Channels of the first block's layers."""
+  growth: int
+  """Channels that the last layer of each block adds."""
+  blocks: int
+  layers_per_block: int
+  reduction: str = 'max_pool'
+  """How a block halves frames and bins: 'max_pool' (2x2, the paper's) after its
+  last layer, or a 'stride' of 2 in it (the authors' code)."""
+
+  @property
+  def halvings(self) -> int:
+    """How many times the model halves the number of frames."""
+    return self.blocks
+
+
 def masked(x: jax.Array, mask_BxT: jax.Array) -> jax.Array:
-  """Sets everything in the frames outside the mask to zero."""
+  """Sets the frames outside the mask to zero.
+
+  Args:
+    x: [B, T, ...].
+    mask_BxT: Valid frames.
+  """
   shape = mask_BxT.shape + (1,) * (x.ndim - 2)
   return jnp.where(mask_BxT.reshape(shape), x, jnp.zeros((), x.dtype))
 
 
 def masked_mean(x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:
-  """Mean over the valid frames, float32 [B, D]; zero where there is none."""
+  """Mean over the valid frames, float32 [B, D]; 0 for rows without any."""
   total = jnp.sum(masked(x_BxTxD, mask_BxT), axis=1, dtype=jnp.float32)
   count = jnp.maximum(jnp.sum(mask_BxT, axis=1), 1).astype(jnp.float32)
   return total / count[:, None]
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation whose statistics see valid frames only.
+  """Batch normalization whose statistics cover valid frames only.
 
-  Mean and variance are over the valid frames of the whole batch and, if there
-  are any, all frequency bins, in float32, from sums and counts over all
-  devices. `batch_stats` holds their running averages, used in evaluation.
+  Mean and variance are over the valid frames of the whole batch and, for 4-d
+  inputs, all frequency bins, in float32, from sums and counts over all devices.
+  (`flax.linen.BatchNorm` averages the devices' means with equal weights, which
+  is wrong where their counts differ.) `batch_stats` holds the running averages
+  used in evaluation.
   """
 
   momentum: float = 0.99
@@ -46,7 +102,7 @@ class BatchNorm(nn.Module):
   def __call__(
     self, x: jax.Array, mask_BxT: jax.Array, *, train: bool
   ) -> jax.Array:
-    """Normalises x, [B, T, F, C] or [B, T, C].
+    """Normalizes x, [B, T, F, C] or [B, T, C].
 
     Returns:
       The same shape and dtype, not masked.
@@ -58,11 +114,11 @@ class BatchNorm(nn.Module):
     running_variance = self.variable(
       'batch_stats', 'variance', jnp.ones, channels
     )
+    axes = tuple(range(x.ndim - 1))
     if train:
-      # A convolution reaches over the end: its output there is not zero.
+      # A convolution's output is not zero in the frames next to the valid ones.
       valid = masked(x, mask_BxT).astype(jnp.float32)
       count = jnp.sum(mask_BxT, dtype=jnp.float32) * math.prod(x.shape[2:-1])
-      axes = tuple(range(x.ndim - 1))
       sums = (count, jnp.sum(valid, axis=axes), jnp.sum(valid**2, axis=axes))
       count, total, total_of_squares = checkpoint_name(
         collectives.total(sums), 'statistics'
@@ -79,60 +135,53 @@ class BatchNorm(nn.Module):
     else:
       mean, variance = running_mean.value, running_variance.value
     factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-    result = x * factor + (bias - mean * factor)
-    return result.astype(x.dtype)
+    offset = bias - mean * factor
+    factor, offset = (
+      jnp.expand_dims(array, axes) for array in (factor, offset)
+    )
+    return (x.astype(factor.dtype) * factor + offset).astype(x.dtype)
 
 
 class ConvolutionBlock(nn.Module):
-  """A block of layers that ends in a halving of time and frequency.
+  """Convolution layers, of which the last halves time and frequency.
 
-  Each layer: 5x5 convolution over (time, frequency) without bias, batch
-  normalisation, ReLU, dropout (paper, section 2.3). The last layer is wider and
-  the block ends with a 2x2 reduction: 'max_pool' behind it (the paper's) or a
-  'stride' of 2 in it (the authors').
+  Each layer: 5x5 convolution over (time, frequency) without bias (batch
+  normalization has one), batch normalization, ReLU, dropout (paper, section
+  2.3).
   """
 
-  layers: int
-  width: int
-  """Channels of all layers but the last."""
-  last_width: int
-  reduction: str
-  dropout: float
-  batch_norm_momentum: float
-  batch_norm_epsilon: float
-  dtype: jnp.dtype
+  config: ConvConfig
+  index: int
+  """Position among the blocks, which determines the width."""
 
   @nn.compact
   def __call__(
     self, x_BxTxFxC: jax.Array, lengths: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns x with half (rounded up) the frames and bins, and its lengths."""
+    config = self.config
     x = x_BxTxFxC
-    for index in range(self.layers):
-      last = index == self.layers - 1
-      stride = 2 if last and self.reduction == 'stride' else 1
-      width = self.last_width if last else self.width
+    for index in range(config.layers_per_block):
+      last = index == config.layers_per_block - 1
+      stride = 2 if last and config.reduction == 'stride' else 1
+      width = config.width + (self.index + last) * config.growth
       kernel = self.param(
         f'kernel_{index}',
         nn.initializers.glorot_uniform(),
         (5, 5, x.shape[-1], width),
       )
       x = convolution.convolve(
-        x.astype(self.dtype), kernel.astype(self.dtype), stride
+        x.astype(config.dtype), kernel.astype(config.dtype), stride
       )
       x = checkpoint_name(x, 'convolution')
       lengths = -(-lengths // stride)
       mask_BxT = preprocessing.valid(lengths, x.shape[1])
-      x = BatchNorm(
-        self.batch_norm_momentum,
-        self.batch_norm_epsilon,
-        name=f'batch_norm_{index}',
-      )(x, mask_BxT, train=train)
-      x = masked(nn.relu(x), mask_BxT)
-      x = Dropout(self.dropout)(x, train=train)
-    if self.reduction == 'max_pool':
+      norm = config.batch_norm(f'batch_norm_{index}')
+      x = masked(nn.relu(norm(x, mask_BxT, train=train)), mask_BxT)
+      x = Dropout(config.dropout_convolution)(x, train=train)
+    if config.reduction == 'max_pool':
       # After the ReLU and the mask nothing is negative and padding is zero, so
-      # a window that reaches over the end has the maximum of its valid part.
+      # a window that extends beyond the end has the maximum of its valid part.
       x = max_pool.max_pool(x)
       lengths = -(-lengths // 2)
     return x, lengths
@@ -146,39 +195,28 @@ def run_block(
   train: bool,
   remat: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """Calls a block of layers.
+  """Calls a block of layers, optionally with rematerialization.
 
-  With `remat`, of a training step's forward pass only what the convolutions
-  return and the sums over the batch are kept; normalisation, ReLU, dropout and
-  pooling are computed again for the gradient, without the other devices.
+  With `remat`, the forward pass of a training step stores only the outputs of
+  convolutions and the sums over the batch; normalization, ReLU, dropout and
+  pooling are recomputed for the gradient, without communication.
   """
 
   def run(block, x, lengths):
     return block(x, lengths, train=train)
 
   if remat:
-    kept = jax.checkpoint_policies.save_only_these_names(
+    policy = jax.checkpoint_policies.save_only_these_names(
       'convolution', 'statistics'
     )
-    run = nn.remat(run, policy=kept)
+    run = nn.remat(run, policy=policy)
   return run(block, x, lengths)
 
 
 class Convolutions(nn.Module):
-  """Blocks of convolution layers, each `growth` channels wider at its end."""
+  """All convolution blocks of the paper's models."""
 
-  blocks: int
-  layers_per_block: int
-  width: int
-  """Channels of the first block's layers."""
-  growth: int
-  """Channels added by the last layer of each block."""
-  reduction: str
-  dropout: float
-  batch_norm_momentum: float
-  batch_norm_epsilon: float
-  remat: bool
-  dtype: jnp.dtype
+  config: ConvConfig
 
   @nn.compact
   def __call__(
@@ -186,33 +224,27 @@ class Convolutions(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns features [B, T', F', C], zero where not valid, and lengths."""
     x = x_BxTxF[..., None]
-    for index in range(self.blocks):
-      block = ConvolutionBlock(
-        layers=self.layers_per_block,
-        width=self.width + index * self.growth,
-        last_width=self.width + (index + 1) * self.growth,
-        reduction=self.reduction,
-        dropout=self.dropout,
-        batch_norm_momentum=self.batch_norm_momentum,
-        batch_norm_epsilon=self.batch_norm_epsilon,
-        dtype=self.dtype,
-        name=f'block_{index}',
+    for index in range(self.config.blocks):
+      block = ConvolutionBlock(self.config, index, name=f'block_{index}')
+      x, lengths = run_block(
+        block, x, lengths, train=train, remat=self.config.remat
       )
-      x, lengths = run_block(block, x, lengths, train=train, remat=self.remat)
     return x, lengths
 
 
 class BidirectionalLSTM(nn.Module):
-  """One layer of both directions, over valid frames only.
+  """One LSTM layer of both directions, over valid frames only.
 
-  The inputs of all frames and both directions are projected in one matrix
-  product; only the recurrent part is scanned, both directions in one scan. In
-  frames outside the mask the state is carried on unchanged, so the backward
-  direction starts, in effect, at the last valid frame.
+  Library cells project the inputs inside every step. Here one matrix product
+  projects the inputs of all frames and both directions, and one scan runs the
+  recurrent part of both. Frames outside the mask leave the state unchanged, so
+  the backward direction effectively starts at the last valid frame.
   """
 
   units: int
-  dtype: jnp.dtype
+  """Units of each direction, H."""
+  dtype: Any
+  """Compute dtype; the cell's state is float32."""
 
   @nn.compact
   def __call__(
@@ -226,12 +258,12 @@ class BidirectionalLSTM(nn.Module):
 
     Returns:
       Outputs [B, T, 2 H] (forward, backward), zero outside the mask, and the
-      last state of each direction side by side, [B, 2 H].
+      concatenated last states of both directions, [B, 2 H].
     """
     batch, frames, features = x_BxTxD.shape
     units = self.units
-    # Not orthogonal recurrent kernels: several QR factorisations at once wait
-    # for each other for ever in jaxlib 0.10.2 on two CPU threads.
+    # Recurrent kernels are not orthogonal: several QR factorizations at once
+    # deadlock in jaxlib 0.10.2 on two CPU threads.
     glorot = nn.initializers.glorot_uniform(in_axis=1, out_axis=2, batch_axis=0)
     kernel = self.param('kernel', glorot, (2, features, 4 * units))
     recurrent = self.param(
@@ -242,7 +274,7 @@ class BidirectionalLSTM(nn.Module):
     x_BxTxD = masked(x_BxTxD, mask_BxT).astype(self.dtype)
     projected = jnp.einsum(
       'btd,kdg->tkbg', x_BxTxD, kernel.astype(self.dtype)
-    ) + bias[:, None, :].astype(self.dtype)
+    ) + bias[None, :, None, :].astype(self.dtype)
 
     def backwards(x):
       return jnp.stack([x[:, 0], x[::-1, 1]], axis=1)
@@ -279,7 +311,7 @@ class BidirectionalLSTM(nn.Module):
 
 
 def _forget_one(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-  """Biases of zero, but one at the forget gate, which opens it at the start."""
+  """Initializes biases to 0, but the forget gate's to 1, which opens it."""
   del key
   directions, gates = shape
   units = gates // 4

@@ -17,7 +17,7 @@ def weighted_cross_entropy(
   """
   log_probabilities = jax.nn.log_softmax(logits)
   # Not by a gather, whose gradient is a scatter: a GPU adds in any order.
-  own = labels[:, None] == jnp.arange(log_probabilities.shape[1])
+  own = labels[:, None] == jnp.arange(log_probabilities.shape[1])[None, :]
   picked = jnp.sum(log_probabilities, axis=1, where=own)
   return -picked * weights
 

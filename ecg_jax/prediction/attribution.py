@@ -107,7 +107,8 @@ def log_odds(
   logits = forward.logits_of_features(
     network, variables, features, frames, kind='all'
   )
-  others = jnp.where(np.arange(logits.shape[1]) == answer, -jnp.inf, logits)
+  own = np.arange(logits.shape[1])[None, :] == answer
+  others = jnp.where(own, -jnp.inf, logits)
   return logits[:, answer] - jax.nn.logsumexp(others, axis=1)
 
 

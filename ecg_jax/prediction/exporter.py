@@ -17,7 +17,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax import models
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, summary, tables
 from ecg_jax.models import forward, preprocessing
@@ -115,9 +114,10 @@ def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
   """
   predict_padded = make_predict(model, temperature)
   spectrogram = model.network.spectrogram
+  halvings = model.network.model.config.halvings
 
   def predict(weights, signal, lengths):
-    signal = _pad(signal, spectrogram, models.halvings(model.config.model))
+    signal = _pad(signal, spectrogram, halvings)
     return predict_padded(weights, signal, lengths)
 
   def predict_millivolt(weights, signal, lengths):

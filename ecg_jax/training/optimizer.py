@@ -116,7 +116,9 @@ class Optimizer:
     Returns:
       New parameters and moments.
     """
-    directions, moments = _ADAM.update(gradients, moments)
+    # optax raises its decay, a float, to the power of an int32 count.
+    with jax.numpy_dtype_promotion('standard'):
+      directions, moments = _ADAM.update(gradients, moments)
 
     def change(path, value, direction):
       if self.weight_decay and 'kernel' in path[-1].key:

@@ -81,7 +81,7 @@ class TrainStep:
         kind=self.kind,
       )
       losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
-      loss = jnp.sum(losses, where=batch.mask) / records
+      loss = jnp.sum(losses, where=batch.mask) / records.astype(jnp.float32)
       return loss, (logits, losses, batch_stats)
 
     (loss, (logits, losses, batch_stats)), gradients = jax.value_and_grad(

