@@ -424,24 +424,6 @@ def runs(
   return found
 
 
-def devices_per_job(
-  configs: Iterable[ml_collections.ConfigDict],
-) -> int | None:
-  """The devices that a job of these configs is to have.
-
-  Raises:
-    InputError: They do not agree.
-  """
-  sizes = {config.devices_per_job for config in configs}
-  if len(sizes) > 1:
-    listed = ' and '.join(sorted(map(str, sizes)))
-    raise InputError(
-      f'devices_per_job is {listed} in the configs of this list: use one value'
-      ' for all.'
-    )
-  return sizes.pop()
-
-
 def name_of(path: str) -> str:
   """The name of a config: its file's, with the preset behind a `_`."""
   file, *presets = path.removeprefix('ecg_jax:').split(':', 1)

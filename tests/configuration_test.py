@@ -8,8 +8,8 @@ import pytest
 
 from ecg_jax import configuration, default_config
 from ecg_jax.errors import Help, InputError
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [
   'configs/cnn.py',
   'configs/cnn.py:authors',

@@ -37,10 +37,6 @@ hypothesis.settings.register_profile('ecg_jax', deadline=None)
 hypothesis.settings.load_profile('ecg_jax')
 
 
-FULL = bool(os.environ.get('ECG_JAX_FULL_TESTS'))
-"""Whether kills, corruptions and inputs are counted in hundreds."""
-
-
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """Folder with the real records (training2017.zip, REFERENCE-v3.csv)."""

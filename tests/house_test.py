@@ -194,7 +194,8 @@ def test_flax_makes_no_decision_outside_of_the_models():
 
 def test_a_config_reaches_neither_models_nor_the_arithmetic():
   allowed = {'configuration', 'default_config', 'experiment', 'runs.artifacts'}
-  allowed |= {'runs.finished_run', 'training.job', 'prediction.ensemble'}
+  allowed |= {'runs.finished_run', 'training.job', 'training.train_runs'}
+  allowed |= {'prediction.ensemble'}
   configs = {name for name in TREES if name.startswith('configs')}
   assert importers('ml_collections') <= {
     *(f'ecg_jax.{part}' for part in allowed),

@@ -2,7 +2,6 @@ import contextlib
 import csv
 import io
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -18,28 +17,11 @@ from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files, startup
-from tests import prepare_test
+from tests import helpers
+from tests.helpers import ROOT, TINY
 from tools import summarize
 
-ROOT = pathlib.Path(__file__).parents[1]
 CRNN = ['--config', 'configs/crnn.py']
-TINY = [
-  *CRNN,
-  '--config.model.width=4',
-  '--config.model.growth=4',
-  '--config.model.blocks=1',
-  '--config.model.layers_per_block=1',
-  '--config.model.lstm_units=4',
-  '--config.model.lstm_layers=1',
-  '--config.buckets.training=1',
-  '--config.buckets.evaluation=1',
-  '--config.augmentation.resampling=false',
-  '--config.chunk_steps=2',
-  '--config.max_epochs=1',
-  '--config.data.max_records=12',
-  '--config.batch_size=6',
-  '--config.evaluation_batch_size=6',
-]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +36,7 @@ def alone(monkeypatch):
 @pytest.fixture
 def official(monkeypatch):
   """The dummy records, taken for the official ones."""
-  prepare_test.use_dummy_as_official(monkeypatch)
+  helpers.use_dummy_as_official(monkeypatch)
 
 
 def run(*arguments):
@@ -181,6 +163,20 @@ def empty(folder):
     path.unlink()
 
 
+def test_a_list_of_configs_shares_devices_per_job(tmp_path):
+  path = tmp_path / 'sizes.py'
+  path.write_text(
+    'from ecg_jax.configs import crnn\n'
+    'def get_configs():\n'
+    '  configs = {name: crnn.get_config() for name in "ab"}\n'
+    '  configs["b"].devices_per_job = 2\n'
+    '  return configs\n'
+  )
+  err = refusal('--config', path, f'--workdir={tmp_path}/run')
+  assert 'devices_per_job is 2 and None in the configs of this list' in err
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_wrong_init_from_leaves_the_folder_free(tmp_path):
   code, _, err = run(
     '--config=configs/quickstart.py',
@@ -211,7 +207,7 @@ def test_sources_that_cannot_be_used(
 ):
   monkeypatch.setattr(source, 'download', None)  # Not even tried.
   manual_dir = tmp_path / 'manual'
-  shutil.copytree(prepare_test.DUMMY, manual_dir)
+  shutil.copytree(helpers.DUMMY, manual_dir)
   change(manual_dir)
   err = refusal(*command(tmp_path, manual_dir=manual_dir))
   with pytest.raises(AssertionError, match=message):
@@ -224,7 +220,7 @@ def prepared(tmp_path, official):
   """A folder whose `data` holds the prepared dummy records."""
   prepare.prepare(
     'physionet2017',
-    manual_dir=str(prepare_test.DUMMY),
+    manual_dir=str(helpers.DUMMY),
     data_dir=str(tmp_path / 'data'),
   )
   return tmp_path
@@ -499,8 +495,9 @@ def test_a_list_of_runs_with_seeds(copied, tmp_path):
   )
   workdir = tmp_path / 'list'
   arguments = [
-    *(argument.replace('configs/crnn.py', str(path)) for argument in arguments),
-    *('--config.folds=0', f'--workdir={workdir}', '--seeds=0,1'),
+    *arguments,
+    *(f'--config={path}', f'--workdir={workdir}', '--config.folds=0'),
+    '--seeds=0,1',
   ]
   code, out, _ = run(*arguments)
   assert code == 0
@@ -536,4 +533,4 @@ def test_seeds_that_are_none():
 
 def test_processes_are_told_completely_or_not_at_all():
   given = ('--coordinator_address=localhost:1', '--num_processes=2')
-  assert 'go together: give all three' in refusal(*TINY, *given)
+  assert 'go together: set all three' in refusal(*TINY, *given)
