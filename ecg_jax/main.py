@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
   with signals.handled() as loop:
     configs = configuration.parse_all(values, argv)
-    seeds = configuration.parse_seeds(values.seeds)
-    name = configuration.name_of(configuration.config_path(argv))
+    name = configuration.name_of(argv)
+    runs = configuration.runs(configs, _parse_seeds(values.seeds), name)
     workdir = pathlib.Path(values.workdir or f'runs/{name}').expanduser()
     processes = _process_flags(values)
 
@@ -67,12 +67,32 @@ def _run(values: flags.FlagValues, argv: Sequence[str]) -> int:
     try:
       if processes is not None:
         multihost.begin(*processes)
-      train_runs(configuration.runs(configs, seeds, name), workdir, loop)
+      train_runs(runs, workdir, loop)
     except (Exception, KeyboardInterrupt) as error:
       if jax.distributed.is_initialized():
         multihost.leave(cli.explain(error)[0])
       raise
   return 0
+
+
+def _parse_seeds(text: str | None) -> tuple[int, ...]:
+  """Parses '0,1,2'; None has no seeds.
+
+  Raises:
+    InputError: One is not a whole number from 0 to 2**32 - 1, or a duplicate.
+  """
+  try:
+    seeds = tuple(map(int, text.split(','))) if text is not None else ()
+  except ValueError:
+    seeds = (-1,)
+  if any(not 0 <= seed < 2**32 for seed in seeds):
+    raise InputError(
+      f'--seeds is {text!r}: write whole numbers from 0 to {2**32 - 1}, like'
+      ' 0,1,2.'
+    )
+  if len(set(seeds)) < len(seeds):
+    raise InputError(f'--seeds is {text!r}: name each seed once.')
+  return seeds
 
 
 def _process_flags(values: flags.FlagValues) -> list[Any] | None:

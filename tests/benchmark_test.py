@@ -309,7 +309,7 @@ def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
     (['--config=configs/crnn.py', '--json=tests'], 'is a folder'),
     (['--config=configs/crnn.py', '--json=README.md/f'], 'with --json'),
     (['--config=configs/crnn.py', '--profile=README.md/f'], 'with --profile'),
-    (['--config=configs/crnn.py', 'FILE'], "'FILE' is no option"),
+    (['--config=configs/crnn.py', 'FILE'], "Unknown argument 'FILE'"),
   ],
 )
 def test_what_cannot_be_used_is_told_in_one_sentence(

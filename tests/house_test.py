@@ -16,7 +16,7 @@ FILES = sorted(
 # import what stands above it, and a folder its own files.
 ORDER = [
   'errors default_config',
-  'runtime',
+  'runtime checks',
   'cli',
   'recordings',
   'configuration',

@@ -15,6 +15,7 @@ from ecg_jax import configuration, main
 from ecg_jax.datasets import prepare
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
+from ecg_jax.errors import InputError
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files, startup
 from tests import helpers
@@ -527,7 +528,15 @@ def test_a_list_of_runs_with_seeds(copied, tmp_path):
   assert again.read_bytes() == predictions[3]
 
 
-def test_seeds_that_are_none():
+def test_seeds():
+  assert main._parse_seeds(None) == ()
+  assert main._parse_seeds('3') == (3,)
+  assert main._parse_seeds('0, 2,1') == (0, 2, 1)
+  for text in ['', 'x', '1,', '-1', '0.5', str(2**32)]:
+    with pytest.raises(InputError, match=f"--seeds is '{text}': write whole"):
+      main._parse_seeds(text)
+  with pytest.raises(InputError, match="--seeds is '0,1,0': name each"):
+    main._parse_seeds('0,1,0')
   assert "--seeds is '0,x'" in refusal(*TINY, '--seeds=0,x')
 
 
