@@ -49,7 +49,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope='session')
 def small_config() -> ml_collections.ConfigDict:
   """The quickstart's config, shrunk until a step takes milliseconds."""
-  from configs import quickstart
+  from ecg_jax.configs import quickstart
 
   config = quickstart.get_config()
   config.augmentation.resampling = config.augmentation.bursts = True
