@@ -3,9 +3,9 @@
   python -m ecg_jax.main --config configs/ablations.py --seeds 0,1,2
   python -m ecg_jax.main --config configs/ablations.py:stride
 
-The first trains every variant, on all folds, with each seed, into
-runs/ablations/NAME/seedS; the second one variant into runs/ablations_stride.
-What is set on the command line is set in all of them.
+The first trains every variant on all folds with each seed, in
+runs/ablations/NAME/seedS; the second trains one variant, in
+runs/ablations_stride. Fields of the command line are set in all variants.
 """
 
 import ml_collections
@@ -33,7 +33,7 @@ _CHANGES = {
 
 
 def get_configs() -> dict[str, ml_collections.ConfigDict]:
-  """The variants by name; the last is the authors' preset."""
+  """Returns the variants by name; the last is the authors' preset."""
   configs = {}
   for name, changes in _CHANGES.items():
     configs[name] = crnn.get_config()

@@ -4,6 +4,8 @@
 
 `configs/cnn.py:authors` is what the authors' published code effectively did,
 where that differs from the paper.
+
+The paper's score is 79.0; the 500 epochs have not been run.
 """
 
 import ml_collections
@@ -12,7 +14,7 @@ from ecg_jax import default_config
 
 
 def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
-  """The paper's preset, or the authors'."""
+  """Returns the preset 'paper' or 'authors'."""
   config = default_config.get_config()
 
   config.model = ml_collections.ConfigDict()

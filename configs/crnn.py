@@ -4,6 +4,9 @@
 
 `configs/crnn.py:authors` is what the authors' published code effectively did,
 where that differs from the paper.
+
+The paper's score is 79.2. The 1,200 epochs of a fold would take about an hour
+on one H200; they have not been run.
 """
 
 import ml_collections
@@ -12,7 +15,7 @@ from ecg_jax import default_config
 
 
 def get_config(preset: str = 'paper') -> ml_collections.ConfigDict:
-  """The paper's preset, or the authors'."""
+  """Returns the preset 'paper' or 'authors'."""
   config = default_config.get_config()
 
   config.model = ml_collections.ConfigDict()

@@ -2,10 +2,15 @@
 
   python -m ecg_jax.main --config configs/crnn_fast.py
 
-It departs from the paper in the network, which convolves over time alone, and
-in the recipe: spectra of normalised recordings, four times as dense in time;
-parts of at most half a minute; few dropped channels instead of bursts and dense
-dropout; milder class weights; AdamW along a cosine; averaged weights.
+It departs from the paper in the network, which convolves over time only, and
+in the recipe: spectra of normalized recordings at four times the frame rate;
+segments of at most half a minute; dropout of few whole channels instead of
+bursts and dense dropout; milder class weights; AdamW with a cosine schedule;
+averaged weights.
+
+A fold takes 24 minutes of training steps on two CPU cores and 139 s on one
+H200, compilation included. The pooled test score of the five folds is 83.9
+(results/crnn_fast).
 """
 
 import ml_collections
@@ -14,7 +19,7 @@ from ecg_jax import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Network and recipe, chosen on validation sets alone."""
+  """Returns the network and recipe, selected on validation sets only."""
   config = default_config.get_config()
 
   config.spectrogram.hop_samples = 8

@@ -6,7 +6,8 @@ python -m ecg_jax.evaluate RUN_FOLDER --set test --label_version v2
 import sys
 from collections.abc import Sequence
 
-from ecg_jax import cli, configuration
+from ecg_jax import cli
+from ecg_jax.datasets import schema
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.evaluation.rescore import evaluate_run
 from ecg_jax.runs import finished_run
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
   )
   parser.add_argument(
     '--label_version',
-    choices=configuration.CHOICES['label_version'],
+    choices=schema.LABEL_VERSIONS,
     help="labels to score with; default: the run's",
   )
   options = parser.parse_args(arguments)

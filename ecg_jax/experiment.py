@@ -1,4 +1,4 @@
-"""What a config stands for: data, folds, network. Only this reads a config."""
+"""Builds what a config describes: data, sets of a fold, network."""
 
 import dataclasses
 import sys

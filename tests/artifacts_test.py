@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from configs import crnn
+from ecg_jax.configs import crnn
 from ecg_jax.errors import InputError
 from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runtime import files

@@ -18,7 +18,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import sampler
 from ecg_jax.runtime import sharding
 from ecg_jax.training.job import make_job
-from tests import main_test
+from tests import helpers
 from tests.training_helpers import put_data
 from tools import benchmark
 
@@ -229,7 +229,7 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
     lambda dtype: dtypes.append(dtype) or measure(dtype),
   )
   path = tmp_path / 'figures.json'
-  arguments = [*main_test.TINY, '--lengths', lengths, '--json', path]
+  arguments = [*helpers.TINY, '--lengths', lengths, '--json', path]
   arguments += ['--profile', tmp_path / 'trace']
   arguments += ['--config.augmentation.max_samples=800']
   arguments += ['--config.dtype=bfloat16']
@@ -309,7 +309,7 @@ def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
     (['--config=configs/crnn.py', '--json=tests'], 'is a folder'),
     (['--config=configs/crnn.py', '--json=README.md/f'], 'with --json'),
     (['--config=configs/crnn.py', '--profile=README.md/f'], 'with --profile'),
-    (['--config=configs/crnn.py', 'FILE'], "'FILE' is no option"),
+    (['--config=configs/crnn.py', 'FILE'], "Unknown argument 'FILE'"),
   ],
 )
 def test_what_cannot_be_used_is_told_in_one_sentence(
@@ -334,7 +334,7 @@ def test_lengths_that_cannot_be_used(tmp_path, text):
 def test_a_length_without_a_frame_is_refused(tmp_path, capsys):
   path = tmp_path / 'lengths.txt'
   path.write_text('9000\n63\n')
-  assert run(*main_test.TINY, '--lengths', path) == 2
+  assert run(*helpers.TINY, '--lengths', path) == 2
   assert '63 samples, less than one spectrogram window' in (
     capsys.readouterr().err
   )

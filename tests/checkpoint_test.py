@@ -15,9 +15,9 @@ import pytest
 from ecg_jax.errors import InputError
 from ecg_jax.runs import checkpoint
 from ecg_jax.training import optimizer, train_state
-from tests import conftest
+from tests import helpers
 
-CORRUPTIONS = 60 if conftest.FULL else 5
+CORRUPTIONS = 60 if helpers.FULL else 5
 """Of each kind."""
 
 FOLDER = 'checkpoints'

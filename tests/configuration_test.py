@@ -8,8 +8,8 @@ import pytest
 
 from ecg_jax import configuration, default_config
 from ecg_jax.errors import Help, InputError
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [
   'configs/cnn.py',
   'configs/cnn.py:authors',
@@ -20,8 +20,6 @@ CONFIGS = [
   'configs/quickstart.py',
   'configs/ablations.py:stride',
 ]
-CNN = ['--config', 'configs/cnn.py']
-PHASES = '--config.phases.'
 LIST = """
 from ecg_jax.configs import cnn, crnn
 def get_configs():
@@ -48,12 +46,6 @@ def refusal(*arguments, config='configs/crnn.py'):
   return message
 
 
-def all_fields():
-  return {
-    field for config in CONFIGS for field in fields_of(parse(config=config))
-  }
-
-
 def fields_of(config):
   return configuration._fields(config)
 
@@ -72,29 +64,6 @@ def test_every_config_of_the_folder_can_be_used():
   assert files - tested <= {'configs/__init__.py'}
   for config in CONFIGS:
     configuration.check(parse(config=config))
-
-
-def test_every_field_that_is_named_exists_and_every_number_is_checked():
-  known = all_fields()
-  named = {
-    *configuration.EXECUTION_FIELDS,
-    *configuration.CHOICES,
-    *configuration._AT_LEAST,
-    *configuration._POSITIVE,
-    *configuration._NOT_NEGATIVE,
-    *configuration._SHARES,
-  }
-  assert named <= known
-  numbers = {
-    field
-    for config in CONFIGS
-    for field, value in fields_of(parse(config=config)).items()
-    if isinstance(value, int | float) and not isinstance(value, bool)
-  }
-  assert numbers - named == {
-    'augmentation.fastest_heart_rate',
-    'class_weight_power',
-  }
 
 
 def test_paths_that_a_run_is_read_with_later_are_absolute():
@@ -196,6 +165,30 @@ def test_unknown_field_gets_the_nearest(given, nearest):
     assert f'use {nearest!r}' in message
 
 
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('ecg_jax:crn', r"config 'ecg_jax:crn': use ecg_jax:crnn or ecg_jax:cnn\."),
+    ('ecg_jax:zz', r"'ecg_jax:zz': use ecg_jax:ablations or .*:quickstart\."),
+    ('ecg_jax', r"'ecg_jax': use ecg_jax:ablations or .*:quickstart\."),
+    ('ecg_jax:crnn:autors', "preset 'autors': use 'paper' or 'authors'"),
+    ('ecg_jax:ablations', 'name one of them, like ecg_jax:ablations:paper'),
+    ('ecg_jax:ablations:strid', "no 'strid': use stride"),
+    ('ecg_jax:__init__', 'no shipped config'),
+  ],
+)
+def test_unknown_shipped_config_gets_the_nearest(config, message):
+  assert re.search(message, refusal(config=config))
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_shipped_configs_are_the_same_by_name(config, monkeypatch, tmp_path):
+  here = configuration.to_json(parse(config=config))
+  monkeypatch.chdir(tmp_path)
+  name = config.replace('configs/', 'ecg_jax:').replace('.py', '')
+  assert configuration.to_json(parse(config=name)) == here
+
+
 def test_unknown_field_without_a_near_one_gets_all():
   message = refusal('--config.zzzz', '3')
   assert "'zzzz'" in message
@@ -203,51 +196,136 @@ def test_unknown_field_without_a_near_one_gets_all():
   assert "'data'" in refusal('--config.data', '3')
 
 
-@pytest.mark.parametrize(
-  ('field', 'value', 'wanted'),
-  [
-    ('batch_size', 'abc', 'a whole number'),
-    ('batch_size', '2.5', 'a whole number'),
-    ('batch_size', '', 'a whole number'),
-    ('data.max_records', 'all', 'a whole number'),
-    ('max_epochs', '1e3', 'a whole number'),
-    ('seed', 'None', 'a whole number'),
-    ('dropout.lstm', 'much', 'a number'),
-    ('tensorboard', 'maybe', 'true or false'),
-    ('folds', ' ', 'a list'),
-  ],
-)
-def test_wrong_type(field, value, wanted):
+TYPES = [
+  ('batch_size', 'abc', 'a whole number'),
+  ('batch_size', '2.5', 'a whole number'),
+  ('batch_size', '', 'a whole number'),
+  ('data.max_records', 'all', 'a whole number'),
+  ('max_epochs', '1e3', 'a whole number'),
+  ('seed', 'None', 'a whole number'),
+  ('dropout.lstm', 'much', 'a number'),
+  ('tensorboard', 'maybe', 'true or false'),
+  ('folds', ' ', 'a list'),
+]
+
+FOLDS = [
+  ('(0,x)', "'(0,x)'"),
+  ('x', "'x'"),
+  ('(True,)', 'True'),
+  ('(0.5,)', '0.5'),
+  ("('0',)", "'0'"),
+  ('(0,None)', 'None'),
+  ('((0,1),)', '(0, 1)'),
+  ('(0', "'(0'"),
+  ('', "''"),
+  ('0.0', '0.0'),
+  ('(5,)', '5'),
+  ('(0,7)', '7'),
+  ('-1', '-1'),
+  ('(0,-2)', '-2'),
+]
+
+CHOICES = [
+  ('model.name', 'crn', "'crnn'"),
+  ('model.name', 'transformer', "'cnn' or 'crnn' or 'residual_crnn'"),
+  ('model.reduction', 'maxpool', "'max_pool'"),
+  ('model.summary', 'first', "'last' or 'mean'"),
+  ('data.name', 'physionet2018', "'physionet2017'"),
+  ('data.name', 'mitbih', "'physionet2017' or 'synthetic_ecg'"),
+  ('dtype', 'float', "'float32'"),
+  ('dtype', 'half', "'float32' or 'bfloat16'"),
+  ('label_version', '3', "'v3'"),
+  ('label_version', 'v4', "'v1' or 'v2' or 'v3'"),
+  ('spectrogram.normalise', 'records', "'record'"),
+]
+
+RATES = [
+  *(('0', '0'), ('-1', '-1'), ('1e999', 'inf')),
+  *(("'a'", "'a'"), ('True', 'True')),
+]
+
+REFUSED = [
+  *(
+    (field, value, f'{field} is {value!r}: it must be {wanted}')
+    for field, value, wanted in TYPES
+  ),
+  *(('folds', value, f'folds holds {part}:') for value, part in FOLDS),
+  ('folds', '(0,1,0)', 'folds is (0, 1, 0):'),
+  ('folds', '()', 'folds is empty'),
+  *(
+    (field, value, f'{field} is {value!r}: use {advice}.')
+    for field, value, advice in CHOICES
+  ),
+  ('model.name', 'cnn', "'cnn': this config describes a crnn, use configs/cnn"),
+  ('seed', str(2**32), f'seed is {2**32}: it must be below {2**32}'),
+  ('augmentation.fastest_heart_rate', '59.0', 'rate is 59.0: it must be at'),
+  ('spectrogram.hop_samples', '65', 'hop_samples is 65: it must not exceed'),
+  ('spectrogram.kept_bins', '34', 'bins is 34: a window of 64 samples has 33.'),
+  ('augmentation.max_samples', '63', 'is 63: it must be at least spectrogram'),
+  ('model.kernel_frames', '4', 'frames is 4: it must be odd.'),
+  *(
+    ('model.widths', widths, 'model.widths is (')
+    for widths in ('()', '(40,0)', '(40,x)', '(40,1.5)')
+  ),
+  ('phases.epochs', '(1,2)', 'phases.epochs is (1, 2): set one'),
+  ('phases.epochs', '3', 'phases.epochs is (3,): set one'),
+  ('phases.epochs', '(1,2,3,4,x)', "is ('(1,2,3,4,x)',): set one"),
+  ('phases.epochs', '(1,2,3,4,0)', 'phases.epochs holds 0:'),
+  ('phases.epochs', '(1,2,3,4,5.0)', 'phases.epochs holds 5.0:'),
+  ('phases.epochs', '(1,2,3,4,True)', 'phases.epochs holds True:'),
+  ('phases.learning_rates', '(1e-3,)', 'is (0.001,): set one'),
+  *(
+    ('phases.learning_rates', f'(1,1,1,1,{rate})', f'rates holds {shown}:')
+    for rate, shown in RATES
+  ),
+  ('phases.kinds', "('all',)", 'is (500, 100, 200, 200, 200): set one'),
+  ('phases.kinds', "('al','all','all','all','all')", "kinds holds 'al':"),
+  ('phases.kinds', "('all','all','all','all','auxiliary')", 'the last phase'),
+]
+
+
+@pytest.mark.parametrize(('field', 'value', 'part'), REFUSED)
+def test_values_that_cannot_be_used(field, value, part):
   for form in ([f'--config.{field}', value], [f'--config.{field}={value}']):
-    message = refusal(*form)
-    assert f'{field} is {value!r}: it must be {wanted}' in message
+    message = refusal(*form, config=config_with(field))
+    assert part in message
+    assert message.startswith(field.partition('.')[0])
 
 
-def test_missing_value():
-  assert '--config.batch_size' in refusal('--config.batch_size')
+LEAST = {'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2}
+POSITIVE = {
+  *('augmentation.slowest_heart_rate', 'augmentation.fastest_heart_rate'),
+  *('spectrogram.power_floor', 'model.batch_norm_epsilon'),
+  'checkpoint_minutes',
+}
+NOT_NEGATIVE = {'weight_decay', 'phases.warmup_epochs'}
 
 
-@pytest.mark.parametrize(
-  ('field', 'value', 'advice'),
-  [
-    ('model.name', 'crn', "use 'crnn'"),
-    ('model.name', 'transformer', "use 'cnn' or 'crnn'"),
-    ('model.name', 'cnn', 'use configs/cnn.py'),
-    ('model.reduction', 'maxpool', "use 'max_pool'"),
-    ('model.summary', 'first', "use 'last'"),
-    ('data.name', 'physionet2018', "use 'physionet2017'"),
-    ('data.name', 'mitbih', "use 'physionet2017' or 'synthetic_ecg'"),
-    ('dtype', 'float', "use 'float32'"),
-    ('dtype', 'half', "use 'float32' or 'bfloat16'"),
-    ('label_version', '3', "use 'v3'"),
-    ('label_version', 'v4', "use 'v1' or 'v2' or 'v3'"),
-    ('spectrogram.normalise', 'records', "use 'record'"),
-  ],
-)
-def test_unknown_choice(field, value, advice):
-  message = refusal(f'--config.{field}', value)
-  assert f'{field} is {value!r}' in message
-  assert advice in message
+def rule_of(field, kind):
+  """The end of the sentence, and values that the field refuses."""
+  if kind is int:
+    least = LEAST.get(field, 1)
+    return f'be at least {least}', [least - 1]
+  if field == 'class_weight_power':
+    return 'be between 0 and 1', [-0.1, 1.1, 'nan']
+  if field in POSITIVE:
+    return 'be positive', [0.0, -1.0, 'inf', 'nan']
+  if field in NOT_NEGATIVE:
+    return 'be at least 0', [-0.1, 'inf', 'nan']
+  return 'be at least 0 and below 1', [-0.1, 1.0, 'nan']
+
+
+def test_every_number_is_checked():
+  for file in ('configs/crnn.py', 'configs/crnn_fast.py'):
+    config = parse(config=file)
+    for field in fields_of(config):
+      group, _, name = field.rpartition('.')
+      kind = (config[group] if group else config).get_type(name)
+      if kind in (int, float):
+        rule, values = rule_of(field, kind)
+        for value in values:
+          message = refusal(f'--config.{field}={value}', config=file)
+          assert message == f'{field} is {value}: it must {rule}.'
 
 
 def test_a_config_describes_one_model():
@@ -255,33 +333,7 @@ def test_a_config_describes_one_model():
   assert 'use configs/crnn.py' in message
 
 
-@pytest.mark.parametrize(
-  ('value', 'holds'),
-  [
-    ('(0,x)', "'(0,x)'"),
-    ('x', "'x'"),
-    ('(True,)', 'True'),
-    ('(0.5,)', '0.5'),
-    ("('0',)", "'0'"),
-    ('(0,None)', 'None'),
-    ('((0,1),)', '(0, 1)'),
-    ('(0', "'(0'"),
-    ('', "''"),
-    ('0.0', '0.0'),
-    ('(5,)', '5'),
-    ('(0,7)', '7'),
-    ('-1', '-1'),
-    ('(0,-2)', '-2'),
-  ],
-)
-def test_folds_that_are_none(value, holds):
-  for form in (['--config.folds', value], [f'--config.folds={value}']):
-    assert f'folds holds {holds}:' in refusal(*form)
-
-
 def test_folds():
-  assert 'folds is (0, 1, 0):' in refusal('--config.folds', '(0,1,0)')
-  assert 'folds is empty' in refusal('--config.folds', '()')
   for value in ['3', '(3,)', '[3]']:
     assert parse('--config.folds', value).folds == (3,)
   assert parse('--config.folds=(4, 0)').folds == (4, 0)
@@ -291,92 +343,27 @@ def test_folds():
   assert 'holds -9:' in refusal('--config.folds=-9', table)
 
 
-def test_numbers_out_of_range():
-  for field, least in configuration._AT_LEAST.items():
-    message = refusal(
-      f'--config.{field}', str(least - 1), config=config_with(field)
-    )
-    assert f'{field} is {least - 1}: it must be at least {least}.' in message
-  for field in configuration._POSITIVE:
-    for value in ['0.0', '-1.0', 'inf', 'nan']:
-      message = refusal(f'--config.{field}={value}')
-      assert f'{field} is {value}: it must be positive.' in message
-  for field in configuration._NOT_NEGATIVE:
-    for value in ['-0.1', 'inf', 'nan']:
-      assert f'{field} is {value}: ' in refusal(f'--config.{field}', value)
-  for field in configuration._SHARES:
-    for value in ['-0.1', '1.0', 'nan']:
-      message = refusal(f'--config.{field}', value, config=config_with(field))
-      assert f'{field} is {value}: ' in message
-  assert f'seed is {2**32}:' in refusal('--config.seed', str(2**32))
-  for rate in ['59.0', 'nan', 'inf']:
-    field = 'augmentation.fastest_heart_rate'
-    assert f'{field} is {rate}' in refusal(f'--config.{field}', rate)
-  field = 'spectrogram.hop_samples'
-  assert f'{field} is 65' in refusal(f'--config.{field}=65')
-  field = 'class_weight_power'
-  for value in ['-0.1', '1.1', 'nan']:
-    assert f'{field} is {value}: ' in refusal(f'--config.{field}={value}')
-  field = 'spectrogram.kept_bins'
-  assert f'{field} is 34: ' in refusal(f'--config.{field}=34')
-  field = 'augmentation.max_samples'
-  assert f'{field} is 63: ' in refusal(f'--config.{field}=63')
-  field = 'model.kernel_frames'
-  message = refusal(f'--config.{field}=4', config='configs/crnn_fast.py')
-  assert f'{field} is 4: it must be odd.' in message
-
-
-@pytest.mark.parametrize('widths', ['()', '(40,0)', '(40,x)', '(40,1.5)'])
-def test_widths_that_are_none(widths):
-  message = refusal(
-    f'--config.model.widths={widths}', config='configs/crnn_fast.py'
-  )
-  assert 'model.widths is (' in message
-
-
-@pytest.mark.parametrize(
-  ('field', 'value', 'message'),
-  [
-    ('epochs', '(1,2)', 'phases.epochs is (1, 2): give'),
-    ('epochs', '3', 'phases.epochs is (3,): give'),
-    ('epochs', '(1,2,3,4,x)', "phases.epochs is ('(1,2,3,4,x)',): give"),
-    ('epochs', '(1,2,3,4,0)', 'phases.epochs holds 0:'),
-    ('epochs', '(1,2,3,4,5.0)', 'phases.epochs holds 5.0:'),
-    ('epochs', '(1,2,3,4,True)', 'phases.epochs holds True:'),
-    ('learning_rates', '(1e-3,)', 'phases.learning_rates is (0.001,): give'),
-    ('learning_rates', '(1,1,1,1,0)', 'phases.learning_rates holds 0:'),
-    ('learning_rates', '(1,1,1,1,-1)', 'phases.learning_rates holds -1:'),
-    ('learning_rates', '(1,1,1,1,1e999)', 'phases.learning_rates holds inf:'),
-    ('learning_rates', "(1,1,1,1,'a')", "phases.learning_rates holds 'a':"),
-    ('learning_rates', '(1,1,1,1,True)', 'phases.learning_rates holds True:'),
-    ('kinds', "('all',)", 'phases.epochs is (500, 100, 200, 200, 200): give'),
-    ('kinds', "('al','all','all','all','all')", "phases.kinds holds 'al':"),
-    (
-      'kinds',
-      "('all','all','all','all','auxiliary')",
-      'the last phase must train',
-    ),
-  ],
-)
-def test_phases(field, value, message):
-  assert message in refusal(PHASES + field, value)
+def test_missing_value():
+  assert '--config.batch_size' in refusal('--config.batch_size')
 
 
 def test_no_phases():
-  empty = [f'{PHASES}{f}=()' for f in ('kinds', 'epochs', 'learning_rates')]
+  fields = ('kinds', 'epochs', 'learning_rates')
+  empty = [f'--config.phases.{field}=()' for field in fields]
   assert 'phases.kinds is ()' in refusal(*empty)
 
 
 def test_options_that_are_none():
   for form in (['stray'], ['--config.seed', '1', 'stray'], ['--', 'stray']):
-    assert "'stray' is no option" in refusal(*form)
-  assert '--debg is no option: use --debug.' in refusal('--debg')
-  assert '--zzz is no option: see --help.' in refusal('--zzz')
+    assert refusal(*form) == "Unknown argument 'stray': see --help."
+  assert refusal('--debg') == 'Unknown flag --debg: use --debug.'
+  assert refusal('--zzz') == 'Unknown flag --zzz: see --help.'
   assert '--debug' in refusal('--debug=maybe')
 
 
 def test_fields_may_stand_before_the_config():
-  assert parse('--config.seed=1', *CNN, config=None).seed == 1
+  config = parse('--config.seed=1', '--config=ecg_jax:cnn', config=None)
+  assert config.seed == 1
 
 
 def test_help_ends_without_a_config_and_lists_the_fields_of_one():
@@ -422,9 +409,8 @@ def test_what_is_set_is_set_in_all_configs_of_a_list(listed):
 
 
 def test_one_of_a_list_is_named(listed):
-  assert fields_of(parse(config=f'{listed}:b')) == fields_of(
-    parse(*CNN, config=None)
-  )
+  alone = parse(config='configs/cnn.py')
+  assert fields_of(parse(config=f'{listed}:b')) == fields_of(alone)
   assert "no 'c': use b or a-1.x" in refusal(config=f'{listed}:c')
   assert "no 'a-1x': use a-1.x)" in refusal(config=f'{listed}:a-1x')
   assert f'name one of them, like {listed}:b.' in refusal(config=listed)
@@ -451,17 +437,6 @@ def test_lists_that_cannot_be_used(tmp_path, made, message):
     f'from ecg_jax.configs import crnn\ndef get_configs(): return {made}'
   )
   assert re.search(message, refusal(config=str(path)))
-
-
-def test_seeds():
-  assert configuration.parse_seeds(None) == ()
-  assert configuration.parse_seeds('3') == (3,)
-  assert configuration.parse_seeds('0, 2,1') == (0, 2, 1)
-  for text in ['', 'x', '1,', '-1', '0.5', str(2**32)]:
-    with pytest.raises(InputError, match=f"--seeds is '{text}': write whole"):
-      configuration.parse_seeds(text)
-  with pytest.raises(InputError, match="--seeds is '0,1,0': name each"):
-    configuration.parse_seeds('0,1,0')
 
 
 def test_runs_are_named_by_config_and_seed(listed):
@@ -592,10 +567,12 @@ def test_ablations_are_the_papers_crnn_with_one_change_each():
     ('configs/crnn.py', 'crnn'),
     ('/a/b/mine.py', 'mine'),
     ('configs/crnn.py:authors', 'crnn_authors'),
+    ('ecg_jax:crnn:authors', 'crnn_authors'),
+    ('ecg_jax:ablations', 'ablations'),
   ],
 )
 def test_name_of(path, name):
-  assert configuration.name_of(path) == name
+  assert configuration.name_of(['main', '--config', path]) == name
 
 
 @pytest.mark.parametrize('config', CONFIGS)

@@ -39,10 +39,6 @@ hypothesis.settings.register_profile('ecg_jax', deadline=None)
 hypothesis.settings.load_profile('ecg_jax')
 
 
-FULL = bool(os.environ.get('ECG_JAX_FULL_TESTS'))
-"""Whether kills, corruptions and inputs are counted in hundreds."""
-
-
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """Folder with the real records (training2017.zip, REFERENCE-v3.csv)."""
@@ -55,7 +51,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope='session')
 def small_config() -> ml_collections.ConfigDict:
   """The quickstart's config, shrunk until a step takes milliseconds."""
-  from configs import quickstart
+  from ecg_jax.configs import quickstart
 
   config = quickstart.get_config()
   config.augmentation.resampling = config.augmentation.bursts = True

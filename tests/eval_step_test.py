@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from configs import cnn
 from ecg_jax import evaluate, experiment
+from ecg_jax.configs import cnn
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, score

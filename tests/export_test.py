@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import cnn, crnn_fast
 from ecg_jax import experiment, export
+from ecg_jax.configs import cnn, crnn_fast
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble, exporter

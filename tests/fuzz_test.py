@@ -10,66 +10,20 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
-from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.training import train_state
-from tests import conftest, made_up_run, prepare_test
-
-INPUTS = 10_000 if conftest.FULL else 100
-"""Of each reader."""
-
-fuzzed = settings(
-  max_examples=INPUTS,
-  deadline=5000,
-  suppress_health_check=list(settings().suppress_health_check),
-)
-
-
-@st.composite
-def mutated(draw, content):
-  """The bytes of a file after a few accidents."""
-  changed = bytearray(content)
-  for _ in range(draw(st.integers(1, 4))):
-    at = draw(st.integers(0, len(changed)))
-    count = draw(st.integers(1, 40))
-    match draw(st.integers(0, 5)):
-      case 0 if at < len(changed):
-        changed[at] ^= 1 << draw(st.integers(0, 7))
-      case 1:
-        del changed[at : at + count]
-      case 2:
-        changed[at:at] = draw(st.binary(max_size=20))
-      case 3:
-        changed[at:at] = changed[at : at + count]
-      case 4:
-        del changed[at:]
-      case _:
-        new = draw(st.sampled_from([b'\0', b'\xff', b'-1', b'[', b'"', b',\n']))
-        changed[at : at + len(new)] = new
-  return bytes(changed)
-
-
-def accepts_or_explains(read):
-  """Whether a reader took its input; anything but InputError is an error."""
-  try:
-    read()
-  except InputError as error:
-    text = str(error)
-    assert text.endswith('.')
-    assert '\n' not in text
-    assert len(text) < 2000
-    return False
-  return True
+from tests import helpers, made_up_run
+from tests.helpers import accepts_or_explains, fuzzed, mutated
 
 
 def _official():
-  with zipfile.ZipFile(prepare_test.DUMMY / 'training2017.zip') as archive:
+  with zipfile.ZipFile(helpers.DUMMY / 'training2017.zip') as archive:
     return {
       name.rpartition('/')[2]: archive.read(name)
       for name in archive.namelist()

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from ecg_jax import experiment
+from ecg_jax.configs import quickstart
 from ecg_jax.datasets import schema
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.runtime import sharding

@@ -16,7 +16,7 @@ FILES = sorted(
 # import those of the lines above it, and a folder its own files.
 ORDER = [
   'errors default_config',
-  'runtime',
+  'runtime checks',
   'cli',
   'recordings',
   'configuration',
@@ -45,8 +45,8 @@ LIBRARIES = {
   'ml_collections': (
     'configs ecg_jax.configuration ecg_jax.default_config ecg_jax.experiment'
     ' ecg_jax.prediction.ensemble ecg_jax.runs.artifacts'
-    ' ecg_jax.runs.finished_run ecg_jax.training.job tools.benchmark'
-    ' tools.plot_augmentation'
+    ' ecg_jax.runs.finished_run ecg_jax.training.job'
+    ' ecg_jax.training.train_runs tools.benchmark tools.plot_augmentation'
   ),
 }
 
@@ -66,14 +66,8 @@ NO_DEVICE = [
   'tools.summarize',
 ]
 
-# Limits of the package, and what is not within them yet: to be emptied.
+# Limits of the package.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 450, 90, 9
-OVER_LIMIT = {
-  'ecg_jax.configuration',
-  'ecg_jax.prediction.ecg_plot.draw',
-  'ecg_jax.recordings.wfdb_files.read_wfdb',
-  'ecg_jax.training.scheduler.run',
-}
 
 
 def module_name(path):
@@ -246,4 +240,4 @@ def test_files_and_functions_are_short(name):
       count = len([one for one in arguments if one.arg not in ('self', 'cls')])
       if lines > FUNCTION_LINES or (node in shown and count > PARAMETERS):
         over.add(f'{name}.{node.name}')
-  assert over <= OVER_LIMIT
+  assert not over

@@ -6,14 +6,12 @@ chosen points within a save, an evaluation, the writing of each artifact.
 
 import contextlib
 import json
-import os
 import pathlib
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -22,143 +20,13 @@ import pytest
 from ecg_jax import configuration, experiment
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.training.job import make_job
-from tests import conftest, main_test
+from tests import helpers
+from tests.helpers import EPOCHS, Command
 
-KILLS = 20 if conftest.FULL else 2
+KILLS = 20 if helpers.FULL else 2
 """At random moments, and so many restarts."""
 
-many = pytest.mark.skipif(not conftest.FULL, reason='for the full tests')
-
-EPOCHS = 10
-ARGUMENTS = [
-  '--config=configs/quickstart.py',
-  '--config.folds=(0,)',
-  '--config.data.max_records=24',
-  '--config.model.width=4',
-  '--config.model.growth=4',
-  '--config.model.blocks=2',
-  '--config.model.lstm_units=4',
-  '--config.buckets.training=1',
-  '--config.buckets.evaluation=1',
-  '--config.batch_size=4',
-  '--config.chunk_steps=2',
-  '--config.phases.kinds=("auxiliary", "all")',
-  f'--config.phases.epochs=({EPOCHS}, {EPOCHS})',
-  '--config.phases.learning_rates=(1e-2, 2e-3)',
-  '--config.validate_every_epochs=2',
-  '--config.checkpoint_minutes=0.002',
-  '--config.tensorboard=false',
-]
-
-# Kills itself where it was told to: POINT is 'NAME' or 'NAME:FILE', TIME counts
-# the calls from 1. Or it cannot write files of more than TIME bytes.
-SCRIPT = """
-import os, pathlib, resource, signal, sys, time
-from ecg_jax import main
-from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
-from ecg_jax.evaluation import eval_step
-from ecg_jax.runs import checkpoint
-
-synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
-point, _, file = sys.argv[1].partition(':')
-left = int(sys.argv[2])
-
-def kill():
-  global left
-  left -= 1
-  if not left:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def kills_at(owner, name, applies=lambda *args: True):
-  original = getattr(owner, name)
-  def replacement(*args, **kwargs):
-    if applies(*args):
-      kill()
-    return original(*args, **kwargs)
-  setattr(owner, name, replacement)
-
-if point == 'save':
-  kills_at(checkpoint, 'describe')
-elif point == 'writing':
-  # Orbax writes in threads of its own.
-  save = checkpoint.ocp.CheckpointManager.save
-  checkpoint.ocp.CheckpointManager.save = (
-    lambda *args, **kwargs: (save(*args, **kwargs), time.sleep(0.01), kill())
-  )
-elif point == 'commit':
-  kills_at(checkpoint, '_files')
-elif point == 'evaluation':
-  kills_at(eval_step, 'collect')
-elif point == 'limit':
-  resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
-elif point == 'preparation':
-  builder = synthetic_ecg_dataset_builder
-  kills_at(builder.generator, 'generate_record')
-elif point == 'file':  # manifest.json is written by another thread.
-  kills_at(os, 'replace', lambda old, new: pathlib.Path(new).name == file)
-sys.exit(main.main(['main', *sys.argv[3:]]))
-"""
-
-
-class Command:
-  """The command in one work folder, on one device."""
-
-  def __init__(self, folder, shared):
-    self.workdir = folder / 'run'
-    self.arguments = [
-      *ARGUMENTS,
-      f'--workdir={self.workdir}',
-      f'--config.data.data_dir={shared}/data',
-    ]
-    self.environment = {
-      **os.environ,
-      'JAX_COMPILATION_CACHE_DIR': str(shared / 'cache'),
-      'JAX_PLATFORMS': 'cpu',
-    }
-
-  def set(self, field, value):
-    """Sets a field of the config; given twice, values of a tuple add up."""
-    option = f'--config.{field}='
-    self.arguments = [a for a in self.arguments if not a.startswith(option)]
-    self.arguments.append(f'{option}{value}')
-
-  def start(self, point='none', time=1):
-    return subprocess.Popen(
-      [sys.executable, '-c', SCRIPT, point, str(time), *self.arguments],
-      cwd=main_test.ROOT,
-      env=self.environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def finish(self):
-    """Runs to the end; returns what it printed."""
-    process = self.start()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
-
-  def in_training(self):
-    """Whether the fold has a checkpoint and is not finished."""
-    fold = self.workdir / 'fold0'
-    checkpoints = fold / 'checkpoints'
-    return (
-      checkpoints.is_dir()
-      and any(path.name.isdecimal() for path in checkpoints.iterdir())
-      and not (fold / 'scores.json').exists()
-    )
-
-  def kept(self):
-    """Phase and complete epochs of the latest checkpoint, None without one."""
-    checkpoints = self.workdir / 'fold0' / 'checkpoints'
-    whole = checkpoints.glob('[0-9]*/manifest.json')
-    latest = max((int(path.parent.name) for path in whole), default=None)
-    if latest is None:
-      return None
-    path = checkpoints / str(latest) / 'progress' / 'metadata'
-    progress = json.loads(path.read_text())
-    return progress['phase'], progress['epoch']
+many = pytest.mark.skipif(not helpers.FULL, reason='for the full tests')
 
 
 @pytest.fixture(scope='module')
@@ -172,11 +40,8 @@ def read(read_result, shared):
   """All that a finished run leaves but times and rates."""
 
   def read(command):
-    config = configuration.parse(
-      configuration.define_flags(), ['x', *ARGUMENTS]
-    )
-    with config.unlocked():
-      config.data.data_dir = f'{shared}/data'
+    fields = [a for a in command.arguments if a.startswith('--config')]
+    config = configuration.parse(configuration.define_flags(), ['x', *fields])
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(synthetic_ecg_dataset_builder.Builder, 'NUM_RECORDS', 60)
       [data] = experiment.load_data([config])
@@ -267,7 +132,7 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['SIGTERM', 'SIGINT'] if conftest.FULL else ['SIGTERM']
+  'name', ['SIGTERM', 'SIGINT'] if helpers.FULL else ['SIGTERM']
 )
 def test_signal_saves_and_the_run_goes_on(
   undisturbed, shared, read, tmp_path, name

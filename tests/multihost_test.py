@@ -14,10 +14,10 @@ import pytest
 
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import multihost
-from tests import conftest, killed_run_test
+from tests import helpers
 
 EPOCHS = 6
-COUNTS = (2, 4) if conftest.FULL else (2,)
+COUNTS = (2, 4) if helpers.FULL else (2,)
 
 
 def free_port():
@@ -26,7 +26,7 @@ def free_port():
     return probe.getsockname()[1]
 
 
-class Processes(killed_run_test.Command):
+class Processes(helpers.Command):
   """The command in one work folder, in several processes."""
 
   def __init__(self, folder, shared, count, devices_per_job, folds='(0,)'):
@@ -126,7 +126,7 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
     for a, b in zip(found, expected_rows, strict=True):
       losses = [float(row['train_loss']) for row in (a, b)]
       np.testing.assert_allclose(*losses, rtol=1e-4)
-  if conftest.FULL:  # An undisturbed run gives the same bits.
+  if helpers.FULL:  # An undisturbed run gives the same bits.
     undisturbed = Processes(tmp_path / 'other', shared, count, count)
     undisturbed.finish_all()
     assert undisturbed.read() == (rows, files)

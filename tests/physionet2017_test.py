@@ -11,13 +11,13 @@ import pytest
 
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
-from tests import prepare_test
+from tests import helpers
 
 
 @pytest.fixture
 def files(monkeypatch):
   """The dummy files, taken for the official ones."""
-  return prepare_test.use_dummy_as_official(monkeypatch)
+  return helpers.use_dummy_as_official(monkeypatch)
 
 
 @pytest.fixture(scope='module')
@@ -80,11 +80,11 @@ def test_records_are_sorted_and_carry_what_the_files_say(files):
 def test_zip_and_unpacked_folders_give_the_same_records(files, tmp_path):
   expected = source.verify(files)
   nested, flat = tmp_path / 'nested', tmp_path / 'flat'
-  with zipfile.ZipFile(prepare_test.DUMMY / 'training2017.zip') as archive:
+  with zipfile.ZipFile(helpers.DUMMY / 'training2017.zip') as archive:
     archive.extractall(nested)
-  shutil.copy(prepare_test.DUMMY / 'REFERENCE-v3.csv', nested)
+  shutil.copy(helpers.DUMMY / 'REFERENCE-v3.csv', nested)
   shutil.copytree(nested / 'training2017', flat)
-  shutil.copy(prepare_test.DUMMY / 'REFERENCE-v3.csv', flat)
+  shutil.copy(helpers.DUMMY / 'REFERENCE-v3.csv', flat)
   (flat / 'notes.txt').write_text('not read')
   assert equal(source.verify(source.read_folder(nested)), expected)
   assert equal(source.verify(source.read_folder(flat)), expected)
@@ -182,7 +182,7 @@ def test_signal_of_any_other_format_is_refused():
 
 
 def test_damaged_archives_are_refused(tmp_path, monkeypatch):
-  whole = (prepare_test.DUMMY / 'training2017.zip').read_bytes()
+  whole = (helpers.DUMMY / 'training2017.zip').read_bytes()
   with zipfile.ZipFile(io.BytesIO(whole)) as archive:
     info = archive.getinfo('training2017/A00005.mat')
   flipped = bytearray(whole)
@@ -297,8 +297,8 @@ def test_without_a_network_both_addresses_and_the_way_out_are_named(serve):
 
 def test_download_gives_the_files_of_the_archive_and_the_labels(files, serve):
   contents = {
-    source.ZIP_URL: (prepare_test.DUMMY / 'training2017.zip').read_bytes(),
-    source.LABELS_URL: (prepare_test.DUMMY / 'REFERENCE-v3.csv').read_bytes(),
+    source.ZIP_URL: (helpers.DUMMY / 'training2017.zip').read_bytes(),
+    source.LABELS_URL: (helpers.DUMMY / 'REFERENCE-v3.csv').read_bytes(),
   }
   requests = serve(
     lambda url, offset: Response(contents[url], offset=offset, length=9000)

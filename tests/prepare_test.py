@@ -18,21 +18,7 @@ from ecg_jax.datasets.synthetic_ecg import (
   synthetic_ecg_dataset_builder,
 )
 from ecg_jax.errors import InputError
-
-DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
-
-
-def use_dummy_as_official(monkeypatch):
-  """Has the dummy files taken for the official ones; returns them."""
-  files = source.read_folder(DUMMY)
-  records = sorted(name for name in files if name.endswith('.mat'))
-  digests = {name: hashlib.sha256(files[name]).hexdigest() for name in files}
-  lines = ''.join(f'{name[:6]} {digests[name]}\n' for name in records)
-  content_digest = hashlib.sha256(lines.encode()).hexdigest()
-  monkeypatch.setattr(source, 'CONTENT_DIGEST', content_digest)
-  for version, name in source.LABEL_FILES.items():
-    monkeypatch.setitem(source.LABEL_DIGESTS, version, digests[name])
-  return files
+from tests.helpers import DUMMY, use_dummy_as_official
 
 
 @pytest.fixture
@@ -221,7 +207,8 @@ TWO_AT_ONCE = """
 import pathlib, sys, time
 import pytest
 from ecg_jax.datasets.physionet2017 import source
-from tests.prepare_test import prepare_real, use_dummy_as_official
+from tests.helpers import use_dummy_as_official
+from tests.prepare_test import prepare_real
 
 folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 use_dummy_as_official(pytest.MonkeyPatch())

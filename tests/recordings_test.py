@@ -22,7 +22,7 @@ from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import find, formats, wfdb_files, windows
 from ecg_jax.recordings import lead as lead_lib
-from tests import fuzz_test
+from tests import helpers
 
 RATE = 300
 STATED = {'sampling_rate': 300.0, 'units': 'counts'}
@@ -768,17 +768,17 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
   'kind', ['hea', 'mat', 'edf', 'csv', 'npy', 'segments']
 )
-@fuzz_test.fuzzed
+@helpers.fuzzed
 @given(data=st.data())
 def test_accidents_are_explained(whole, kind, data):
   folder, files = whole
   content = data.draw(
-    fuzz_test.mutated(files[kind]) | fuzz_test.mutated(files[kind][:256])
+    helpers.mutated(files[kind]) | helpers.mutated(files[kind][:256])
   )
   suffix = 'hea' if kind == 'segments' else kind
   path = folder / f'{"s" if kind == "segments" else "a"}.{suffix}'
   path.write_bytes(content)
   try:
-    fuzz_test.accepts_or_explains(lambda: counts_of(path, **STATED))
+    helpers.accepts_or_explains(lambda: counts_of(path, **STATED))
   finally:
     path.write_bytes(files[kind])

@@ -74,43 +74,15 @@ def run(
     )
   failed: dict[str, Exception] = {}
 
-  def work(position: int) -> None:
-    """Runs jobs on one of this process's groups until none is left."""
-    held: _GroupData | None = None
-    group = groups[position]
-    first_device = group.mesh.devices.flat[0].id
-    group_stops = group.agreed(stop, f'stop/{first_device}')
-    while not group_stops():
-      try:
-        job = waiting.popleft()
-      except IndexError:
-        return
-      try:
-        with _lock(job, group):
-          if held is None or not held.serves(job):
-            held = None  # Room for the other one.
-            held = _GroupData.put(job, group)
-          train_loop.train_fold(
-            job, group, held.arrays, position=position, stop=group_stops
-          )
-      except Exception as error:  # Reported at the end; the other jobs go on.
-        failed[job.name] = error
-        together = isinstance(error, TrainingError | _RefusedError)
-        if group.is_coordinator or not together:
-          reason, _ = cli.explain(error)
-          print(f'{job.name} failed: {reason}', file=sys.stderr)
-        _release(error)
-        if not together and len(group.members) > 1:
-          # They wait for each other; without one of them the others end too.
-          raise PartialFailure(
-            f'{job.name} failed in process {jax.process_index()}: start all'
-            ' processes again with the same command to go on from the last'
-            ' checkpoint.'
-          ) from error
-
   threads = min(len(groups), len(waiting))
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
-    for ended in [pool.submit(work, position) for position in range(threads)]:
+    submitted = [
+      pool.submit(
+        _run_waiting, groups[position], position, waiting, failed, stop
+      )
+      for position in range(threads)
+    ]
+    for ended in submitted:
       ended.result()
   reasons = {name: str(error) for name, error in failed.items()}
   reports = multihost.exchange(
@@ -122,6 +94,57 @@ def run(
     if stopped and not stop():
       raise Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
+
+
+def _run_waiting(
+  group: DeviceGroup,
+  position: int,
+  waiting: collections.deque[Job],
+  failed: dict[str, Exception],
+  stop: Callable[[], bool],
+) -> None:
+  """Runs jobs on a group of devices until none is left.
+
+  Args:
+    group: The devices.
+    position: Line of the progress bars of its jobs.
+    waiting: Jobs of all groups of this process; those that run are removed.
+    failed: Name -> error of each failed job; errors are added.
+    stop: As of `run`.
+
+  Raises:
+    PartialFailure: A job failed in this process alone, of several.
+  """
+  held: _GroupData | None = None
+  first_device = group.mesh.devices.flat[0].id
+  group_stops = group.agreed(stop, f'stop/{first_device}')
+  while not group_stops():
+    try:
+      job = waiting.popleft()
+    except IndexError:  # Another group took it.
+      return
+    try:
+      with _lock(job, group):
+        if held is None or not held.serves(job):
+          held = None  # Room for the other one.
+          held = _GroupData.put(job, group)
+        train_loop.train_fold(
+          job, group, held.arrays, position=position, stop=group_stops
+        )
+    except Exception as error:  # Reported at the end; the other jobs go on.
+      failed[job.name] = error
+      together = isinstance(error, TrainingError | _RefusedError)
+      if group.is_coordinator or not together:
+        reason, _ = cli.explain(error)
+        print(f'{job.name} failed: {reason}', file=sys.stderr)
+      _release(error)
+      if not together and len(group.members) > 1:
+        # They wait for each other; without one of them the others end too.
+        raise PartialFailure(
+          f'{job.name} failed in process {jax.process_index()}: start all'
+          ' processes again with the same command to go on from the last'
+          ' checkpoint.'
+        ) from error
 
 
 def _release(error: BaseException) -> None:
