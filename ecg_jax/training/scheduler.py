@@ -77,10 +77,8 @@ def run(
   threads = min(len(groups), len(waiting))
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
     submitted = [
-      pool.submit(
-        _run_waiting, groups[position], position, waiting, failed, stop
-      )
-      for position in range(threads)
+      pool.submit(_run_waiting, group, position, waiting, failed, stop)
+      for position, group in enumerate(groups[:threads])
     ]
     for ended in submitted:
       ended.result()
