@@ -20,8 +20,8 @@ from ecg_jax.runs import metrics_csv
 def read(run_folder: pathlib.Path) -> None:
   """Prints a few facts from each kind of file."""
   run = json.loads((run_folder / 'config.json').read_text())
-  print(f'{run["config"]["model"]["name"]}, trained with jax', end=' ')
-  print(f'{run["versions"]["jax"]} on {len(run["digests"]["records"])} records')
+  config, versions = run['config'], run['versions']
+  print(f'{config["model"]["name"]}, trained with jax {versions["jax"]}')
 
   columns = {name: i for i, name in enumerate(metrics_csv.COLUMNS)}
   for path in sorted(run_folder.glob('fold*/metrics.csv')):

@@ -2,12 +2,15 @@
 
 import ast
 import functools
-import importlib.util
+import importlib
 import pathlib
 import re
 import shlex
+import textwrap
 
 import pytest
+
+from tests.house_test import ORDER
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')])
@@ -110,18 +113,18 @@ def _configs():
   """Name, as on the command line -> the config, or configs, of that file."""
   found = {}
   for path in sorted((ROOT / 'configs').glob('[!_]*.py')):
-    spec = importlib.util.spec_from_file_location(f'docs_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    name = f'configs/{path.name}'
+    module = importlib.import_module(f'ecg_jax.configs.{path.stem}')
     if hasattr(module, 'get_configs'):
       configs = module.get_configs()
-      found |= {name: configs, f'{name}:NAME': configs}
-      found |= {f'{name}:{key}': value for key, value in configs.items()}
+      presets = {'': configs, ':NAME': configs}
+      presets |= {f':{name}': config for name, config in configs.items()}
     else:
-      found[name] = module.get_config()
+      presets = {'': module.get_config()}
       if path.stem in ('crnn', 'cnn'):
-        found[f'{name}:authors'] = module.get_config('authors')
+        presets[':authors'] = module.get_config('authors')
+    for preset, config in presets.items():
+      found[f'configs/{path.name}{preset}'] = config
+      found[f'ecg_jax:{path.stem}{preset}'] = config
   return found
 
 
@@ -184,8 +187,8 @@ def test_configs_fields_and_files_exist(page):
   text = page.read_text()
   wrong = [
     name
-    for name in re.findall(r'configs/\w+\.py(?::\w+)?', text)
-    if name not in _configs()
+    for name in re.findall(r'(?:configs/\w+\.py|\becg_jax:\w+)(?::\w+)?', text)
+    if name not in _configs() and name != 'ecg_jax:NAME'
   ]
   wrong += set(re.findall(r'--config\.([\w.]+\w)', text)) - _fields()
   for span in _spans(text):
@@ -231,3 +234,28 @@ def test_every_page_is_in_the_navigation():
   assert sorted(listed) == sorted(
     str(page.relative_to(ROOT / 'docs')) for page in pages
   )
+
+
+def test_every_invariant_names_a_test_that_exists():
+  text = (ROOT / 'docs' / 'design.md').read_text()
+  section = text.partition('\n## Invariants\n')[2].partition('\n## ')[0]
+  rows = re.findall(r'^\| (.+) \| (.+) \|$', section, re.MULTILINE)[2:]
+  assert len(rows) > 20
+  wrong = []
+  for invariant, named in rows:
+    test = re.fullmatch(r'`(tests/\w+\.py)::(\w+)`', named)
+    file = ROOT / test[1] if test else None
+    if file is None or not file.exists():
+      wrong.append(invariant)
+    elif f'\ndef {test[2]}(' not in file.read_text():
+      wrong.append(f'{invariant} {named}')
+  assert not wrong
+
+
+def test_design_quotes_the_loop_and_the_order_of_imports():
+  text = (ROOT / 'docs' / 'design.md').read_text()
+  blocks = [block for _, block in _FENCE.findall(text)]
+  source = (ROOT / 'ecg_jax' / 'training' / 'train_loop.py').read_text()
+  loop = next(block for block in blocks if 'run.begin_phase()' in block)
+  assert textwrap.indent(loop, ' ' * 4) in source
+  assert '\n'.join([*ORDER, '']) in blocks
