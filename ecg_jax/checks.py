@@ -1,6 +1,8 @@
 """Checks of the values in a config.
 
-No JAX here, so that a mistake is reported at once.
+No JAX here, so that a mistake is reported at once. The spectrogram and the
+models check their own fields where they are defined, once JAX is imported but
+before any data is read.
 """
 
 import difflib
@@ -19,25 +21,19 @@ _CHOICES: Mapping[str, Sequence[str]] = {
   'label_version': ('v1', 'v2', 'v3'),
   'dtype': ('float32', 'bfloat16'),
   'on_nan': ('stop', 'restore'),
-  'spectrogram.normalise': ('none', 'record'),
   'phases.schedule': ('constant', 'cosine'),
   'model.name': ('cnn', 'crnn', 'residual_crnn'),
-  'model.reduction': ('max_pool', 'stride'),
-  'model.summary': ('last', 'mean'),
 }
 
-_LEAST = {'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2}
-"""Smallest value of a whole number; that of all others is 1."""
-
 _POSITIVE = (
-  'spectrogram.power_floor',
   'augmentation.slowest_heart_rate',
   'augmentation.fastest_heart_rate',
-  'model.batch_norm_epsilon',
   'checkpoint_minutes',
 )
 
-_NOT_NEGATIVE = ('weight_decay', 'phases.warmup_epochs')
+_NOT_NEGATIVE = ('seed', 'weight_decay', 'phases.warmup_epochs')
+
+_STAGES = ('spectrogram', 'model', 'dropout')  # groups that check themselves
 
 _PHASE_KINDS = {
   'cnn': ('all',),
@@ -58,8 +54,8 @@ def check(fields: Mapping[str, Any]) -> None:
     InputError: Names the field and the value.
     KeyError: A field is missing.
   """
-  for field in fields.keys() & _CHOICES.keys():
-    _check_choice(field, fields[field])
+  for field, choices in _CHOICES.items():
+    choice(field, fields[field], choices)
   described = 'crnn' if 'model.lstm_units' in fields else 'cnn'
   if 'model.widths' in fields:
     described = 'residual_crnn'
@@ -70,20 +66,21 @@ def check(fields: Mapping[str, Any]) -> None:
       f' configs/{_CONFIG_OF_MODEL.get(model, model)}.py.'
     )
   for field, value in fields.items():
-    _check_number(field, value)
+    if field.partition('.')[0] not in _STAGES:
+      _check_number(field, value)
   _check_relations(fields)
   _check_folds(fields['folds'], fields['data.folds_file'])
   _check_phases(fields)
 
 
-def _require(holds: bool, field: str, value: Any, rule: str) -> None:
+def require(holds: bool, field: str, value: Any, rule: str) -> None:
   """Raises an InputError that states the rule, unless it holds."""
   if not holds:
     raise InputError(f'{field} is {value}: it must {rule}.')
 
 
-def _check_choice(field: str, value: Any) -> None:
-  choices = _CHOICES[field]
+def choice(field: str, value: Any, choices: Sequence[str]) -> None:
+  """Raises an InputError unless the value is one of the choices."""
   if value not in choices:
     near = difflib.get_close_matches(str(value), choices, n=1) or choices
     raise InputError(
@@ -91,65 +88,57 @@ def _check_choice(field: str, value: Any) -> None:
     )
 
 
+def at_least(field: str, value: float, least: int) -> None:
+  """Raises an InputError unless the number is finite and at least `least`."""
+  require(least <= value < math.inf, field, value, f'be at least {least}')
+
+
+def positive(field: str, value: float) -> None:
+  """Raises an InputError unless the number is finite and above 0."""
+  require(0 < value < math.inf, field, value, 'be positive')
+
+
+def fraction(field: str, value: float) -> None:
+  """Raises an InputError unless the number is at least 0 and below 1."""
+  require(0 <= value < 1, field, value, 'be at least 0 and below 1')
+
+
 def _check_number(field: str, value: Any) -> None:
-  """Checks a number alone; floats are fractions but for those listed."""
-  if type(value) is int:
-    least = _LEAST.get(field, 1)
-    _require(value >= least, field, value, f'be at least {least}')
-  elif field == 'class_weight_power':
+  if field == 'class_weight_power':
     holds = value is None or 0 <= value <= 1
-    _require(holds, field, value, 'be between 0 and 1')
-  elif not isinstance(value, float):
+    require(holds, field, value, 'be between 0 and 1')
+  elif type(value) not in (int, float):
     return
-  elif field in _POSITIVE:
-    _require(0 < value < math.inf, field, value, 'be positive')
   elif field in _NOT_NEGATIVE:
-    _require(0 <= value < math.inf, field, value, 'be at least 0')
+    at_least(field, value, 0)
+  elif field in _POSITIVE:
+    positive(field, value)
+  elif type(value) is int:
+    at_least(field, value, 1)
   else:
-    _require(0 <= value < 1, field, value, 'be at least 0 and below 1')
+    fraction(field, value)
 
 
 def _check_relations(fields: Mapping[str, Any]) -> None:
   """Checks numbers that others limit."""
   seed = fields['seed']
-  _require(seed < 2**32, 'seed', seed, f'be below {2**32}')
+  require(seed < 2**32, 'seed', seed, f'be below {2**32}')
   slowest = fields['augmentation.slowest_heart_rate']
   fastest = fields['augmentation.fastest_heart_rate']
-  _require(
+  require(
     slowest <= fastest,
     'augmentation.fastest_heart_rate',
     fastest,
     f'be at least augmentation.slowest_heart_rate, {slowest}',
   )
   window = fields['spectrogram.window_samples']
-  hop = fields['spectrogram.hop_samples']
-  _require(
-    hop <= window,
-    'spectrogram.hop_samples',
-    hop,
-    f'not exceed spectrogram.window_samples, {window}',
-  )
-  kept, bins = fields['spectrogram.kept_bins'], window // 2 + 1
-  if kept is not None and kept > bins:
-    raise InputError(
-      f'spectrogram.kept_bins is {kept}: a window of {window} samples has'
-      f' {bins}.'
-    )
   longest = fields['augmentation.max_samples']
-  _require(
+  require(
     longest is None or longest >= window,
     'augmentation.max_samples',
     longest,
     f'be at least spectrogram.window_samples, {window}',
   )
-  frames = fields.get('model.kernel_frames', 1)
-  _require(frames % 2 == 1, 'model.kernel_frames', frames, 'be odd')
-  widths = fields.get('model.widths', (1,))
-  if not widths or any(type(w) is not int or w < 1 for w in widths):
-    raise InputError(
-      f'model.widths is {widths}: it lists the channels of each stage, like'
-      ' (40, 64, 96).'
-    )
 
 
 def _check_folds(folds: Any, folds_file: str | None) -> None:

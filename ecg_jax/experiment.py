@@ -76,6 +76,8 @@ def load_data(
   Raises:
     InputError: A source, a table or a fold cannot be used.
   """
+  for config in configs:
+    make_network(config)  # Checks its fields before any data is read.
   tables = [read_table(config) for config in configs]
   datasets: dict[tuple[str | None, ...], Dataset] = {}
   found = []
@@ -228,7 +230,7 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
   """The static half of the forward pass.
 
   Raises:
-    InputError: The model has no such field.
+    InputError: The model has no such field, or a value cannot be used.
   """
   dropout = {f'dropout_{name}': rate for name, rate in config.dropout.items()}
   random_changes = {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ecg_jax import configuration, default_config
+from ecg_jax import configuration, default_config, experiment
 from ecg_jax.errors import Help, InputError
 from tests.helpers import ROOT
 
@@ -40,7 +40,7 @@ def parse(*arguments, config='configs/crnn.py'):
 def refusal(*arguments, config='configs/crnn.py'):
   """The message, after checking that it is one sentence."""
   with pytest.raises(InputError) as caught:
-    parse(*arguments, config=config)
+    experiment.make_network(parse(*arguments, config=config))
   message = str(caught.value)
   assert re.fullmatch(r'\S.*[^.]\.', message), message
   return message
@@ -260,7 +260,7 @@ REFUSED = [
   ('seed', str(2**32), f'seed is {2**32}: it must be below {2**32}'),
   ('augmentation.fastest_heart_rate', '59.0', 'rate is 59.0: it must be at'),
   ('spectrogram.hop_samples', '65', 'hop_samples is 65: it must not exceed'),
-  ('spectrogram.kept_bins', '34', 'bins is 34: a window of 64 samples has 33.'),
+  ('spectrogram.kept_bins', '34', 'bins is 34: it must not exceed 33'),
   ('augmentation.max_samples', '63', 'is 63: it must be at least spectrogram'),
   ('model.kernel_frames', '4', 'frames is 4: it must be odd.'),
   *(

@@ -17,7 +17,7 @@ from ecg_jax.models import forward, preprocessing
 from ecg_jax.models.augmentation import Augmentation
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.training import optimizer
-from tests import conftest, tiny_models
+from tests import helpers, tiny_models
 
 SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
 OFF, BURSTS = Augmentation(), Augmentation(bursts=True)
@@ -173,7 +173,7 @@ TRAININGS = [
 
 
 @pytest.mark.parametrize(
-  ('name', 'kind', 'fields'), TRAININGS[: None if conftest.FULL else 3]
+  ('name', 'kind', 'fields'), TRAININGS[: None if helpers.FULL else 3]
 )
 @settings(max_examples=10, deadline=None)
 @given(

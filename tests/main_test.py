@@ -160,6 +160,13 @@ def test_a_list_of_configs_shares_devices_per_job(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_wrong_field_of_the_model_is_refused_before_data_is_read(tmp_path):
+  arguments = command(tmp_path)
+  assert 'model.width is 0' in refusal(*arguments, '--config.model.width=0')
+  assert 'is 65' in refusal(*arguments, '--config.spectrogram.hop_samples=65')
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_init_from_leaves_the_folder_free(tmp_path):
   code, _, err = run(
     '--config=configs/quickstart.py',

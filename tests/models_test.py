@@ -19,7 +19,7 @@ from ecg_jax.models import cnn, crnn, layers, residual_crnn
 from ecg_jax.models.kernels import convolution
 from ecg_jax.models.kernels.dropout import Dropout
 from ecg_jax.models.loss import weighted_cross_entropy
-from tests import conftest, tiny_models
+from tests import helpers, tiny_models
 
 BINS = 7
 
@@ -37,7 +37,7 @@ VARIANTS = {
   'crnn, max_pool, last': ('crnn', 'all', {'lstm_layers': 2}),
 }
 # Each model, reduction and gradient of a layer once.
-FEW = list(VARIANTS)[: None if conftest.FULL else 3]
+FEW = list(VARIANTS)[: None if helpers.FULL else 3]
 
 _variables = functools.partial(tiny_models.random_variables, bins=BINS)
 

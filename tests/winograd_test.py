@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from ecg_jax.models.kernels import winograd
-from tests import conftest
+from tests import helpers
 
 
 def _direct(x, kernel):
@@ -52,7 +52,7 @@ def _draw(taps, frames, bins, channels_in, channels_out, *, batch=2, seed=0):
   channels_in=st.integers(1, 4),
   channels_out=st.integers(1, 4),
 )
-@settings(max_examples=20 if conftest.FULL else 6, deadline=None)
+@settings(max_examples=20 if helpers.FULL else 6, deadline=None)
 def test_exact_in_float64(taps, frames, bins, channels_in, channels_out):
   """The algebra is right: tiles that are full, partial, or only one."""
   with jax.enable_x64(True):

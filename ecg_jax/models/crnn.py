@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax import checks
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.models.kernels.dropout import Dropout
 
@@ -22,6 +23,13 @@ class CRNNConfig(layers.ConvConfig):
   lstm_layers: int
   summary: str = 'last'
   """'last': last state of each direction; 'mean': mean over valid frames."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    checks.fraction('dropout.lstm', self.dropout_lstm)
+    checks.at_least('model.lstm_units', self.lstm_units, 1)
+    checks.at_least('model.lstm_layers', self.lstm_layers, 1)
+    checks.choice('model.summary', self.summary, ('last', 'mean'))
 
 
 class CRNN(nn.Module):

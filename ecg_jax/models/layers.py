@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from ecg_jax import checks
 from ecg_jax.models import preprocessing
 from ecg_jax.models.kernels import convolution, max_pool
 from ecg_jax.models.kernels.dropout import Dropout
@@ -34,6 +35,11 @@ class LayerConfig:
   """Compute dtype of convolutions and LSTMs; parameters are float32."""
   remat: bool = False
   """Whether to recompute layers for the gradient, which saves memory."""
+
+  def __post_init__(self) -> None:
+    checks.fraction('dropout.convolution', self.dropout_convolution)
+    checks.fraction('model.batch_norm_momentum', self.batch_norm_momentum)
+    checks.positive('model.batch_norm_epsilon', self.batch_norm_epsilon)
 
   @property
   def halvings(self) -> int:
@@ -60,6 +66,14 @@ class ConvConfig(LayerConfig):
   reduction: str = 'max_pool'
   """How a block halves frames and bins: 'max_pool' (2x2, the paper's) after its
   last layer, or a 'stride' of 2 in it (the authors' code)."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    checks.at_least('model.width', self.width, 1)
+    checks.at_least('model.growth', self.growth, 0)
+    checks.at_least('model.blocks', self.blocks, 1)
+    checks.at_least('model.layers_per_block', self.layers_per_block, 1)
+    checks.choice('model.reduction', self.reduction, ('max_pool', 'stride'))
 
   @property
   def halvings(self) -> int:

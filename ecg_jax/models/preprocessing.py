@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecg_jax import checks
+
 # Standard deviation, in counts of 1/1000 mV, that 'record' scales every
 # recording to; near the median of the PhysioNet 2017 records, so that the power
 # floor has about the same effect with and without normalization.
@@ -32,6 +34,28 @@ class Spectrogram:
   """Scaling of the signal: 'none' or 'record', see `normalise`."""
   kept_bins: int | None = None
   """Number of lowest frequency bins used, or None for all."""
+
+  def __post_init__(self) -> None:
+    window, hop, kept = self.window_samples, self.hop_samples, self.kept_bins
+    checks.at_least('spectrogram.window_samples', window, 2)
+    checks.at_least('spectrogram.hop_samples', hop, 1)
+    checks.require(
+      hop <= window,
+      'spectrogram.hop_samples',
+      hop,
+      f'not exceed spectrogram.window_samples, {window}',
+    )
+    checks.positive('spectrogram.power_floor', self.power_floor)
+    checks.choice('spectrogram.normalise', self.normalise, ('none', 'record'))
+    if kept is not None:
+      checks.at_least('spectrogram.kept_bins', kept, 1)
+      checks.require(
+        kept <= window // 2 + 1,
+        'spectrogram.kept_bins',
+        kept,
+        f'not exceed {window // 2 + 1}, as a window of {window} samples has no'
+        ' more',
+      )
 
   @property
   def bins(self) -> int:

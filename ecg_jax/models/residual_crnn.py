@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from ecg_jax import checks
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.models.kernels import convolution
 from ecg_jax.models.kernels.dropout import Dropout
@@ -30,6 +31,22 @@ class ResidualCRNNConfig(layers.LayerConfig):
   """Kernel size of the convolutions, odd."""
   lstm_units: int
   """Units of each direction."""
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    checks.fraction('dropout.output', self.dropout_output)
+    checks.require(
+      len(self.widths) > 0
+      and all(type(width) is int and width > 0 for width in self.widths),
+      'model.widths',
+      self.widths,
+      'list the channels of each stage, like (40, 64, 96)',
+    )
+    checks.at_least('model.blocks_per_stage', self.blocks_per_stage, 1)
+    frames = self.kernel_frames
+    checks.at_least('model.kernel_frames', frames, 1)
+    checks.require(frames % 2 == 1, 'model.kernel_frames', frames, 'be odd')
+    checks.at_least('model.lstm_units', self.lstm_units, 1)
 
   @property
   def halvings(self) -> int:
