@@ -179,9 +179,7 @@ def _help(
   return '\n'.join(lines)
 
 
-def _split_config_argument(
-  argv: Sequence[str],
-) -> tuple[str | None, list[str]]:
+def _split_config_argument(argv: Sequence[str]) -> tuple[str | None, list[str]]:
   """Returns the value of --config (the last counts) and other arguments."""
   path, rest, arguments = None, [], iter(argv)
   for argument in arguments:

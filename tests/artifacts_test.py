@@ -252,11 +252,7 @@ def test_predictions_are_sorted_and_exact(tmp_path):
   labels = ['N', 'A', 'O', '~', 'N']
   path = tmp_path / 'fold2' / 'predictions.csv'
   predictions.write(
-    path,
-    records=records,
-    labels=labels,
-    probabilities=probabilities,
-    fold=2,
+    path, records=records, labels=labels, probabilities=probabilities, fold=2
   )
   text = path.read_text()
   header, *lines = text.splitlines()

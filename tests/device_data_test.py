@@ -102,8 +102,7 @@ def test_batch_holds_the_samples_of_its_records_to_the_very_last(
 
 def test_dataset_beyond_32_bit_offsets_is_refused(small_data, mesh):
   dataset = dataclasses.replace(
-    small_data.dataset,
-    signal=np.broadcast_to(np.int16(0), 2**31 - 100),
+    small_data.dataset, signal=np.broadcast_to(np.int16(0), 2**31 - 100)
   )
   with pytest.raises(InputError, match='more than the 2,147,483,647'):
     device_data.put_dataset(dataset, 'v3', mesh)

@@ -178,10 +178,7 @@ def test_fields_of_other_types_are_refused(tmp_path):
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=message):
       folds.read_table(path)
-  for content, message in [
-    (b'{"folds": ', 'not JSON'),
-    (b'\xff', 'not UTF-8'),
-  ]:
+  for content, message in [(b'{"folds": ', 'not JSON'), (b'\xff', 'not UTF-8')]:
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
       folds.read_table(path)

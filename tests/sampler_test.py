@@ -308,11 +308,7 @@ def test_of_long_recordings_a_random_part_is_used():
   starts = []
   for epoch in range(1, 21):
     chunks = _epoch(
-      len(lengths),
-      epoch,
-      lengths=lengths,
-      max_samples=9000,
-      resampling=None,
+      len(lengths), epoch, lengths=lengths, max_samples=9000, resampling=None
     )
     order = np.argsort(_valid(chunks, 'records'))
     used, start, length = (

@@ -380,12 +380,7 @@ def test_same_seed_gives_the_same_bits_on_any_device_and_other_seeds_differ(
 
 
 def test_test_records_do_not_reach_training(
-  undisturbed,
-  small_config,
-  small_data,
-  train_job,
-  read_result,
-  tmp_path,
+  undisturbed, small_config, small_data, train_job, read_result, tmp_path
 ):
   rng = np.random.default_rng(0)
   dataset = small_data.dataset

@@ -55,9 +55,7 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(
-    self,
-    records: list[schema.Record],
-    membership: dict[str, dict[str, str]],
+    self, records: list[schema.Record], membership: dict[str, dict[str, str]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the examples of one split, in record order."""
     for record in records:

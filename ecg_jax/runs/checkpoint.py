@@ -120,10 +120,7 @@ class Checkpoints:
     )
 
   def save(
-    self,
-    state: Any,
-    best: Mapping[str, Any],
-    progress: Mapping[str, Any],
+    self, state: Any, best: Mapping[str, Any], progress: Mapping[str, Any]
   ) -> None:
     """Starts a save; the arguments may be overwritten once this returns.
 

@@ -24,10 +24,7 @@ def run_parser(prog: str, description: str) -> cli.ArgumentParser:
   parser = cli.ArgumentParser(prog=prog, description=description)
   parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
   parser.add_argument(
-    '--set',
-    choices=list(predictions.FILES),
-    default='test',
-    dest='set_name',
+    '--set', choices=list(predictions.FILES), default='test', dest='set_name'
   )
   parser.add_argument('--manual_dir', help="source files; default: the run's")
   parser.add_argument(

@@ -13,10 +13,7 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
-FILES = {
-  'test': 'predictions.csv',
-  'validation': 'validation_predictions.csv',
-}
+FILES = {'test': 'predictions.csv', 'validation': 'validation_predictions.csv'}
 """Set -> file with its predictions; the training set has none."""
 
 _PROBABILITIES = tuple(f'probability_{name}' for name in schema.CLASSES)

@@ -94,11 +94,7 @@ def _mains(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 
 def _spans(
-  rng: np.random.Generator,
-  samples: int,
-  share: float,
-  *,
-  fastest: float = 0.25,
+  rng: np.random.Generator, samples: int, share: float, *, fastest: float = 0.25
 ) -> np.ndarray:
   """Weight in [0, 1], near 1 in random spans that cover about `share`."""
   slow = band_noise(rng, samples, 0.02, fastest)
