@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ecg_jax import checks, cli, default_config
+from ecg_jax import cli, config_checks, default_config
 from ecg_jax.errors import ConfigError, Help, InputError
 
 EXECUTION_FIELDS = (
@@ -81,13 +81,13 @@ def parse(
     Help: The command line has --help.
   """
   configs = parse_all(values, argv)
-  if None not in configs:
-    path, _ = _split_config_argument(argv)
-    raise InputError(
-      f'{path} holds a list of configs: name one of them, like'
-      f' {path}:{next(iter(configs))}.'
-    )
-  return configs[None]
+  if None in configs:
+    return configs[None]
+  path, _ = _split_config_argument(argv)
+  raise InputError(
+    f'{path} holds a list of configs: name one of them, like'
+    f' {path}:{next(iter(configs))}.'
+  )
 
 
 def parse_all(
@@ -114,15 +114,11 @@ def parse_all(
         f'{path} makes a config without the field {error}: start from'
         ' ecg_jax.default_config.'
       ) from error
-    _make_absolute(config)
+    # A run is read with these paths later, from any folder.
+    for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
+      if owner[name] is not None:
+        owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
   return configs
-
-
-def _make_absolute(config: ml_collections.ConfigDict) -> None:
-  """Makes the paths absolute that a run is read with later, from any folder."""
-  for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
-    if owner[name] is not None:
-      owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
 
 
 def _parse_flags(
@@ -346,7 +342,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'The config has the field {unknown[0]!r}, which nothing reads: leave it'
       ' out.'
     )
-  checks.check(fields)
+  config_checks.check(fields)
 
 
 def deciding(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -393,18 +389,17 @@ def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
       ' know: use the version that wrote it.'
     )
   complete: dict[str, Any] = copy.deepcopy(dict(fields))
-  for name, value in _default_fields().items():
+  for name, value in defaults().items():
     group, _, field = name.rpartition('.')
-    (complete.setdefault(group, {}) if group else complete).setdefault(
-      field, value
-    )
+    owner = complete.setdefault(group, {}) if group else complete
+    owner.setdefault(field, value)
   return ml_collections.ConfigDict(_with_tuples(complete))
 
 
-def defaults(names: Iterable[str]) -> dict[str, Any]:
-  """Returns field -> JSON value of those that the default config has."""
-  known = _default_fields()
-  return {name: known[name] for name in names if name in known}
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+  """Returns field -> JSON value of all that the default config has."""
+  return _fields(to_json(default_config.get_config()))
 
 
 def _unknown(names: Iterable[str]) -> list[str]:
@@ -412,17 +407,12 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
   `experiment.make_network` checks those of a model.
   """
-  known = {*_default_fields(), *(f'phases.{name}' for name in _PHASES)}
+  known = {*defaults(), *(f'phases.{name}' for name in _PHASES)}
   return [
     name
     for name in names
     if name not in known and name.partition('.')[0] not in _MODEL_GROUPS
   ]
-
-
-@functools.cache
-def _default_fields() -> dict[str, Any]:
-  return _fields(to_json(default_config.get_config()))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
 import ml_collections
@@ -19,6 +19,8 @@ from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.models import augmentation, forward, loss, preprocessing
 from ecg_jax.runtime import files
 
+_Settings = TypeVar('_Settings')
+
 
 @dataclasses.dataclass(frozen=True)
 class FoldedDataset:
@@ -31,13 +33,12 @@ class FoldedDataset:
   def digests(self) -> dict[str, Any]:
     """Digests of the dataset, labels, folds and each record's samples."""
     records = self.dataset.record_digests()
-    labels = {
-      version: folds.labels_digest(self.dataset.labels(version))
-      for version in schema.LABEL_VERSIONS
-    }
     return {
       'dataset': files.digest(records),
-      'labels': labels,
+      'labels': {
+        version: folds.labels_digest(labels)
+        for version, labels in self.dataset.all_labels().items()
+      },
       'folds': table_digest(self.table),
       'records': records,
     }
@@ -166,15 +167,9 @@ def make_fold(
     for name in schema.SETS
   }
   classes = data.dataset.classes[config.label_version][sets['train']]
-  label_version = label_version or config.label_version
-  weights = make_class_weights(config, classes)
-  return Fold(
-    dataset=data.dataset,
-    number=number,
-    label_version=label_version,
-    sets=sets,
-    weights=weights[data.dataset.classes[label_version]],
-  )
+  version = label_version or config.label_version
+  weights = make_class_weights(config, classes)[data.dataset.classes[version]]
+  return Fold(data.dataset, number, version, sets, weights)
 
 
 def make_class_weights(
@@ -196,13 +191,12 @@ def make_sampler(
 ) -> sampler.Sampler:
   """Draws the batches of a fold."""
   classes = fold.dataset.classes[config.label_version][fold.sets['train']]
+  repeats = sampler.class_repeats(classes)
   return sampler.Sampler(
     lengths=fold.dataset.lengths,
     sets=fold.sets,
     key=(config.seed, fold.number),
-    repeats=(
-      sampler.class_repeats(classes) if config.compensated_sampling else None
-    ),
+    repeats=repeats if config.compensated_sampling else None,
     max_samples=config.augmentation.max_samples,
     resampling=make_resampling(config),
     shortest=config.spectrogram.window_samples,
@@ -220,10 +214,8 @@ def make_resampling(
   """Random resampling, or None where it is switched off."""
   if not config.augmentation.resampling:
     return None
-  return sampler.Resampling(
-    slowest=config.augmentation.slowest_heart_rate,
-    fastest=config.augmentation.fastest_heart_rate,
-  )
+  rates = config.augmentation
+  return sampler.Resampling(rates.slowest_heart_rate, rates.fastest_heart_rate)
 
 
 def make_network(config: ml_collections.ConfigDict) -> forward.Network:
@@ -233,10 +225,7 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
     InputError: The model has no such field, or a value cannot be used.
   """
   dropout = {f'dropout_{name}': rate for name, rate in config.dropout.items()}
-  random_changes = {
-    field.name: config.augmentation[field.name]
-    for field in dataclasses.fields(augmentation.Augmentation)
-  }
+
   return forward.Network(
     model=models.create_model(
       **config.model,
@@ -245,5 +234,13 @@ def make_network(config: ml_collections.ConfigDict) -> forward.Network:
       remat=config.remat,
     ),
     spectrogram=preprocessing.Spectrogram(**config.spectrogram),
-    augmentation=augmentation.Augmentation(**random_changes),
+    augmentation=from_config(augmentation.Augmentation, config.augmentation),
   )
+
+
+def from_config(
+  kind: type[_Settings], config: ml_collections.ConfigDict
+) -> _Settings:
+  """A dataclass, each field with the value of the config's of its name."""
+  fields = dataclasses.fields(cast(Any, kind))
+  return kind(**{field.name: config[field.name] for field in fields})

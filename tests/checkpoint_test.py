@@ -61,8 +61,10 @@ def _save(folder, *values):
 def _assert_holds(folder, value):
   with _open(folder) as checkpoints:
     assert checkpoints.progress() == {'epoch': value, 'loss': value / 3}
-    _assert_same(checkpoints.restore_state(_state(0.0)), _state(value))
-    _assert_same(checkpoints.restore_best(_variables(0.0)), _variables(-value))
+    _assert_same(checkpoints.restore('state', _state(0.0)), _state(value))
+    _assert_same(
+      checkpoints.restore('best', _variables(0.0)), _variables(-value)
+    )
 
 
 def test_latest_is_restored_bit_for_bit_and_two_are_preserved(tmp_path):
@@ -89,7 +91,7 @@ def test_moments_of_frozen_parameters_are_not_saved(tmp_path):
   state = _state(1.0, trained=('b',))
   with _open(tmp_path / FOLDER) as checkpoints:
     checkpoints.save(state, _variables(1.0), {})
-    restored = checkpoints.restore_state(_state(0.0, trained=('b',)))
+    restored = checkpoints.restore('state', _state(0.0, trained=('b',)))
   _assert_same(restored, state)
   assert set(restored.optimizer_state.mu) == {'b'}
   assert optimizer.split(restored.params, ('b',))[1].keys() == {'a'}
@@ -293,7 +295,7 @@ def test_checkpoint_of_something_else_is_refused_with_the_differences(
   like['params']['b'] = jnp.ones(5)
   message = r"'b'.*'float32\[5\]' here, 'float32\[4\]' there"
   with _open(three) as opened, pytest.raises(InputError, match=message):
-    opened.restore_best(like)
+    opened.restore('best', like)
   monkeypatch.setattr(checkpoint, '_FORMAT', 2)
   with pytest.raises(InputError, match='of format 1, this version reads'):
     _open(three)

@@ -169,13 +169,8 @@ def small_run(
   config.data.folds_file = str(folder.with_name('folds.json'))
   folds.write_table(small_data.table, config.data.folds_file)
   artifacts.begin_run(folder, config, small_data.digests())
-  artifacts.write_labels(
-    folder / 'labels.csv',
-    {
-      version: small_data.dataset.labels(version)
-      for version in schema.LABEL_VERSIONS
-    },
-  )
+  labels = small_data.dataset.all_labels()
+  artifacts.write_labels(folder / 'labels.csv', labels)
   job = make_job(config, small_data, 1, folder)
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)

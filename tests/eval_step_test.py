@@ -252,7 +252,7 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
   with checkpoint.Checkpoints(
     real_job.folder / 'checkpoints', real_job.settings
   ) as checkpoints:
-    best = checkpoints.restore_best(like)
+    best = checkpoints.restore('best', like)
   half_job = with_model(real_job, dtype=jnp.dtype('bfloat16'))
   found = eval_step.evaluate(
     best,

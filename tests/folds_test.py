@@ -207,7 +207,7 @@ def test_command_writes_the_table_it_was_asked_for(tmp_path):
 @pytest.mark.parametrize(
   ('changed', 'message'),
   [
-    (['--labels', 'none.csv'], 'Cannot read none.csv'),
+    (['--labels', 'none.csv'], 'none.csv cannot be read (No such file'),
     (['--num_folds', '1'], 'at least 2'),
     (['--num_folds', 'x'], 'invalid int value'),
     (['--out', 'none/folds.json'], 'Cannot write none/folds.json'),

@@ -141,7 +141,7 @@ elif point == 'writing':
     lambda *args, **kwargs: (save(*args, **kwargs), time.sleep(0.01), kill())
   )
 elif point == 'commit':
-  kills_at(checkpoint, '_files')
+  kills_at(checkpoint, '_inventory')
 elif point == 'evaluation':
   kills_at(eval_step, 'collect')
 elif point == 'limit':

@@ -16,7 +16,7 @@ FILES = sorted(
 # import those of the lines above it, and a folder its own files.
 ORDER = [
   'errors default_config',
-  'runtime checks',
+  'runtime config_checks',
   'cli',
   'recordings',
   'configuration',

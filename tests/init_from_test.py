@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import folds
 from ecg_jax.errors import InputError
 from ecg_jax.prediction import ensemble
 from ecg_jax.runs import artifacts, checkpoint
@@ -71,7 +71,7 @@ def test_training_goes_on_from_them_and_a_stop_changes_nothing(
   mesh = sharding.make_mesh(jax.devices()[:1])
   like = sharding.replicate(job.initial_variables(), mesh)
   with checkpoint.Checkpoints(folder, job.settings) as checkpoints:
-    best = checkpoints.restore_best(like)
+    best = checkpoints.restore('best', like)
   assert_same(jax.device_get(best)['params'], job.initial['params'])
 
 
@@ -179,8 +179,7 @@ def tuned_run(small_run, small_config, small_data, train_job, tmp_path):
   data = experiment.FoldedDataset(dataset, table)
   folder = tmp_path / 'tuned'
   artifacts.begin_run(folder, config, data.digests())
-  labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}
-  artifacts.write_labels(folder / 'labels.csv', labels)
+  artifacts.write_labels(folder / 'labels.csv', dataset.all_labels())
   phases = (optimizer.Phase('lstm', 1, 1e-3),)
   job = job_lib.make_job(config, data, 1, folder)
   train_job(dataclasses.replace(job, phases=phases))

@@ -211,7 +211,7 @@ def prepared(tmp_path, official):
 def test_folds_file_that_is_no_table(tmp_path):
   path = tmp_path / 'table.json'
   err = refusal(*command(tmp_path, folds_file=path))
-  assert f'Cannot read {path}' in err
+  assert f'{path} cannot be read' in err
   for content in ['', '{}', '[]', '{"folds": 3}']:
     path.write_text(content)
     assert str(path) in refusal(*command(tmp_path, folds_file=path))

@@ -41,12 +41,9 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
     """Makes all records before the first one is written."""
     records = self.make_records(dl_manager)
-    membership = _fold_membership(
-      folds.make_folds(
-        {record.name: record.labels['v2'] for record in records},
-        num_folds=schema.NUM_FOLDS,
-      )
-    )
+    labels = {record.name: record.labels['v2'] for record in records}
+    table = folds.make_folds(labels, num_folds=schema.NUM_FOLDS)
+    membership = _fold_membership(table)
     return {
       fold: self._generate_examples(
         [r for r in records if membership[r.name][fold] == 'test'], membership
@@ -59,16 +56,14 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the examples of one split, in record order."""
     for record in records:
-      yield (
-        record.name,
-        {
-          'record': record.name,
-          'signal': record.signal,
-          **{f'label_{v}': label for v, label in record.labels.items()},
-          'sampling_rate': schema.SAMPLING_RATE,
-          'fold_membership': membership[record.name],
-        },
-      )
+      example = {
+        'record': record.name,
+        'signal': record.signal,
+        **{f'label_{v}': label for v, label in record.labels.items()},
+        'sampling_rate': schema.SAMPLING_RATE,
+        'fold_membership': membership[record.name],
+      }
+      yield record.name, example
 
 
 def ecg_features() -> tfds.features.FeaturesDict:

@@ -28,6 +28,8 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
+_ADVICE = 'name a file that can be read'
+
 ALGORITHM = (
   'by class in the order N A O ~: sorted ids, RandomState(seed).shuffle, '
   'array_split; validation = part 1 of the division of what is not test'
@@ -79,9 +81,8 @@ def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
   for class_name in schema.CLASSES:
     records = np.array(sorted(r for r, c in labels.items() if c == class_name))
     np.random.RandomState(seed).shuffle(records)
-    for part, share in zip(
-      divided, np.array_split(records, parts), strict=True
-    ):
+    shares = np.array_split(records, parts)
+    for part, share in zip(divided, shares, strict=True):
       part.extend(share.tolist())
   return [sorted(part) for part in divided]
 
@@ -161,7 +162,7 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError: the file cannot be read or is not such a table.
   """
   try:
-    table = json.loads(_read_text(path))
+    table = json.loads(files.read_text(pathlib.Path(path), _ADVICE))
     problem = _structure_problem(table)
   except json.JSONDecodeError as error:
     problem = f'is not JSON ({error})'
@@ -204,8 +205,7 @@ def check_table(table: Mapping[str, Any], records: Collection[str]) -> None:
             'keep it in one set of the fold.'
           )
         places[record] = here
-    missing = known - places.keys()
-    if missing:
+    if missing := known - places.keys():
       raise InputError(
         f'Record {min(missing)} is in neither the train, the validation, the '
         f'test set of fold {fold} nor the holdout ({len(missing)} such '
@@ -247,28 +247,12 @@ def _without(
   return {r: label for r, label in labels.items() if r not in gone}
 
 
-def _read_text(path: str | os.PathLike[str]) -> str:
-  """A user's text file; InputError when it cannot be read."""
-  try:
-    return pathlib.Path(path).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    reason = getattr(error, 'strerror', None) or 'not UTF-8 text'
-    raise InputError(
-      f'Cannot read {path} ({reason}): name a file that can be read.'
-    ) from error
-
-
 def _structure_problem(table: Any) -> str:
   """What is wrong with the structure of a table of folds; '' if nothing is."""
   if not isinstance(table, dict):
     return 'is not a JSON object'
-  fields = {
-    'algorithm': str,
-    'seed': int,
-    'labels_sha256': str,
-    'holdout': list,
-    'folds': dict,
-  }
+  texts = dict.fromkeys(('algorithm', 'labels_sha256'), str)
+  fields = {**texts, 'seed': int, 'holdout': list, 'folds': dict}
   for field, kind in fields.items():
     if not isinstance(table.get(field), kind):
       return f'has no field {field!r} of type {kind.__name__}'
@@ -279,9 +263,8 @@ def _structure_problem(table: Any) -> str:
     return f'has folds named {list(folds)} in place of 0, 1, 2 and so on'
   for fold, sets in folds.items():
     if not isinstance(sets, dict) or sorted(sets) != sorted(schema.SETS):
-      return (
-        f'has a fold {fold} without exactly the sets {", ".join(schema.SETS)}'
-      )
+      names = ', '.join(schema.SETS)
+      return f'has a fold {fold} without exactly the sets {names}'
     for name, members in sets.items():
       if not members or not _is_list_of_text(members):
         return f'has a {name} set of fold {fold} that lists no record names'
@@ -300,14 +283,17 @@ def main(arguments: Sequence[str]) -> int:
     prog='ecg_jax.datasets.folds', description=__doc__
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.add_argument('--labels', required=True, help='csv of record,class')
+  parser.add_argument(
+    '--labels', type=pathlib.Path, required=True, help='csv of record,class'
+  )
   parser.add_argument('--num_folds', type=int, default=5)
   parser.add_argument('--train_validation_parts', type=int, default=6)
   parser.add_argument('--seed', type=int, default=14)
   parser.add_argument('--holdout', action='store_true')
   parser.add_argument('--out', required=True, help='JSON file to write')
   args = parser.parse_args(arguments)
-  labels = parse_labels(_read_text(args.labels), source=args.labels)
+  text = files.read_text(args.labels, _ADVICE)
+  labels = parse_labels(text, source=str(args.labels))
   table = make_folds(
     labels,
     num_folds=args.num_folds,

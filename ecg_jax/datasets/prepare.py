@@ -16,10 +16,9 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from ecg_jax import cli, configuration
+from ecg_jax.config_checks import DATASETS
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
-
-DATASETS = ('physionet2017', 'synthetic_ecg')
 
 
 def prepare(
@@ -60,11 +59,8 @@ def prepare(
         with contextlib.redirect_stdout(io.StringIO()):
           # Without one, TFDS would look into a folder that all datasets share.
           nowhere = os.fspath(root / f'.{name}.no_manual_dir')
-          builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-              manual_dir=folder or nowhere
-            )
-          )
+          source = tfds.download.DownloadConfig(manual_dir=folder or nowhere)
+          builder.download_and_prepare(download_config=source)
     # array_record raises RuntimeError where the file system refuses.
     except (OSError, RuntimeError) as error:
       raise InputError(
@@ -77,9 +73,8 @@ def prepare(
 
 def _builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
   """The builder of a dataset, with what is in its folder now."""
-  module = importlib.import_module(
-    f'ecg_jax.datasets.{name}.{name}_dataset_builder'
-  )
+  path = f'ecg_jax.datasets.{name}.{name}_dataset_builder'
+  module = importlib.import_module(path)
   return module.Builder(data_dir=os.fspath(root), file_format='array_record')
 
 
@@ -112,13 +107,9 @@ def _source_folder(manual_dir: str | None) -> str | None:
 
 def _check_complete(builder: tfds.core.DatasetBuilder) -> None:
   """Refuses a dataset folder that has lost files since it was built."""
-  lost = [
-    path
-    for split in builder.info.splits.values()
-    for path in split.filepaths
-    if not path.exists()
-  ]
-  if lost or not builder.is_prepared():
+  splits = builder.info.splits.values()
+  paths = [path for split in splits for path in split.filepaths]
+  if not (all(p.exists() for p in paths) and builder.is_prepared()):
     raise InputError(
       f'The prepared dataset in {builder.data_dir} is incomplete: delete that '
       'folder to have it built again.'

@@ -67,17 +67,18 @@ class Dataset:
     letters = [schema.CLASSES[index] for index in self.classes[version]]
     return dict(zip(self.records, letters, strict=True))
 
+  def all_labels(self) -> dict[str, dict[str, str]]:
+    """Label version -> record -> class letter."""
+    return {version: self.labels(version) for version in schema.LABEL_VERSIONS}
+
   def record_digests(self) -> dict[str, str]:
     """Record -> SHA-256 of its int16 samples (little-endian bytes)."""
+    digests = {}
     ends = self.offsets + self.lengths
-    return {
-      record: hashlib.sha256(
-        self.signal[start:end].astype('<i2').tobytes()
-      ).hexdigest()
-      for record, start, end in zip(
-        self.records, self.offsets, ends, strict=True
-      )
-    }
+    for name, *part in zip(self.records, self.offsets, ends, strict=True):
+      samples = self.signal[slice(*part)].astype('<i2').tobytes()
+      digests[name] = hashlib.sha256(samples).hexdigest()
+    return digests
 
   def find(self, records: Sequence[str]) -> np.ndarray:
     """Positions, int32, of records in the dataset."""
@@ -101,9 +102,8 @@ def load(builder: tfds.core.DatasetBuilder, *, in_memory: bool) -> Dataset:
     for number, source in enumerate(sources):
       for first in range(0, len(source), _READ_TOGETHER):
         places = range(first, min(first + _READ_TOGETHER, len(source)))
-        for place, read in zip(
-          places, source.__getitems__(places), strict=True
-        ):
+        found = source.__getitems__(places)
+        for place, read in zip(places, found, strict=True):
           example = {**read, 'place': (number, place)}
           example['length'] = len(read['signal'])
           if not in_memory:

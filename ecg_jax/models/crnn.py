@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax import checks
+from ecg_jax import config_checks as checks
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.models.kernels.dropout import Dropout
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import checks
+from ecg_jax import config_checks as checks
 from ecg_jax.models import preprocessing
 from ecg_jax.models.kernels import convolution, max_pool
 from ecg_jax.models.kernels.dropout import Dropout

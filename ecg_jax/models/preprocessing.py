@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax import checks
+from ecg_jax import config_checks as checks
 
 # Standard deviation, in counts of 1/1000 mV, that 'record' scales every
 # recording to; near the median of the PhysioNet 2017 records, so that the power

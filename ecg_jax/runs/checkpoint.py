@@ -94,9 +94,8 @@ class Checkpoints:
     self._folder = folder.resolve()
     self._settings = dict(settings)
     self._read_only = read_only
-    self._step, self._manifest, self._unusable = _find_intact(
-      self._folder, only_latest
-    )
+    found = _find_intact(self._folder, only_latest)
+    self._step, self._manifest, self._unusable = found
     self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._commit: concurrent.futures.Future[None] | None = None
     _check_made_for(self._folder, self._manifest, self._settings)
@@ -180,21 +179,18 @@ class Checkpoints:
     )
     return restored['progress']
 
-  def restore_state(self, like: Any) -> Any:
-    """Restores the latest state, with the shapes and shardings of `like`.
+  def restore(self, item: str, like: Any) -> Any:
+    """Restores arrays of the latest checkpoint.
+
+    Args:
+      item: 'state', the latest state, or 'best', the best weights.
+      like: Arrays, or shapes, of the same structure and where they are to be.
 
     Raises:
       InputError: It has arrays of other names, shapes or dtypes.
     """
-    return self._restore('state', like)
-
-  def restore_best(self, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Restores the best weights; otherwise as `restore_state`."""
-    return self._restore('best', dict(like))
-
-  def _restore(self, item, like):
-    differing = _differences(describe(like), self._manifest['arrays'][item])
-    if differing:
+    saved = self._manifest['arrays'][item]
+    if differing := _differences(describe(like), saved):
       raise InputError(
         f'{self._folder} holds a checkpoint of another model ({item}:'
         f' {differing}): name another folder with --workdir.'
@@ -211,11 +207,7 @@ class Checkpoints:
     """Waits until Orbax has committed a step, and adds its manifest."""
     self._manager.wait_until_finished()
     folder = self._folder / str(step)
-    files = {
-      name: [path.stat().st_size, _digest(path)]
-      for name, path in _files(folder)
-    }
-    content = {**content, 'files': files}
+    content = {**content, 'files': _inventory(folder)}
     files_lib.write_json(
       folder / _MANIFEST,
       {'content': content, 'digest': files_lib.digest(content)},
@@ -324,22 +316,20 @@ def _read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
 
 def _damage(folder: pathlib.Path, files: Mapping[str, Any]) -> str | None:
   """What is wrong with the files of a checkpoint, or None."""
-  present = dict(_files(folder))
-  missing = files.keys() - present
-  others = present.keys() - files - {_MANIFEST}
-  if missing:
+  try:
+    present = _inventory(folder)
+  except OSError as error:
+    return f'{error.filename}: {error.strerror}'
+  if missing := files.keys() - present:
     return f'{min(missing)} is missing'
-  if others:
+  if others := present.keys() - files:
     return f'{min(others)} does not belong to it'
   for name, (size, digest) in files.items():
-    try:
-      found = present[name].stat().st_size
-      if found != size:
-        return f'{name} has {found} bytes instead of {size}'
-      if _digest(present[name]) != digest:
-        return f'{name} has been changed'
-    except OSError as error:
-      return f'{name}: {error.strerror}'
+    found, found_digest = present[name]
+    if found != size:
+      return f'{name} has {found} bytes instead of {size}'
+    if found_digest != digest:
+      return f'{name} has been changed'
   return None
 
 
@@ -355,9 +345,9 @@ def _check_made_for(
       ' another folder with --workdir.'
     )
   # An earlier version may have had fewer fields.
-  saved = {**configuration.defaults(settings), **manifest['settings']}
-  differing = _differences(settings, saved)
-  if differing:
+  defaults = configuration.defaults()
+  saved = {**defaults, **manifest['settings']}
+  if differing := _differences({**defaults, **settings}, saved):
     raise InputError(
       f'{folder} holds a checkpoint of another run ({differing}): name another'
       ' folder with --workdir.'
@@ -379,13 +369,13 @@ def describe(tree: Any) -> dict[str, str]:
   }
 
 
-def _files(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
-  """All files below a folder, by their path in it."""
+def _inventory(folder: pathlib.Path) -> dict[str, list[Any]]:
+  """Path in a checkpoint -> size and SHA-256 of all its files but one."""
+  found = {}
   for path in sorted(folder.rglob('*')):
-    if not path.is_dir():
-      yield path.relative_to(folder).as_posix(), path
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+    if not path.is_dir() and path != folder / _MANIFEST:
+      with path.open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+      name = path.relative_to(folder).as_posix()
+      found[name] = [path.stat().st_size, digest]
+  return found

@@ -207,8 +207,8 @@ def restore(
     configuration.deciding(config) | {'fold': fold},
     only_latest=True,
   ) as checkpoints:
-    return checkpoints.restore_best(
-      sharding.replicated(variable_shapes(network), mesh)
+    return checkpoints.restore(
+      'best', sharding.replicated(variable_shapes(network), mesh)
     )
 
 

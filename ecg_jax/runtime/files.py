@@ -100,14 +100,15 @@ def _not_writable(
   )
 
 
-def read_text(path: pathlib.Path) -> str:
-  """Reads a UTF-8 file; raises InputError if that fails."""
+def read_text(
+  path: pathlib.Path, advice: str = 'use a complete run folder'
+) -> str:
+  """Reads a UTF-8 file; raises InputError with the advice if that fails."""
   try:
     return path.read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(
-      f'{path} cannot be read ({error}); give a complete run folder.'
-    ) from error
+    reason = getattr(error, 'strerror', None) or 'not UTF-8 text'
+    raise InputError(f'{path} cannot be read ({reason}): {advice}.') from error
 
 
 def read_csv(

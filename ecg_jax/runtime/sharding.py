@@ -6,13 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import (
-  AbstractMesh,
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-  Sharding,
-)
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import collectives
@@ -77,10 +71,7 @@ def device_groups(
   # Of each process in turn, where a group is not larger.
   blocks = [devices]
   if size <= of_process:
-    blocks = [
-      [device for device in devices if device.process_index == number]
-      for number in numbers
-    ]
+    blocks = [[d for d in devices if d.process_index == n] for n in numbers]
   return [
     block[first : first + size]
     for first in range(0, len(blocks[0]) - size + 1, size)
@@ -114,7 +105,7 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
 
   def put(x):
     if x.ndim < 2:
-      return _put(x, NamedSharding(mesh, WHOLE))
+      return replicate(x, mesh)
     padding = -x.shape[1] % mesh.size
     x = np.pad(x, ((0, 0), (0, padding)))
     return _put(x, NamedSharding(mesh, ROWS))
@@ -122,7 +113,7 @@ def split_rows(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(put, tree)
 
 
-def _put(tree: Any, where: Sharding) -> Any:
+def _put(tree: Any, where: NamedSharding) -> Any:
   """Puts arrays that each process has whole on the devices."""
   if where.is_fully_addressable:
     return jax.device_put(tree, where)
@@ -163,17 +154,13 @@ def on_own_rows(
 
   def call(*arguments):
     specs = [WHOLE] * len(arguments)
-    specs[2] = jax.tree.map(
-      lambda x: ROWS if x.ndim > 1 else WHOLE, arguments[2]
-    )
+    chunk = arguments[2]
+    specs[2] = jax.tree.map(lambda x: ROWS if x.ndim > 1 else WHOLE, chunk)
+    in_specs = tuple(specs)
+    # It sums where the gradient needs it, once; with check_vma, JAX would sum a
+    # parameter's gradient at each of its uses, as in each frame of a scan.
     return jax.shard_map(
-      run,
-      mesh=mesh,
-      in_specs=tuple(specs),
-      out_specs=WHOLE,
-      # It sums where the gradient needs it, once; the check would make JAX sum
-      # a parameter's gradient at each of its uses, as in each frame of a scan.
-      check_vma=False,
+      run, mesh=mesh, in_specs=in_specs, out_specs=WHOLE, check_vma=False
     )(*arguments)
 
   return call

@@ -67,13 +67,9 @@ class FoldRun:
     # Chunks whose results have not been fetched, oldest first.
     self._pending: list[tuple[Chunk, train_step.ChunkResult]] = []
     self._epoch_began = self._last_save = time.monotonic()
-    self._save_due = self.group.agreed(
-      lambda: (
-        self.group.is_coordinator
-        and time.monotonic() - self._last_save
-        > 60 * self.job.loop.checkpoint_minutes
-      ),
-      f'{self.job.name} saves {self.progress.restores}',
+    # Whether the last save was long ago; asked by all members alike.
+    self.save_due = self.group.agreed(
+      self._own_save_due, f'{self.job.name} saves {self.progress.restores}'
     )
 
   @property
@@ -141,10 +137,6 @@ class FoldRun:
     while self._pending:
       self._fetch_first()
     self.progress.seconds = time.monotonic() - self._epoch_began
-
-  def save_due(self) -> bool:
-    """Whether the last save was long ago; asked by all members alike."""
-    return self._save_due()
 
   def save(self) -> None:
     """Saves in the middle of an epoch."""
@@ -266,6 +258,11 @@ class FoldRun:
       mesh=self.group.mesh,
     )
 
+  def _own_save_due(self) -> bool:
+    seconds = time.monotonic() - self._last_save
+    is_late = seconds > 60 * self.job.loop.checkpoint_minutes
+    return self.group.is_coordinator and is_late
+
   def _save(self) -> None:
     self.checkpoints.save(
       self.state.saved(), self.best, dataclasses.asdict(self.progress)
@@ -351,8 +348,8 @@ def restore(
   state = initial_state(job, phase, best, step, key)
   if checkpoints.progress() is None:
     return state, best
-  best = checkpoints.restore_best(best)
-  return state.restored(checkpoints.restore_state(state.saved())), best
+  best = checkpoints.restore('best', best)
+  return state.restored(checkpoints.restore('state', state.saved())), best
 
 
 def initial_state(

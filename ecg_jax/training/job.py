@@ -106,13 +106,8 @@ def make_job(
     fold=fold,
     sampler=experiment.make_sampler(config, fold),
     network=network,
-    optimizer=Optimizer(config.weight_decay, config.average_decay),
+    optimizer=experiment.from_config(Optimizer, config),
     phases=phases(**config.phases, max_epochs=config.max_epochs),
-    loop=LoopSettings(
-      **{
-        field.name: config[field.name]
-        for field in dataclasses.fields(LoopSettings)
-      }
-    ),
+    loop=experiment.from_config(LoopSettings, config),
     initial=initial,
   )

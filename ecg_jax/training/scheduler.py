@@ -8,19 +8,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 
-from ecg_jax import cli
-from ecg_jax.errors import (
-  InputError,
-  Interrupted,
-  PartialFailure,
-  TrainingError,
-)
+from ecg_jax import cli, errors
 from ecg_jax.input_pipeline import device_data
-from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.runtime import files, multihost, sharding
 from ecg_jax.runtime.device_group import DeviceGroup
 from ecg_jax.training import train_loop
@@ -54,12 +47,8 @@ def run(
     InputError: There are fewer devices than a job is to have.
     Interrupted: Another process was told to stop.
   """
-  groups = [
-    DeviceGroup(sharding.make_mesh(devices))
-    for devices in sharding.device_groups(
-      jax.devices(), len(jobs), devices_per_job
-    )
-  ]
+  parts = sharding.device_groups(jax.devices(), len(jobs), devices_per_job)
+  groups = [DeviceGroup(sharding.make_mesh(devices)) for devices in parts]
   teams = list(dict.fromkeys(group.members for group in groups))
   groups = [group for group in groups if group.is_local]
   waiting = collections.deque(
@@ -88,9 +77,9 @@ def run(
   )
   for stopped, elsewhere in map(json.loads, reports):
     for name, message in elsewhere.items():
-      failed.setdefault(name, TrainingError(message))
+      failed.setdefault(name, errors.TrainingError(message))
     if stopped and not stop():
-      raise Interrupted(signal.SIGTERM)
+      raise errors.Interrupted(signal.SIGTERM)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
 
 
@@ -113,7 +102,8 @@ def _run_waiting(
   Raises:
     PartialFailure: A job failed in this process alone, of several.
   """
-  held: _GroupData | None = None
+  data: Any = None
+  held: tuple[int, str] | None = None  # Dataset and label version of `data`.
   first_device = group.mesh.devices.flat[0].id
   group_stops = group.agreed(stop, f'stop/{first_device}')
   while not group_stops():
@@ -123,22 +113,26 @@ def _run_waiting(
       return
     try:
       with _lock(job, group):
-        if held is None or not held.serves(job):
-          held = None  # Room for the other one.
-          held = _GroupData.put(job, group)
+        wanted = id(job.fold.dataset), job.fold.label_version
+        if held != wanted:
+          held = data = None  # Room for the other one.
+          data = device_data.put_dataset(
+            job.fold.dataset, job.fold.label_version, group.mesh
+          )
+          held = wanted
         train_loop.train_fold(
-          job, group, held.arrays, position=position, stop=group_stops
+          job, group, data, position=position, stop=group_stops
         )
     except Exception as error:  # Reported at the end; the other jobs go on.
       failed[job.name] = error
-      together = isinstance(error, TrainingError | _RefusedError)
+      together = isinstance(error, errors.TrainingError | _RefusedError)
       if group.is_coordinator or not together:
         reason, _ = cli.explain(error)
         print(f'{job.name} failed: {reason}', file=sys.stderr)
       _release(error)
       if not together and len(group.members) > 1:
         # They wait for each other; without one of them the others end too.
-        raise PartialFailure(
+        raise errors.PartialFailure(
           f'{job.name} failed in process {jax.process_index()}: start all'
           ' processes again with the same command to go on from the last'
           ' checkpoint.'
@@ -161,7 +155,7 @@ def _release(error: BaseException) -> None:
       left += [found.__cause__, found.__context__]
 
 
-class _RefusedError(InputError):
+class _RefusedError(errors.InputError):
   """The coordinator's refusal, in all processes of a job."""
 
 
@@ -173,29 +167,9 @@ def _lock(job: Job, group: DeviceGroup) -> Iterator[None]:
     if group.is_coordinator:
       try:
         stack.enter_context(files.locked(job.folder, wait=False))
-      except InputError as error:
+      except errors.InputError as error:
         refusal = str(error)
     refusal = group.exchange(f'{job.name} begins', refusal)[0]
     if refusal:
       raise _RefusedError(refusal)
     yield
-
-
-class _GroupData(NamedTuple):
-  """The dataset that a group of devices holds."""
-
-  dataset: Dataset
-  label_version: str
-  arrays: device_data.Data
-
-  @classmethod
-  def put(cls, job: Job, group: DeviceGroup) -> '_GroupData':
-    """Puts the dataset of a job on the devices."""
-    dataset, version = job.fold.dataset, job.fold.label_version
-    arrays = device_data.put_dataset(dataset, version, group.mesh)
-    return cls(dataset, version, arrays)
-
-  def serves(self, job: Job) -> bool:
-    """Whether it is the dataset of this job too."""
-    same = self.dataset is job.fold.dataset
-    return same and self.label_version == job.fold.label_version

@@ -7,7 +7,6 @@ import jax
 import ml_collections
 
 from ecg_jax import configuration, experiment, models
-from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
@@ -59,11 +58,8 @@ def train_runs(
   if is_coordinator:
     for run, config in runs.items():
       artifacts.begin_run(workdir / run, config, digests[run])
-      dataset = data[run].dataset
-      artifacts.write_labels(
-        workdir / run / 'labels.csv',
-        {v: dataset.labels(v) for v in schema.LABEL_VERSIONS},
-      )
+      labels = data[run].dataset.all_labels()
+      artifacts.write_labels(workdir / run / 'labels.csv', labels)
       print(_headline(config, workdir / run), flush=True)
   multihost.check_shared(workdir)
 

@@ -12,11 +12,14 @@ from typing import Any
 
 from ecg_jax.errors import InputError
 
+DATASETS = ('physionet2017', 'synthetic_ecg')
+"""Each has a folder of its name in `ecg_jax.datasets`."""
+
 PUBLISHED_FOLDS = 5
 """Number of folds of the published table, used without data.folds_file."""
 
 _CHOICES: Mapping[str, Sequence[str]] = {
-  'data.name': ('physionet2017', 'synthetic_ecg'),
+  'data.name': DATASETS,
   'data.placement': ('device', 'host'),
   'label_version': ('v1', 'v2', 'v3'),
   'dtype': ('float32', 'bfloat16'),
@@ -60,11 +63,12 @@ def check(fields: Mapping[str, Any]) -> None:
   if 'model.widths' in fields:
     described = 'residual_crnn'
   model = fields['model.name']
-  if model != described:
-    raise InputError(
-      f'model.name is {model!r}: this config describes a {described}, use'
-      f' configs/{_CONFIG_OF_MODEL.get(model, model)}.py.'
-    )
+  config = _CONFIG_OF_MODEL.get(model, model)
+  _refuse_unless(
+    model == described,
+    f'model.name is {model!r}',
+    f'this config describes a {described}, use configs/{config}.py',
+  )
   for field, value in fields.items():
     if field.partition('.')[0] not in _STAGES:
       _check_number(field, value)
@@ -75,17 +79,19 @@ def check(fields: Mapping[str, Any]) -> None:
 
 def require(holds: bool, field: str, value: Any, rule: str) -> None:
   """Raises an InputError that states the rule, unless it holds."""
+  _refuse_unless(holds, f'{field} is {value}', f'it must {rule}')
+
+
+def _refuse_unless(holds: bool, problem: str, advice: str) -> None:
   if not holds:
-    raise InputError(f'{field} is {value}: it must {rule}.')
+    raise InputError(f'{problem}: {advice}.')
 
 
 def choice(field: str, value: Any, choices: Sequence[str]) -> None:
   """Raises an InputError unless the value is one of the choices."""
-  if value not in choices:
-    near = difflib.get_close_matches(str(value), choices, n=1) or choices
-    raise InputError(
-      f'{field} is {value!r}: use {" or ".join(map(repr, near))}.'
-    )
+  near = difflib.get_close_matches(str(value), choices, n=1) or choices
+  advice = f'use {" or ".join(map(repr, near))}'
+  _refuse_unless(value in choices, f'{field} is {value!r}', advice)
 
 
 def at_least(field: str, value: float, least: int) -> None:
@@ -142,46 +148,42 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
 
 
 def _check_folds(folds: Any, folds_file: str | None) -> None:
-  if not folds:
-    raise InputError('folds is empty: name at least one, like (0,).')
+  _refuse_unless(bool(folds), 'folds is empty', 'name at least one, like (0,)')
+  last = '' if folds_file else f' to {PUBLISHED_FOLDS - 1}'
   for fold in folds:
-    if type(fold) is not int:
-      raise InputError(
-        f'folds holds {fold!r}: write whole numbers, like (0, 1).'
-      )
-    if fold < 0 or (folds_file is None and fold >= PUBLISHED_FOLDS):
-      last = '' if folds_file else f' to {PUBLISHED_FOLDS - 1}'
-      raise InputError(f'folds holds {fold}: folds are numbered from 0{last}.')
-  if len(set(folds)) < len(folds):
-    raise InputError(f'folds is {folds}: name each fold once.')
+    problem = f'folds holds {fold!r}'
+    is_number = type(fold) is int
+    _refuse_unless(is_number, problem, 'write whole numbers, like (0, 1)')
+    known = fold >= 0 and (folds_file is not None or fold < PUBLISHED_FOLDS)
+    _refuse_unless(known, problem, f'folds are numbered from 0{last}')
+  unique = len(set(folds)) == len(folds)
+  _refuse_unless(unique, f'folds is {folds}', 'name each fold once')
 
 
 def _check_phases(fields: Mapping[str, Any]) -> None:
-  kinds = fields['phases.kinds']
+  kinds, model = fields['phases.kinds'], fields['model.name']
+  count = f'set one for each of phases.kinds, {len(kinds)} in all'
   for field in ('phases.epochs', 'phases.learning_rates'):
-    if len(fields[field]) != len(kinds):
-      raise InputError(
-        f'{field} is {fields[field]}: set one for each of phases.kinds,'
-        f' {len(kinds)} in all.'
-      )
-  known = _PHASE_KINDS[fields['model.name']]
+    is_whole = len(fields[field]) == len(kinds)
+    _refuse_unless(is_whole, f'{field} is {fields[field]}', count)
+  known = _PHASE_KINDS[model]
+  trainable = f'a {model} can train {" or ".join(map(repr, known))}'
   for kind in kinds:
-    if kind not in known:
-      raise InputError(
-        f'phases.kinds holds {kind!r}: a {fields["model.name"]} can train'
-        f' {" or ".join(map(repr, known))}.'
-      )
-  if not kinds or kinds[-1] == 'auxiliary':
-    raise InputError(
-      f'phases.kinds is {kinds}: the last phase must train the model itself.'
-    )
+    _refuse_unless(kind in known, f'phases.kinds holds {kind!r}', trainable)
+  _refuse_unless(
+    bool(kinds) and kinds[-1] != 'auxiliary',
+    f'phases.kinds is {kinds}',
+    'the last phase must train the model itself',
+  )
   for epochs in fields['phases.epochs']:
-    if type(epochs) is not int or epochs < 1:
-      raise InputError(
-        f'phases.epochs holds {epochs!r}: epochs are whole numbers from 1.'
-      )
+    _refuse_unless(
+      type(epochs) is int and epochs >= 1,
+      f'phases.epochs holds {epochs!r}',
+      'epochs are whole numbers from 1',
+    )
   for rate in fields['phases.learning_rates']:
-    if type(rate) not in (int, float) or not 0 < rate < math.inf:
-      raise InputError(
-        f'phases.learning_rates holds {rate!r}: rates are positive numbers.'
-      )
+    _refuse_unless(
+      type(rate) in (int, float) and 0 < rate < math.inf,
+      f'phases.learning_rates holds {rate!r}',
+      'rates are positive numbers',
+    )
