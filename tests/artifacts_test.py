@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -13,8 +14,8 @@ from ecg_jax.configs import crnn
 from ecg_jax.errors import InputError
 from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runtime import files
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 DIGESTS = {
   'dataset': '1' * 64,
   'labels': {'v1': '2' * 64, 'v3': '3' * 64},
@@ -49,18 +50,14 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
   artifacts.write_scores(path, {'fold': 0})
   before = path.read_bytes()
 
-  def write_half_and_fail(self, content):
-    with self.open('wb') as file:
-      file.write(content[: len(content) // 2])
+  def fail(path, content):
+    if failing == 'write_bytes':
+      with path.open('wb') as file:
+        file.write(content[: len(content) // 2])
     raise OSError(28, 'No space left on device')
 
-  def fail(*_):
-    raise OSError(28, 'No space left on device')
-
-  if failing == 'write_bytes':
-    monkeypatch.setattr(pathlib.Path, 'write_bytes', write_half_and_fail)
-  else:
-    monkeypatch.setattr(os, 'replace', fail)
+  owner = pathlib.Path if failing == 'write_bytes' else os
+  monkeypatch.setattr(owner, failing, fail)
   with pytest.raises(InputError, match=r'scores\.json .*No space left'):
     artifacts.write_scores(path, {'fold': 1})
   assert path.read_bytes() == before
@@ -78,13 +75,9 @@ with files.locked(pathlib.Path(sys.argv[1]), wait=False):
 
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
   folder = tmp_path / 'run' / 'fold0'
-  with subprocess.Popen(
-    [sys.executable, '-c', HOLD, str(folder)],
-    cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as process:
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+  holder = [sys.executable, '-c', HOLD, str(folder)]
+  with subprocess.Popen(holder, cwd=ROOT, text=True, **pipes) as process:
     assert process.stdout.readline() == 'held\n'
     with (
       pytest.raises(InputError, match=f'in use by process {process.pid} on '),
@@ -162,12 +155,10 @@ def test_another_config_is_refused_with_its_fields(tmp_path):
   before = (tmp_path / 'config.json').read_bytes()
   other = config_with(seed=2, folds=(0,))
   other.model.lstm_units = 100
-  for refuse in (
-    lambda: artifacts.check_config(tmp_path, other),
-    lambda: artifacts.begin_run(tmp_path, other, DIGESTS),
-  ):
+  begin = functools.partial(artifacts.begin_run, digests=DIGESTS)
+  for refuse in (artifacts.check_config, begin):
     with pytest.raises(InputError) as caught:
-      refuse()
+      refuse(tmp_path, other)
     message = str(caught.value)
     assert 'seed: 2 here, 1 there' in message
     assert 'model.lstm_units: 100 here, 200 there' in message
@@ -255,18 +246,16 @@ def test_predictions_are_sorted_and_exact(tmp_path):
     path, records=records, labels=labels, probabilities=probabilities, fold=2
   )
   text = path.read_text()
-  header, *lines = text.splitlines()
-  assert header == (
-    'record,fold,label,predicted,'
-    'probability_N,probability_A,probability_O,probability_~'
-  )
-  rows = list(csv.reader(lines))
-  assert [row[0] for row in rows] == sorted(records)
-  for row in rows:
-    index = records.index(row[0])
-    assert row[1:3] == ['2', labels[index]]
-    assert row[3] == 'NAO~'[probabilities[index].argmax()]
-    assert row[4:] == [repr(float(p)) for p in probabilities[index]]
+  header, *rows = csv.reader(text.splitlines())
+  assert header == [
+    *('record', 'fold', 'label', 'predicted'),
+    *('probability_N', 'probability_A', 'probability_O', 'probability_~'),
+  ]
+  for row, record in zip(rows, sorted(records), strict=True):
+    index = records.index(record)
+    predicted = 'NAO~'[probabilities[index].argmax()]
+    cells = [repr(float(p)) for p in probabilities[index]]
+    assert row == [record, '2', labels[index], predicted, *cells]
   assert text.endswith('\n')
   assert '\r' not in text
   assert files_of(path.parent) == ['predictions.csv']
@@ -286,21 +275,18 @@ def two_predictions(tmp_path):
   return path
 
 
-def _assert_two(found):
-  assert found.records == ['A1', 'A2']
-  assert found.labels.tolist() == [1, 3]
-  assert found.predicted.tolist() == [1, 0]
-  assert found.probabilities.tolist() == np.eye(4)[[1, 0]].tolist()
-
-
 def test_predictions_are_what_the_summary_reads(two_predictions):
-  _assert_two(predictions.read(two_predictions, 0))
   header, *lines = two_predictions.read_text().splitlines()
   assert header == ','.join(predictions.COLUMNS)
   # Columns that another version added are skipped.
   lines = [f'more,{header},last', *(f'x,{line},"1,5"' for line in lines)]
-  two_predictions.write_text('\n'.join(lines))
-  _assert_two(predictions.read(two_predictions, 0))
+  for text in (two_predictions.read_text(), '\n'.join(lines)):
+    two_predictions.write_text(text)
+    found = predictions.read(two_predictions, 0)
+    assert found.records == ['A1', 'A2']
+    assert found.labels.tolist() == [1, 3]
+    assert found.predicted.tolist() == [1, 0]
+    assert found.probabilities.tolist() == np.eye(4)[[1, 0]].tolist()
 
 
 @pytest.mark.parametrize('column', predictions.COLUMNS)

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -79,18 +77,14 @@ def test_latest_is_restored_bit_for_bit_and_two_are_preserved(tmp_path):
   assert sorted(path.name for path in folder.iterdir()) == ['2', '3']
 
 
-def test_progress_keeps_what_json_text_would_lose(tmp_path):
-  progress = {'best': -math.inf, 'none': None, 'loss': 0.1 + 0.2, 'begun': True}
-  with _open(tmp_path / FOLDER) as checkpoints:
-    checkpoints.save(_state(1.0), _variables(1.0), progress)
-  with _open(tmp_path / FOLDER) as checkpoints:
-    assert checkpoints.progress() == progress
-
-
 def test_moments_of_frozen_parameters_are_not_saved(tmp_path):
+  """And progress is, with what JSON text would lose."""
+  progress = {'best': -math.inf, 'none': None, 'loss': 0.1 + 0.2, 'begun': True}
   state = _state(1.0, trained=('b',))
   with _open(tmp_path / FOLDER) as checkpoints:
-    checkpoints.save(state, _variables(1.0), {})
+    checkpoints.save(state, _variables(1.0), progress)
+  with _open(tmp_path / FOLDER) as checkpoints:
+    assert checkpoints.progress() == progress
     restored = checkpoints.restore('state', _state(0.0, trained=('b',)))
   _assert_same(restored, state)
   assert set(restored.optimizer_state.mu) == {'b'}
@@ -139,8 +133,7 @@ os._exit(9)
 
 def test_process_killed_during_a_save_leaves_the_one_before(tmp_path):
   folder = tmp_path / FOLDER
-  done = subprocess.run([sys.executable, '-c', _KILLED, str(folder)])
-  assert done.returncode == 9
+  helpers.run_python(_KILLED, folder, code=9)
   # The second was only begun.
   assert any('tmp' in path.name for path in folder.iterdir())
   with _open(folder) as checkpoints:
@@ -171,20 +164,11 @@ def _truncate(path, rng):
   path.write_bytes(content[: rng.integers(len(content))])
 
 
-def _remove(path, rng):
-  del rng
-  path.unlink()
-
-
-def _grow(path, rng):
-  path.write_bytes(path.read_bytes() + rng.bytes(3))
-
-
 DAMAGES = {
   'flip': _flip,
   'truncate': _truncate,
-  'remove': _remove,
-  'grow': _grow,
+  'remove': lambda path, rng: path.unlink(),
+  'grow': lambda path, rng: path.write_bytes(path.read_bytes() + rng.bytes(3)),
 }
 
 
@@ -278,6 +262,10 @@ def test_without_an_intact_checkpoint_nothing_is_restored(copied):
     shutil.rmtree(copied / step / 'best')
   with pytest.raises(InputError, match=r'2: best/.* is missing; 1: best/'):
     _open(copied)
+  for path in copied.glob('*/manifest.json'):
+    path.unlink()
+  with pytest.raises(InputError, match=r'2: incomplete.*; 1: incomplete'):
+    _open(copied)
   assert {path.name for path in copied.iterdir()} == {'1', '2'}
 
 
@@ -299,13 +287,6 @@ def test_checkpoint_of_something_else_is_refused_with_the_differences(
   monkeypatch.setattr(checkpoint, '_FORMAT', 2)
   with pytest.raises(InputError, match='of format 1, this version reads'):
     _open(three)
-
-
-def test_checkpoints_without_manifests_are_not_begun_anew(copied):
-  for path in copied.glob('*/manifest.json'):
-    path.unlink()
-  with pytest.raises(InputError, match=r'2: incomplete.*; 1: incomplete'):
-    _open(copied)
 
 
 @pytest.mark.parametrize(
@@ -355,12 +336,7 @@ Late('something else')
 
 def test_only_writes_that_outlive_their_save_are_not_reported():
   """In a process of its own: pytest catches such errors."""
-  done = subprocess.run(
-    [sys.executable, '-c', RAISED_WHERE_NOBODY_CATCHES],
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  done = helpers.run_python(RAISED_WHERE_NOBODY_CATCHES)
   assert done.stderr.count('Traceback') == 1
   assert 'RuntimeError: something else' in done.stderr
 

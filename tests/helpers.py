@@ -42,6 +42,31 @@ DUMMY = pathlib.Path(source.__file__).with_name('dummy_data')
 """Folder of made-up records in the form of the PhysioNet 2017 set."""
 
 
+def run_python(script, *arguments, code=0, cwd=ROOT, **environment):
+  """Runs a script in a process of its own.
+
+  Args:
+    script: Python.
+    arguments: Of the script.
+    code: The exit code that it is to end with.
+    cwd: Where it runs; it can import from the repository anywhere.
+    environment: Variables beside those of this process.
+
+  Returns:
+    The completed process, with its output as text.
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', script, *map(str, arguments)],
+    cwd=cwd,
+    env={**os.environ, 'PYTHONPATH': str(ROOT), **environment},
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
+  assert done.returncode == code, done.stderr
+  return done
+
+
 def use_dummy_as_official(monkeypatch):
   """Has the dummy files taken for the official ones; returns them."""
   files = source.read_folder(DUMMY)

@@ -1,6 +1,5 @@
 """Tests of ecg_jax.runtime.signals: signals, in processes of their own."""
 
-import pathlib
 import signal
 import subprocess
 import sys
@@ -8,10 +7,10 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.helpers import ROOT, run_python
 
 SCRIPT = """
-import hashlib, os, sys, time
+import contextlib, hashlib, os, sys, time
 from ecg_jax import cli, errors
 from ecg_jax.runtime import signals
 
@@ -24,19 +23,21 @@ def outside(loop):
   say('ready')
   time.sleep(60)
 
-def stops(loop):
+@contextlib.contextmanager
+def stopped(loop):
   with loop() as stop:
     say('ready')
     while not stop():
       time.sleep(0.01)
-    say('saved')
+    yield
   say('not reached')
 
+def stops(loop):
+  with stopped(loop):
+    say('saved')
+
 def saves(loop):
-  with loop() as stop:
-    say('ready')
-    while not stop():
-      time.sleep(0.01)
+  with stopped(loop):
     say('asked')
     sys.stdin.readline()
     say('saved')
@@ -67,10 +68,7 @@ def converted(loop):
     raise ImportError('while it was initialised')
 
 def fails(loop):
-  with loop() as stop:
-    say('ready')
-    while not stop():
-      time.sleep(0.01)
+  with stopped(loop):
     raise errors.InputError('No space.')
 
 def run():
@@ -86,18 +84,12 @@ class Process:
   """The script in one of its ways, ready for a signal."""
 
   def __init__(self, way, grace=60):
-    self._process = subprocess.Popen(
-      [sys.executable, '-c', SCRIPT, way, str(grace)],
-      cwd=ROOT,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    script = [sys.executable, '-c', SCRIPT, way, str(grace)]
+    self._process = subprocess.Popen(script, cwd=ROOT, text=True, **pipes)
     assert self._process.stdout.readline() == 'ready\n'
 
-  def send(self, number):
-    self._process.send_signal(number)
+    self.send = self._process.send_signal
 
   def line(self):
     return self._process.stdout.readline().strip()
@@ -106,11 +98,11 @@ class Process:
     self._process.stdin.write('\n')
     self._process.stdin.flush()
 
-  def close_stderr(self):
-    self._process.stderr.close()
-
-  def wait(self):
+  def end_unread(self):
+    """Exit code, where nobody reads stderr."""
     with self._process as process:
+      process.stderr.close()
+      self.send(signal.SIGTERM)
       return process.wait(30)
 
   def end(self):
@@ -167,10 +159,7 @@ def test_signal_that_other_code_gets_hold_of_still_ends(way):
 
 @pytest.mark.parametrize('way', ['goes_on', 'stops'])
 def test_ends_though_nobody_reads_what_it_says(way):
-  process = Process(way, grace=0.5)
-  process.close_stderr()
-  process.send(signal.SIGTERM)
-  assert process.wait() == 143
+  assert Process(way, grace=0.5).end_unread() == 143
 
 
 @pytest.mark.parametrize('way', ['goes_on', 'compiled'])
@@ -190,8 +179,7 @@ def test_error_while_stopping_is_told():
   assert process.end() == (2, '', 'No space.\n')
 
 
-def test_handlers_are_put_back():
-  script = """
+HANDLERS = """
 import signal
 from ecg_jax.runtime import signals
 before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
@@ -200,4 +188,7 @@ with signals.handled():
 assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 assert signal.set_wakeup_fd(-1) == -1
 """
-  subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True)
+
+
+def test_handlers_are_put_back():
+  run_python(HANDLERS)

@@ -1,13 +1,11 @@
 """Tests of ecg_jax.runtime.startup."""
 
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.helpers import run_python
 
 # Tells of its process once it went through the restart.
 SCRIPT = """
@@ -31,22 +29,12 @@ sys.exit(7)
 """
 
 
-def run(*arguments, tunables=None):
-  environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
-  if tunables is not None:
-    environment['GLIBC_TUNABLES'] = tunables
-  done = subprocess.run(
-    [sys.executable, '-c', SCRIPT, *arguments],
-    env=environment,
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 7, done.stderr
+def run(*arguments, tunables=''):
+  done = run_python(SCRIPT, *arguments, code=7, GLIBC_TUNABLES=tunables)
   return done.stdout.splitlines()
 
 
-linux_only = pytest.mark.skipif(sys.platform != 'linux', reason='Linux only')
+pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='Linux only')
 
 
 def can_be_asked_for():
@@ -54,14 +42,12 @@ def can_be_asked_for():
   return mode.exists() and '[madvise]' in mode.read_text()
 
 
-@linux_only
 def test_restarts_once_with_the_same_arguments_and_exit_code():
   lines = run('--field', 'two words')
   assert lines.count('started') == 2
   assert lines[-1] == "glibc.malloc.hugetlb=1 ['--field', 'two words']"
 
 
-@linux_only
 def test_large_memory_is_in_huge_pages():
   if not can_be_asked_for():
     pytest.skip('this kernel gives huge pages to all or to none')
@@ -69,7 +55,6 @@ def test_large_memory_is_in_huge_pages():
   assert 'small' in run(tunables='glibc.malloc.hugetlb=0')
 
 
-@linux_only
 def test_keeps_what_the_user_has_set():
   lines = run(tunables='glibc.malloc.arena_max=3')
   assert lines[-1].startswith(

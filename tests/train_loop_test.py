@@ -3,7 +3,6 @@
 import copy
 import csv
 import dataclasses
-import itertools
 import json
 import logging
 import math
@@ -74,27 +73,21 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
   def record_save(_, state, best, progress):
     saves.append((*jax.device_get((state, best)), copy.deepcopy(progress)))
 
+  def record_evaluation(*_, kind, **__):
+    evaluated.append(kind)
+
   train_chunk = train_step.train_chunk
   train_chunk.clear_cache()
   with pytest.MonkeyPatch.context() as patch:
     spy(patch, train_step, 'train_chunk', before=begin_chunk, after=end_chunk)
-    spy(
-      patch,
-      eval_step,
-      'dispatch',
-      before=lambda *_, kind, **__: evaluated.append(kind),
-    )
+    spy(patch, eval_step, 'dispatch', before=record_evaluation)
     spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
     spy(patch, sharding, 'fetch', before=fetches.append)
     train_job(job)
+  programs = train_chunk._cache_size()
+  result = read_result(job)
   return Recording(
-    job,
-    read_result(job),
-    chunks,
-    saves,
-    evaluated,
-    len(fetches),
-    train_chunk._cache_size(),
+    job, result, chunks, saves, evaluated, len(fetches), programs
   )
 
 
@@ -201,26 +194,13 @@ def test_the_stops_cover_the_run(undisturbed):
 # Phases.
 
 
-def test_frozen_phase_leaves_convolutions_and_their_statistics_untouched(
-  undisturbed,
-):
-  steps = [c for c in undisturbed.chunks if c['kind'] == 'lstm']
-  first, last = steps[0]['before'], steps[-1]['after']
-  for state in (first, last):
-    assert set(state.optimizer_state.mu) == {'lstm', 'output'}
-    assert set(state.optimizer_state.nu) == {'lstm', 'output'}
-  assert _bits(first.batch_stats) == _bits(last.batch_stats)
-  for name in ('convolutions', 'auxiliary'):
-    assert _bits(first.params[name]) == _bits(last.params[name])
-  for name in ('lstm', 'output'):
-    assert _bits(first.params[name]) != _bits(last.params[name])
-
-
-def test_each_phase_trains_all_that_is_its_own(undisturbed):
-  trained = undisturbed.job.network.model.trained
-  for kind, names in trained.items():
+def test_each_phase_trains_all_that_is_its_own_and_nothing_else(undisturbed):
+  for kind, names in undisturbed.job.network.model.trained.items():
     steps = [c for c in undisturbed.chunks if c['kind'] == kind]
     first, last = steps[0]['before'], steps[-1]['after']
+    for state in (first, last):
+      assert set(state.optimizer_state.mu) == set(names)
+      assert set(state.optimizer_state.nu) == set(names)
     changed = {
       name
       for name in first.params
@@ -288,14 +268,11 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
 def test_auxiliary_network_is_never_the_result(
   small_job, train_job, tmp_path, score_as, monkeypatch
 ):
+  """Of the equal scores after it, the earliest counts."""
   score_as(99.0, 99.0, 0.0, 0.0, 0.0)
   evaluated = []
-  spy(
-    monkeypatch,
-    eval_step,
-    'dispatch',
-    before=lambda *_, kind, **__: evaluated.append(kind),
-  )
+  record = lambda *_, kind, **__: evaluated.append(kind)  # noqa: E731
+  spy(monkeypatch, eval_step, 'dispatch', before=record)
   job = small_job(tmp_path)
   train_job(job)
   assert _best(job) == (1, 2)
@@ -352,15 +329,6 @@ def test_an_improvement_in_time_prolongs_the_phase(
   # Validated every second epoch; 4 is the best, so 7 is the last.
   assert _validated(job) == [(0, 2), (0, 4), (0, 6), (0, 7)]
   assert _best(job) == (0, 4)
-
-
-def test_of_equal_scores_the_earlier_is_kept(
-  small_job, train_job, tmp_path, score_as
-):
-  score_as(*[50.0] * 5)
-  job = small_job(tmp_path)
-  train_job(job)
-  assert _best(job) == (1, 2)
 
 
 # What decides the result.
@@ -436,48 +404,6 @@ def test_weights_predict_in_bfloat16_as_in_float32_within_its_rounding(
   assert np.ptp(whole, axis=0).max() > 0.05
 
 
-def _draws(job, phase=0, epoch=1):
-  """Position and length of each record drawn in an epoch, in its order."""
-  draws = dataclasses.replace(job.sampler, training_buckets=1)
-  chunks = draws.training_chunks(phase, epoch)
-  return tuple(
-    np.concatenate([getattr(chunk, name)[chunk.mask] for chunk in chunks])
-    for name in ('records', 'lengths')
-  )
-
-
-def test_every_epoch_draws_order_and_heart_rates_afresh(small_job, tmp_path):
-  job = small_job(tmp_path)
-  epochs = [(job, 0, epoch) for epoch in range(1, 6)]
-  others = [{'seed': 1}, {'number': 1}]
-  epochs += [(with_fields(job, **fields), 0, 1) for fields in others]
-  epochs += [(job, 1, 1), (job, 2, 1)]
-  found = [_draws(*epoch) for epoch in epochs]
-  for one, other in itertools.combinations(found, 2):
-    np.testing.assert_array_equal(np.sort(one[0]), np.sort(other[0]))
-    assert np.mean(one[0] != other[0]) > 0.5
-    lengths = [drawn[1][np.argsort(drawn[0])] for drawn in (one, other)]
-    assert np.mean(lengths[0] != lengths[1]) > 0.9
-  np.testing.assert_array_equal(_draws(job), found[0])
-
-
-def test_epoch_is_drawn_as_the_job_says(small_job, tmp_path):
-  job = small_job(tmp_path)
-  train_set, own = job.sampler.sets['train'], job.sampler.lengths
-  for fields in {}, {'resampling': None}:
-    records, lengths = _draws(with_fields(job, **fields))
-    np.testing.assert_array_equal(np.sort(records), np.sort(train_set))
-    unchanged = np.mean(lengths == own[records])
-    assert unchanged == 1 if fields else unchanged < 0.1
-  # Half of the set is never taken, so the other half is, twice.
-  repeats = 2 * (np.arange(len(train_set)) % 2)
-  job = with_fields(job, repeats=repeats)
-  records, _ = _draws(job)
-  taken, times = np.unique(records, return_counts=True)
-  assert set(taken) <= set(train_set[repeats > 0])
-  assert set(times) == {2}
-
-
 def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
   small_job, tmp_path, monkeypatch
 ):
@@ -505,41 +431,57 @@ def test_seed_and_fold_decide_the_first_weights_and_the_steps_keys(
 # The step and the chunk.
 
 
-def _chunk_arguments(job, mesh, kind='all'):
-  """A state, the chunks of an epoch, and a function that gives the arguments
-  to train one of them."""
-  data = put_data(job, mesh)
-  phase = optimizer.Phase(kind, 1, 1e-3)
-  learning_rate, key, variables, step = sharding.replicate(
-    (
-      np.float32(phase.learning_rate),
-      jax.random.key(5),
-      job.initial_variables(),
-      np.int32(0),
-    ),
-    mesh,
-  )
-  state = fold_run.initial_state(job, phase, variables, step, key)
+class Program:
+  """The program of a job's chunks, with a state of its own."""
 
-  def arguments(state, chunk):
-    return (
-      (state, data, device_data.put_chunk(chunk, mesh), learning_rate),
-      {'train_step': job.train_step(phase), 'mesh': mesh.abstract_mesh},
+  def __init__(self, job, kind='all', devices=1):
+    self.mesh = sharding.make_mesh(jax.devices()[:devices])
+    self.data = put_data(job, self.mesh)
+    self.chunks = job.sampler.training_chunks(0, 1)
+    phase = optimizer.Phase(kind, 1, 1e-3)
+    self.train_step = job.train_step(phase)
+    self.learning_rate, key, variables, step = sharding.replicate(
+      (
+        np.float32(phase.learning_rate),
+        jax.random.key(5),
+        job.initial_variables(),
+        np.int32(0),
+      ),
+      self.mesh,
     )
+    self.state = fold_run.initial_state(job, phase, variables, step, key)
 
-  return state, job.sampler.training_chunks(0, 1), arguments
+  def _arguments(self, chunk):
+    chunk = device_data.put_chunk(chunk, self.mesh)
+    static = {'train_step': self.train_step, 'mesh': self.mesh.abstract_mesh}
+    return (self.state, self.data, chunk, self.learning_rate), static
+
+  def train(self, chunk, rate=1.0):
+    """Trains a chunk at so many times the learning rate."""
+    args, static = self._arguments(chunk)
+    self.state, result = train_step.train_chunk(
+      *args[:-1], rate * args[-1], **static
+    )
+    return result
+
+  def trace(self):
+    args, static = self._arguments(self.chunks[0])
+    return train_step.train_chunk.trace(*args, **static)
+
+  def compile(self):
+    return self.trace().lower().compile()
 
 
-def _mean_losses(job, mesh, kind):
+def _mean_losses(job, kind, devices):
   """Moments after the first step, and the loss of each chunk of an epoch."""
-  state, chunks, arguments = _chunk_arguments(job, mesh, kind)
+  program = Program(job, kind, devices)
   losses, first = [], None
-  for chunk in chunks:
+  for chunk in program.chunks:
     steps = [1, chunk.num_steps - 1] if first is None else [chunk.num_steps]
     for part in _cut(chunk, steps):
-      args, kwargs = arguments(state, part)
-      state, (metrics, _) = train_step.train_chunk(*args, **kwargs)
+      metrics, _ = program.train(part)
       losses.append(float(metrics.loss) / int(metrics.records))
+      state = program.state
       first = first or jax.device_get((state.optimizer_state.mu, state.params))
   return first, losses
 
@@ -565,10 +507,7 @@ def test_one_device_gives_what_several_give(
 ):
   # 8 rows can be dealt out evenly; 5 are padded.
   job = small_job(tmp_path, batch_size=batch_size, training_buckets=1)
-  one, several = (
-    _mean_losses(job, sharding.make_mesh(jax.devices()[:count]), kind)
-    for count in (1, devices)
-  )
+  one, several = (_mean_losses(job, kind, count) for count in (1, devices))
   # The first moments after one step are a tenth of the gradients.
   for a, b in zip(
     *map(jax.tree.leaves, (one[0][0], several[0][0])), strict=True
@@ -589,15 +528,12 @@ def test_one_device_gives_what_several_give(
 def test_devices_send_gradients_and_statistics_once_and_nothing_else(
   small_job, tmp_path, remat
 ):
-  job = small_job(tmp_path)
-  job = with_model(job, remat=remat)
-  mesh = sharding.make_mesh(jax.devices()[:2])
-  state, chunks, arguments = _chunk_arguments(job, mesh)
-  args, kwargs = arguments(state, chunks[0])
-  program = train_step.train_chunk.lower(*args, **kwargs).compile().as_text()
+  job = with_model(small_job(tmp_path), remat=remat)
+  program = Program(job, devices=2)
+  state, text = program.state, program.compile().as_text()
   for other in ('all-gather', 'all-to-all', 'reduce-scatter', 'permute'):
-    assert other not in program
-  sums = re.findall(r'= (.*) all-reduce\(.*op_name="([^"]*)"', program)
+    assert other not in text
+  sums = re.findall(r'= (.*) all-reduce\(.*op_name="([^"]*)"', text)
   in_step = [shapes for shapes, name in sums if '/while/body/' in name]
   sent = sum(
     math.prod(map(int, dimensions.split(','))) if dimensions else 1
@@ -618,14 +554,12 @@ def test_devices_send_gradients_and_statistics_once_and_nothing_else(
 def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
   small_job, tmp_path
 ):
-  mesh = sharding.make_mesh(jax.devices()[:1])
   job = small_job(tmp_path, batch_size=8, training_buckets=1)
   kind = 'auxiliary'
-  state, chunks, arguments = _chunk_arguments(job, mesh, kind)
-  chunk = dataclasses.replace(chunks[-1], num_steps=1)
-  args, kwargs = arguments(state, chunk)
-  _, data, rows, _ = args
-  batch = device_data.take_batch(data, rows, 0)
+  program = Program(job, kind)
+  chunk = dataclasses.replace(program.chunks[-1], num_steps=1)
+  rows = device_data.put_chunk(chunk, program.mesh)
+  batch = device_data.take_batch(program.data, rows, 0)
   valid = np.flatnonzero(batch.mask)
   weights = job.fold.weights[chunk.records[0][valid]]
   labels = np.asarray(batch.labels)[valid]
@@ -636,7 +570,7 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
   def mean_loss(params):
     logits, _ = forward.train_logits(
       job.network,
-      {'params': params, 'batch_stats': state.batch_stats},
+      {'params': params, 'batch_stats': program.state.batch_stats},
       batch,
       jax.random.fold_in(jax.random.key(5), 0),
       samples=chunk.bucket.samples,
@@ -647,13 +581,13 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
     entropy = jnp.log(exponentials.sum(axis=1)) - jnp.log(share)
     return jnp.mean(entropy * weights)
 
-  loss, gradients = jax.value_and_grad(mean_loss)(state.params)
-  after, (metrics, bad_step) = train_step.train_chunk(*args, **kwargs)
+  loss, gradients = jax.value_and_grad(mean_loss)(program.state.params)
+  metrics, bad_step = program.train(chunk)
   assert int(bad_step) == -1
   assert int(metrics.records) == len(valid)
   assert float(metrics.loss) == pytest.approx(float(loss) * len(valid), 1e-4)
   # The first moments after one step are a tenth of the gradients.
-  moments = after.optimizer_state.mu
+  moments = program.state.optimizer_state.mu
   assert set(moments) == set(job.network.model.trained[kind])
   for name, tree in moments.items():
     for found, expected in zip(
@@ -667,85 +601,55 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
 
 @pytest.mark.parametrize('source', ['bursts', 'dropout', 'nothing'])
 def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
-  mesh = sharding.make_mesh(jax.devices()[:1])
   job = small_job(tmp_path, training_buckets=1)
   rate = 0.3 if source == 'dropout' else 0.0
   job = with_model(job, dropout_convolution=rate)
   changes = job.network.augmentation
   changes = dataclasses.replace(changes, bursts=source == 'bursts')
   job = with_fields(job, augmentation=changes)
-  state, chunks, arguments = _chunk_arguments(job, mesh, 'auxiliary')
-  chunk = dataclasses.replace(chunks[0], num_steps=1)
-  losses = []
-  for _ in range(4):
-    args, kwargs = arguments(state, chunk)
-    # The same records and weights each time: the rate is zero.
-    state, (metrics, _) = train_step.train_chunk(
-      *args[:-1], 0 * args[-1], **kwargs
-    )
-    losses.append(float(metrics.loss))
-  assert len(set(losses)) == (1 if source == 'nothing' else 4)
+  program = Program(job, 'auxiliary')
+  chunk = dataclasses.replace(program.chunks[0], num_steps=1)
+  # The same records and weights each time: the rate is zero.
+  results = [program.train(chunk, rate=0) for _ in range(4)]
+  losses = {float(result.metrics.loss) for result in results}
+  assert len(losses) == (1 if source == 'nothing' else 4)
 
 
 def test_steps_of_a_chunk_do_not_depend_on_how_it_is_cut(small_job, tmp_path):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  job = small_job(tmp_path)
-  _, chunks, arguments = _chunk_arguments(job, mesh)
-  full = next(chunk for chunk in chunks if chunk.num_steps == 2)
   found = []
   for counts in ([2], [1, 1]):
-    state, _, _ = _chunk_arguments(job, mesh)
-    metrics = []
+    program = Program(small_job(tmp_path))
+    full = next(chunk for chunk in program.chunks if chunk.num_steps == 2)
+    confusion = 0
     for part in _cut(full, counts):
-      args, kwargs = arguments(state, part)
-      state, (one, _) = train_step.train_chunk(*args, **kwargs)
-      metrics.append(jax.device_get(one))
-      assert int(one.records) == part.mask[: part.num_steps].sum()
-    assert int(state.step) == 2
-    found.append(
-      (_bits(state.saved()), sum(m.confusion for m in metrics).tolist())
-    )
+      metrics, _ = jax.device_get(program.train(part))
+      confusion += metrics.confusion
+      assert int(metrics.records) == part.mask[: part.num_steps].sum()
+    assert int(program.state.step) == 2
+    found.append((_bits(program.state.saved()), confusion.tolist()))
   assert found[0] == found[1]
 
 
 def test_chunk_without_steps_changes_nothing(small_job, tmp_path):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
-  before = _bits(state.saved())
-  args, kwargs = arguments(state, dataclasses.replace(chunks[0], num_steps=0))
-  state, (metrics, bad_step) = train_step.train_chunk(*args, **kwargs)
-  assert _bits(state.saved()) == before
+  program = Program(small_job(tmp_path))
+  before = _bits(program.state.saved())
+  chunk = dataclasses.replace(program.chunks[0], num_steps=0)
+  metrics, bad_step = program.train(chunk)
+  assert _bits(program.state.saved()) == before
   assert int(bad_step) == -1
   assert not any(np.any(leaf) for leaf in metrics)
-
-
-def test_state_after_takes_the_memory_of_the_state_before(small_job, tmp_path):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
-  args, kwargs = arguments(state, chunks[0])
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  compiled = train_step.train_chunk.lower(*args, **kwargs).compile()
-  assert compiled.memory_analysis().alias_size_in_bytes >= size
-  train_step.train_chunk(*args, **kwargs)
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_program_for_a_gpu(small_job, tmp_path, dtype):
   """Convolutions in the compute dtype, channels last; nothing of the host."""
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  job = small_job(tmp_path)
-  job = with_model(job, dtype=jnp.dtype(dtype))
-  state, chunks, arguments = _chunk_arguments(job, mesh)
-  args, kwargs = arguments(state, chunks[0])
-  traced = train_step.train_chunk.trace(*args, **kwargs)
-  text = traced.lower(lowering_platforms=('cuda',)).as_text()
-  convolutions = [
-    line for line in text.splitlines() if 'stablehlo.convolution' in line
-  ]
+  job = with_model(small_job(tmp_path), dtype=jnp.dtype(dtype))
+  program = Program(job)
+  text = program.trace().lower(lowering_platforms=('cuda',)).as_text()
+  lines = text.splitlines()
   element = {'float32': 'f32', 'bfloat16': 'bf16'}[dtype]
   layouts = set()
-  for line in convolutions:
+  for line in (line for line in lines if 'stablehlo.convolution' in line):
     assert re.findall(r'tensor<[\dx]*x(\w+)>', line) == [element] * 3
     layouts.add(re.search(r'dim_numbers = (.*\]), window', line)[1])
   # Of x, the gradient by x, and that by the kernel, which sums over records:
@@ -758,17 +662,14 @@ def test_program_for_a_gpu(small_job, tmp_path, dtype):
   assert 'f64' not in text
   assert 'callback' not in text
   donated = re.findall('tf.aliasing_output|jax.buffer_donor', text)
-  assert len(donated) == len(jax.tree.leaves(state))
+  assert len(donated) == len(jax.tree.leaves(program.state))
 
 
-def test_compiled_program_copies_no_dataset_and_takes_over_the_state(
-  small_job, tmp_path
-):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  state, chunks, arguments = _chunk_arguments(small_job(tmp_path), mesh)
-  args, kwargs = arguments(state, chunks[0])
-  compiled = train_step.train_chunk.lower(*args, **kwargs).compile()
-  signal = args[1].signal
+def test_state_after_takes_the_memory_of_the_state_before(small_job, tmp_path):
+  """And the compiled program copies no dataset."""
+  program = Program(small_job(tmp_path))
+  state, compiled = program.state, program.compile()
+  signal = program.data.signal
   # All that has the dataset's size, and where it comes from.
   made = re.findall(
     rf' = s16\[{signal.size}\]\S* ([\w-]+)\(', compiled.as_text()
@@ -776,6 +677,8 @@ def test_compiled_program_copies_no_dataset_and_takes_over_the_state(
   assert set(made) == {'parameter', 'get-tuple-element'}
   aliased = compiled.memory_analysis().alias_size_in_bytes
   assert aliased == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  program.train(program.chunks[0])
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 # The host.
@@ -825,29 +728,23 @@ def test_nothing_reaches_the_device_in_the_loop_unless_put_there(
 def test_stop_in_the_last_validation_of_a_phase_begins_no_other(
   undisturbed, small_job, train_job, read_result, tmp_path, monkeypatch
 ):
-  job = small_job(tmp_path)
+  job, group = small_job(tmp_path), make_group()
+  data = put_data(job, group.mesh)
   kinds, saved = [], []
-  group = make_group()
+
+  def record_chunk(*_, train_step, mesh):
+    kinds.append(train_step.kind)
+
+  def record_save(*args):
+    saved.append(args[-1]['epoch'])
+
+  def stop():
+    return saved[-1:] == [3]
+
   with monkeypatch.context() as patch:
-    spy(
-      patch,
-      train_step,
-      'train_chunk',
-      before=lambda *_, train_step, mesh: kinds.append(train_step.kind),
-    )
-    spy(
-      patch,
-      checkpoint.Checkpoints,
-      'save',
-      before=lambda *args: saved.append(args[-1]['epoch']),
-    )
-    train_loop.train_fold(
-      job,
-      group,
-      put_data(job, group.mesh),
-      position=0,
-      stop=lambda: saved[-1:] == [3],
-    )
+    spy(patch, train_step, 'train_chunk', before=record_chunk)
+    spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
+    train_loop.train_fold(job, group, data, position=0, stop=stop)
   assert set(kinds) == {'auxiliary'}
   assert saved == [2, 3]
   train_job(job)
@@ -888,18 +785,11 @@ def test_loss_that_is_not_finite_is_told_with_its_place(
 
 
 def test_first_bad_step_of_a_chunk_is_found(small_job, tmp_path):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  job = small_job(tmp_path, chunk_steps=4, training_buckets=1)
-  state, chunks, arguments = _chunk_arguments(job, mesh)
-  args, kwargs = arguments(state, chunks[0])
-  assert chunks[0].num_steps == 4
-  state, result = train_step.train_chunk(
-    *args[:-1], math.inf * args[-1], **kwargs
-  )
-  assert int(result.bad_step) == 1
-  args, kwargs = arguments(state, chunks[0])
-  _, result = train_step.train_chunk(*args, **kwargs)
-  assert int(result.bad_step) == 0
+  program = Program(small_job(tmp_path, chunk_steps=4, training_buckets=1))
+  chunk = program.chunks[0]
+  assert chunk.num_steps == 4
+  assert int(program.train(chunk, rate=math.inf).bad_step) == 1
+  assert int(program.train(chunk).bad_step) == 0
 
 
 @pytest.fixture
@@ -945,17 +835,12 @@ def test_restored_training_keeps_what_was_and_draws_anew(
   )
   found = read_result(job)
   assert found['progress'].restores == 1
-  place = [
-    [(row['phase'], row['epoch'], row['step']) for row in rows['metrics']]
-    for rows in (found, undisturbed.result)
-  ]
-  assert place[0] == place[1]
-  same = [
-    row == other
-    for row, other in zip(
-      found['metrics'], undisturbed.result['metrics'], strict=True
-    )
-  ]
+  pairs = zip(found['metrics'], undisturbed.result['metrics'], strict=True)
+  same = []
+  for row, other in pairs:
+    for name in ('phase', 'epoch', 'step'):
+      assert row[name] == other[name]
+    same.append(row == other)
   # The checkpoint was that of the validation before.
   assert same == [True] * 7 + [False]
 
@@ -1040,13 +925,11 @@ def test_average_is_what_is_evaluated_kept_and_resumed(
       improved.append(progress['epoch'])
       assert _bits(best) == _bits(state.average) != _bits(_variables(state))
 
+  def record_chunk(*args, **_):
+    rates.append(float(args[-1]))
+
   with monkeypatch.context() as patch:
-    spy(
-      patch,
-      train_step,
-      'train_chunk',
-      before=lambda *args, **_: rates.append(float(args[-1])),
-    )
+    spy(patch, train_step, 'train_chunk', before=record_chunk)
     spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
     train_job(job)
   assert improved
@@ -1073,29 +956,19 @@ def test_weight_decay_shrinks_the_kernels(regularised_job, tmp_path):
   sizes = []
   for decay in (0.0, 3.0):
     job = regularised_job(tmp_path / str(decay))
-    job = with_fields(job, weight_decay=decay)
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    state, chunks, arguments = _chunk_arguments(job, mesh)
-    for chunk in chunks:
-      args, kwargs = arguments(state, chunk)
-      state, _ = train_step.train_chunk(*args, **kwargs)
-    sizes.append(
-      sum(
-        float(np.abs(leaf).sum())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-        if path[-1].key.startswith('kernel')
-      )
-    )
+    program = Program(with_fields(job, weight_decay=decay))
+    for chunk in program.chunks:
+      program.train(chunk)
+    arrays = jax.tree_util.tree_leaves_with_path(program.state.params)
+    kernels = [x for path, x in arrays if path[-1].key.startswith('kernel')]
+    sizes.append(sum(float(np.abs(kernel).sum()) for kernel in kernels))
   assert sizes[1] < 0.99 * sizes[0]
 
 
 def test_gradient_that_is_not_finite_is_bad_though_the_loss_is(
   small_job, tmp_path, monkeypatch
 ):
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  job = small_job(tmp_path)
-  state, chunks, arguments = _chunk_arguments(job, mesh)
-  args, kwargs = arguments(state, chunks[0])
+  program = Program(small_job(tmp_path))
   losses = train_step.weighted_cross_entropy
 
   @jax.custom_jvp
@@ -1108,6 +981,6 @@ def test_gradient_that_is_not_finite_is_bad_though_the_loss_is(
   )
   # The last test of the file: the others use what is compiled.
   train_step.train_chunk.clear_cache()
-  _, result = train_step.train_chunk(*args, **kwargs)
+  bad_step = program.train(program.chunks[0]).bad_step
   train_step.train_chunk.clear_cache()
-  assert int(result.bad_step) == 0
+  assert int(bad_step) == 0

@@ -1,9 +1,5 @@
 import csv
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,8 +7,7 @@ import pytest
 from ecg_jax.errors import InputError
 from ecg_jax.runs import metrics_csv
 from ecg_jax.training import writers
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.helpers import run_python
 
 
 def row(phase, epoch, validated=True):
@@ -46,12 +41,11 @@ def test_rows_have_exactly_the_columns_and_exact_numbers(tmp_path):
   file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
-  assert path.read_text().splitlines()[0] == (
-    'phase,epoch,step,train_loss,validation_loss,validation_score,'
-    'learning_rate,records_per_second,seconds'
-  )
+  assert path.read_text().splitlines()[0] == ','.join(row(0, 1))
   assert rows_of(path) == written(rows)
   assert [p.name for p in path.parent.iterdir()] == ['metrics.csv']
+  with pytest.raises(ValueError, match='speed'):  # It is no column.
+    file.append({**row(1, 2), 'speed': 3})
 
 
 @pytest.mark.parametrize(
@@ -61,21 +55,14 @@ def test_a_restart_replaces_the_rows_after_where_it_goes_on(
   tmp_path, phase, epochs, kept
 ):
   path = tmp_path / 'metrics.csv'
-  rows = [row(0, 1), row(0, 2, validated=False), row(0, 3), row(1, 1)]
-  rows += [row(1, 2)]
+  rows = [row(0, epoch, validated=epoch != 2) for epoch in (1, 2, 3)]
+  rows += [row(1, 1), row(1, 2)]
   file = metrics_csv.MetricsFile(path, 0, 0, enabled=True)
   for epoch in rows:
     file.append(epoch)
   new = {**row(phase, epochs + 1), 'train_loss': 9.0}
   metrics_csv.MetricsFile(path, phase, epochs, enabled=True).append(new)
   assert rows_of(path) == written([*rows[:kept], new])
-
-
-def test_a_key_that_is_no_column_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match='speed'):
-    metrics_csv.MetricsFile(
-      tmp_path / 'metrics.csv', 0, 0, enabled=True
-    ).append({**row(0, 1), 'speed': 3})
 
 
 def bar(**fields):
@@ -156,15 +143,7 @@ for _ in range(9):
 board.close()
 print('done')
 """
-  done = subprocess.run(
-    [sys.executable, '-c', script],
-    cwd=tmp_path,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=60,
-    check=True,
-  )
+  done = run_python(script, cwd=tmp_path)
   assert done.stdout == 'done\n'
   said = [line for line in done.stderr.splitlines() if 'board' in line.lower()]
   assert len(said) == 1
