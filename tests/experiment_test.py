@@ -53,15 +53,15 @@ def test_thinned_sets_are_parts_of_the_whole(config, small_data):
 
 def test_without_class_weights_all_weigh_one(config):
   classes = np.array([0, 0, 1, 2, 3])
-  weights = experiment.make_class_weights(config, classes)
-  np.testing.assert_array_equal(weights, loss.class_weights(classes))
-  config.class_weight_power = 0.5
-  weights = experiment.make_class_weights(config, classes)
-  np.testing.assert_array_equal(weights, loss.class_weights(classes, 0.5))
-  config.class_weights = False
-  weights = experiment.make_class_weights(config, classes)
-  assert weights.dtype == np.float32
-  np.testing.assert_array_equal(weights, np.ones(4))
+  for fields, expected in (
+    ({}, loss.class_weights(classes)),
+    ({'class_weight_power': 0.5}, loss.class_weights(classes, 0.5)),
+    ({'class_weights': False}, np.ones(4, np.float32)),
+  ):
+    config.update(fields)
+    weights = experiment.make_class_weights(config, classes)
+    assert weights.dtype == np.float32
+    np.testing.assert_array_equal(weights, expected)
 
 
 @pytest.mark.parametrize('weighted', [True, False])
@@ -75,10 +75,9 @@ def test_class_without_records_is_warned_of(config, caplog, weighted):
 
 
 def test_augmentation_can_be_switched_off(config):
-  changes = experiment.make_network(config).augmentation
-  assert changes.bursts
-  assert changes.burst_span_samples == config.augmentation.burst_span_samples
-  assert changes.burst_share == config.augmentation.burst_share
+  changes = dataclasses.asdict(experiment.make_network(config).augmentation)
+  assert changes['bursts']
+  assert changes.items() <= dict(config.augmentation).items()
   assert experiment.make_resampling(config) == sampler.Resampling(60.0, 120.0)
   config.augmentation.resampling = False
   config.augmentation.bursts = False
@@ -92,11 +91,10 @@ def test_network_has_the_fields_of_the_config(config):
   network = experiment.make_network(config)
   assert network.model.config.dtype == jnp.bfloat16
   assert network.spectrogram.hop_samples == 16
-  for name, value in config.model.items():
-    if name != 'name':
-      assert getattr(network.model.config, name) == value
-  for name, value in config.dropout.items():
-    assert getattr(network.model.config, f'dropout_{name}') == value
+  rates = {f'dropout_{name}': rate for name, rate in config.dropout.items()}
+  expected = {**config.model, **rates}
+  del expected['name']
+  assert expected.items() <= vars(network.model.config).items()
   # Programs are found again by it.
   assert network == experiment.make_network(config)
   assert hash(network) == hash(experiment.make_network(config))
@@ -148,42 +146,29 @@ def test_table_of_a_file_is_used_and_checked(
 
 
 @pytest.mark.parametrize(
-  ('length', 'message'),
-  [(63, 'less than one spectrogram window'), (60_000, 'a step can take')],
-)
-def test_record_of_a_length_that_cannot_be_used_is_named(
-  load, small_data, length, message
-):
-  dataset = small_data.dataset
-  lengths = dataset.lengths.copy()
-  lengths[-1] = length
-  signal = np.resize(dataset.signal, dataset.offsets[-1] + length)
-  dataset = dataclasses.replace(dataset, signal=signal, lengths=lengths)
-  with pytest.raises(InputError, match=f'Record S00060 has .* {message}'):
-    load(dataset)
-
-
-@pytest.mark.parametrize(
-  ('field', 'value', 'length'),
+  ('fields', 'length', 'message'),
   [
-    ('resampling', False, 65_535),
-    ('resampling', False, 65_536),
-    ('max_samples', 9000, 100_000),
+    ({}, 63, 'less than one spectrogram window'),
+    ({}, 60_000, 'a step can take'),
+    ({'resampling': False}, 65_535, None),
+    # Its square does not fit in 32 bits.
+    ({'resampling': False}, 65_536, '65535 that a step can take'),
+    ({'max_samples': 9000}, 100_000, None),
   ],
 )
-def test_longer_records_will_do_without_resampling_or_in_parts(
-  load, config, small_data, tmp_path, field, value, length
+def test_records_of_a_length_that_cannot_be_used_are_named(
+  load, config, small_data, tmp_path, fields, length, message
 ):
-  config.augmentation[field] = value
+  config.augmentation.update(fields)
   config.data.folds_file = str(tmp_path / 'folds.json')
   (tmp_path / 'folds.json').write_text(json.dumps(small_data.table))
   dataset = small_data.dataset
   lengths = dataset.lengths.copy()
   lengths[-1] = length
   signal = np.resize(dataset.signal, dataset.offsets[-1] + length)
-  long = dataclasses.replace(dataset, signal=signal, lengths=lengths)
-  if length == 65_536:  # Its square is no 32-bit number any more.
-    with pytest.raises(InputError, match='65535 that a step can take'):
-      load(long)
+  other = dataclasses.replace(dataset, signal=signal, lengths=lengths)
+  if message is None:
+    assert load(other).dataset is other
   else:
-    assert load(long).dataset is long
+    with pytest.raises(InputError, match=f'Record S00060 has .* {message}'):
+      load(other)

@@ -21,21 +21,20 @@ def some_labels(records: int = 120) -> dict[str, str]:
   return {f'A{i:05d}': 'NNNNAAOOO~'[i % 10] for i in range(records)}
 
 
-@hypothesis.given(label_maps, st.integers(1, 7), st.integers(0, 99))
-def test_divide_partitions_every_class_evenly(labels, parts, seed):
+@hypothesis.given(
+  label_maps, st.integers(1, 7), st.integers(0, 99), st.randoms()
+)
+def test_divide_partitions_every_class_evenly(labels, parts, seed, random):
   divided = folds.divide(labels, parts, seed)
   assert sorted(r for part in divided for r in part) == sorted(labels)
   assert all(part == sorted(part) for part in divided)
   for name in schema.CLASSES:
     counts = [sum(labels[r] == name for r in part) for part in divided]
     assert max(counts) - min(counts) <= 1
-
-
-@hypothesis.given(label_maps, st.randoms())
-def test_divide_does_not_depend_on_the_order_of_the_labels(labels, random):
+  # Whatever the order of the labels.
   items = list(labels.items())
   random.shuffle(items)
-  assert folds.divide(labels, 3, 1) == folds.divide(dict(items), 3, 1)
+  assert folds.divide(dict(items), parts, seed) == divided
 
 
 def test_seed_changes_the_division():
@@ -113,12 +112,6 @@ def test_labels_are_joined_by_name_whatever_their_line_ends():
     assert folds.parse_labels(text, source='labels') == expected
 
 
-def repeat_a_fold(table):
-  first, second = table['folds']['0'], table['folds']['1']
-  for name in schema.SETS:
-    second[name] = list(first[name])
-
-
 def add(name, record_of):
   """Adds a record to a set of fold 1."""
 
@@ -145,7 +138,9 @@ SPOILERS = {
   'in neither the train, the validation, the test set of fold 1': (
     lambda table: table['folds']['1']['validation'].pop()
   ),
-  'in the test set of fold 1 and already in that of fold 0': repeat_a_fold,
+  'in the test set of fold 1 and already in that of fold 0': (
+    lambda table: table['folds'].update({'1': table['folds']['0']})
+  ),
 }
 
 
@@ -174,11 +169,9 @@ def test_fields_of_other_types_are_refused(tmp_path):
     ('test set of fold 0', {**table, 'folds': {'0': {**fold, 'test': []}}}),
     ('test set of fold 0', {**table, 'folds': {'0': {**fold, 'test': [3]}}}),
   ]
-  for message, value in wrong:
-    path.write_text(json.dumps(value))
-    with pytest.raises(InputError, match=message):
-      folds.read_table(path)
-  for content, message in [(b'{"folds": ', 'not JSON'), (b'\xff', 'not UTF-8')]:
+  contents = [(message, json.dumps(x).encode()) for message, x in wrong]
+  contents += [('not JSON', b'{"folds": '), ('not UTF-8', b'\xff')]
+  for message, content in contents:
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
       folds.read_table(path)
@@ -186,22 +179,23 @@ def test_fields_of_other_types_are_refused(tmp_path):
     folds.read_table(tmp_path / 'none.json')
 
 
-def test_command_writes_the_table_it_was_asked_for(tmp_path):
-  labels = some_labels()
-  (tmp_path / 'labels.csv').write_text(
-    ''.join(f'{record},{label}\n' for record, label in labels.items())
+@pytest.fixture
+def labels_file(tmp_path, monkeypatch):
+  """Writes labels to labels.csv of the current folder."""
+  monkeypatch.chdir(tmp_path)
+  lines = [f'{record},{label}\n' for record, label in some_labels().items()]
+  (tmp_path / 'labels.csv').write_text(''.join(lines))
+
+
+def test_command_writes_the_table_it_was_asked_for(tmp_path, labels_file):
+  arguments = ['--labels', 'labels.csv', '--num_folds', '3', '--holdout']
+  arguments += ['--train_validation_parts', '4', '--seed', '7']
+  assert folds.main([*arguments, '--out', 'folds.json']) == 0
+  assert folds.read_table('folds.json') == folds.make_folds(
+    some_labels(), num_folds=3, train_validation_parts=4, seed=7, holdout=True
   )
-  arguments = ['--labels', f'{tmp_path}/labels.csv', '--num_folds', '3']
-  arguments += ['--train_validation_parts', '4', '--seed', '7', '--holdout']
-  out = tmp_path / 'folds.json'
-  assert folds.main([*arguments, '--out', str(out)]) == 0
-  assert folds.read_table(out) == folds.make_folds(
-    labels, num_folds=3, train_validation_parts=4, seed=7, holdout=True
-  )
-  assert sorted(p.name for p in tmp_path.iterdir()) == [
-    'folds.json',
-    'labels.csv',
-  ]
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == ['folds.json', 'labels.csv']
 
 
 @pytest.mark.parametrize(
@@ -215,12 +209,8 @@ def test_command_writes_the_table_it_was_asked_for(tmp_path):
   ],
 )
 def test_command_reports_errors_in_one_line(
-  tmp_path, capsys, monkeypatch, changed, message
+  tmp_path, capsys, labels_file, changed, message
 ):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / 'labels.csv').write_text(
-    ''.join(f'{record},{label}\n' for record, label in some_labels().items())
-  )
   arguments = ['--labels', 'labels.csv', '--out', 'folds.json', *changed]
   assert folds.main(arguments) == 2
   lines = capsys.readouterr().err.splitlines()

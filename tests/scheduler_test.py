@@ -41,6 +41,17 @@ def _see_devices(monkeypatch, count):
   monkeypatch.setattr(jax, 'devices', lambda: devices)
 
 
+@pytest.fixture
+def train_as(monkeypatch):
+  """Replaces the training of a fold, on so many devices."""
+
+  def use(train_fold, devices):
+    _see_devices(monkeypatch, devices)
+    monkeypatch.setattr(train_loop, 'train_fold', train_fold)
+
+  return use
+
+
 @pytest.mark.parametrize('devices', [1, 2])
 def test_jobs_end_as_if_each_were_alone(
   make_jobs, train_job, read_result, tmp_path, monkeypatch, devices
@@ -79,26 +90,24 @@ def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
     return sum(array.ndim >= 3 for array in jax.live_arrays())
 
   before = count_kernels()
-  failed = scheduler.run(
-    [dataclasses.replace(job, phases=phases) for job in make_jobs(tmp_path)]
-  )
+  jobs = [dataclasses.replace(x, phases=phases) for x in make_jobs(tmp_path)]
+  failed = scheduler.run(jobs)
   assert count_kernels() <= before
   # Where it was raised can still be told.
   assert '_train' in ''.join(traceback.format_exception(failed['fold 0']))
 
 
 def test_a_job_whose_error_is_its_own_cause_fails_too(
-  make_jobs, tmp_path, monkeypatch
+  make_jobs, tmp_path, train_as
 ):
   """As an error does that a library raises again from what it caused."""
-  _see_devices(monkeypatch, 1)
 
   def train_fold(*args, **kwargs):
     cause, error = OSError('full'), InputError('not written')
     cause.__cause__ = error
     raise error from cause
 
-  monkeypatch.setattr(train_loop, 'train_fold', train_fold)
+  train_as(train_fold, 1)
   failed = {}
   thread = threading.Thread(
     target=lambda: failed.update(scheduler.run(make_jobs(tmp_path))),
@@ -109,9 +118,8 @@ def test_a_job_whose_error_is_its_own_cause_fails_too(
   assert set(failed) == {'fold 0', 'fold 1'}
 
 
-def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
+def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, train_as):
   """One that compiles or validates for long does not hold up the rest."""
-  _see_devices(monkeypatch, 2)
   slow, fast = make_jobs(tmp_path)
   ended = threading.Event()
 
@@ -121,7 +129,7 @@ def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
     else:
       ended.set()
 
-  monkeypatch.setattr(train_loop, 'train_fold', train_fold)
+  train_as(train_fold, 2)
   assert scheduler.run([slow, fast]) == {}
 
 
@@ -133,23 +141,21 @@ def test_devices_per_job_that_cannot_be_had(make_jobs, tmp_path, monkeypatch):
 
 
 def test_devices_per_job_makes_jobs_share_or_take_turns(
-  make_jobs, tmp_path, monkeypatch
+  make_jobs, tmp_path, train_as
 ):
-  _see_devices(monkeypatch, 2)
   seen = []
 
   def train_fold(job, group, *args, **kwargs):
     seen.append((job.fold.number, group.mesh.size))
 
-  monkeypatch.setattr(train_loop, 'train_fold', train_fold)
+  train_as(train_fold, 2)
   assert scheduler.run(make_jobs(tmp_path), 2) == {}
   assert seen == [(0, 2), (1, 2)]
 
 
 def test_jobs_that_take_turns_each_have_their_own_labels(
-  make_jobs, tmp_path, monkeypatch
+  make_jobs, tmp_path, train_as
 ):
-  _see_devices(monkeypatch, 1)
   first, second = make_jobs(tmp_path)
   other = with_fields(second, label_version='v2', folder=tmp_path / 'other')
   given = []
@@ -157,7 +163,7 @@ def test_jobs_that_take_turns_each_have_their_own_labels(
   def train_fold(job, mesh, data, **kwargs):
     given.append((job, data))
 
-  monkeypatch.setattr(train_loop, 'train_fold', train_fold)
+  train_as(train_fold, 1)
   assert scheduler.run([first, second, other]) == {}
   for job, data in given:
     classes = job.fold.dataset.classes[job.fold.label_version]
@@ -190,18 +196,14 @@ def test_job_whose_folder_is_in_use_is_refused(
 
 def test_job_is_what_its_config_says(small_config, small_data, tmp_path):
   config = small_config.copy_and_resolve_references()
-  config.compensated_sampling = True
-  config.max_epochs = 2
+  config.update({'compensated_sampling': True, 'max_epochs': 2, 'seed': 4})
   config.data.max_records = 10
-  config.seed = 4
   job = make_job(config, small_data, 1, tmp_path)
   assert (job.name, job.folder) == ('fold 1', tmp_path / 'fold1')
   assert (job.seed, job.fold.number, job.sampler.key) == (4, 1, (4, 1))
   assert job.settings['data.max_records'] == 10
   assert [phase.epochs for phase in job.phases] == [2, 2, 2]
-  repeats = job.sampler.repeats
-  assert repeats is not None
-  assert len(repeats) == len(job.fold.sets['train'])
+  assert len(job.sampler.repeats) == len(job.fold.sets['train'])
   assert all(len(members) <= 12 for members in job.fold.sets.values())
   plain = make_job(small_config, small_data, 1, tmp_path)
   assert plain.sampler.repeats is None
@@ -221,9 +223,8 @@ def test_weights_and_repeats_are_of_the_folds_train_set(
     train_set = job.fold.sets['train']
     own = loss.class_weights(classes[train_set])
     np.testing.assert_array_equal(job.fold.weights, own[classes])
-    np.testing.assert_array_equal(
-      job.sampler.repeats, sampler.class_repeats(classes[train_set])
-    )
+    repeats = sampler.class_repeats(classes[train_set])
+    np.testing.assert_array_equal(job.sampler.repeats, repeats)
     assert (own != loss.class_weights(classes)).any()
     weights.append(own)
   assert (weights[0] != weights[1]).any()

@@ -30,9 +30,7 @@ def test_same_seed_gives_the_same_record_whatever_the_number(records):
   again = list(generator.generate(3))
   alone = generator.generate_record(2017, 2)
   for one, two in zip([*again, alone], [*records[:3], records[2]], strict=True):
-    assert one[0] == two[0]
-    assert one[2] == two[2]
-    np.testing.assert_array_equal(one[1], two[1])
+    np.testing.assert_equal(one, two)
 
 
 def test_other_seeds_give_other_signals_labels_and_lengths(records):
@@ -43,13 +41,9 @@ def test_other_seeds_give_other_signals_labels_and_lengths(records):
   assert any(len(a[1]) != len(b[1]) for a, b in pairs)
 
 
-def test_names_count_from_one(records):
-  assert [name for name, _, _ in records] == [
-    f'S{number:05d}' for number in range(1, 601)
-  ]
-
-
 def test_class_shares_are_those_of_the_real_set(records):
+  numbers = range(1, 601)
+  assert [name for name, *_ in records] == [f'S{n:05d}' for n in numbers]
   shares = collections.Counter(label for _, _, label in records)
   for label, real in zip(CLASSES, (5076, 758, 2415, 279), strict=True):
     assert shares[label] == pytest.approx(600 * real / 8528, abs=1)
@@ -62,9 +56,7 @@ def test_lengths_are_distributed_like_the_real_set(records):
   assert np.mean(lengths == 9000) == pytest.approx(0.701, abs=0.005)
   assert np.mean(lengths == 18000) == pytest.approx(0.095, abs=0.005)
   assert np.mean(lengths) == pytest.approx(9749, rel=0.02)
-
-
-def test_length_says_little_about_the_class(records):
+  # They say little about the class.
   for label in CLASSES[:3]:
     lengths = [len(signal) for _, signal, its in records if its == label]
     assert np.mean(lengths) == pytest.approx(9749, rel=0.15)
@@ -153,15 +145,12 @@ def abnormality(beats):
   return None
 
 
-def test_every_other_rhythm_is_abnormal_and_all_kinds_occur():
+def test_every_other_rhythm_is_abnormal_and_sinus_rhythm_is_not():
   kinds = [abnormality(beats) for _, beats in beats_of('O', 200)]
   assert None not in kinds
   assert set(kinds) == {
     'ventricular ectopic', 'dropped beat', 'rate', 'long PR', 'premature beat',
   }  # fmt: skip
-
-
-def test_sinus_rhythm_is_not_abnormal():
   kinds = [abnormality(beats) for _, beats in beats_of('N', 200)]
   # Strong respiratory arrhythmia may pass for a premature beat.
   assert kinds.count(None) > 180
