@@ -17,7 +17,6 @@ from ecg_jax import experiment
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.evaluation import eval_step
-from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.training import fold_run, optimizer, train_loop, train_step
@@ -137,9 +136,7 @@ def train_job():
 
   def run(job: Job, *, stop_after: int | None = None, device: int = 0) -> bool:
     group = training_helpers.make_group(device)
-    data = device_data.put_dataset(
-      job.fold.dataset, job.fold.label_version, group.mesh
-    )
+    data = training_helpers.put_data(job, group.mesh)
     count = itertools.count(1)
 
     def stop(*_, **__):

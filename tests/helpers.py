@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -223,12 +224,20 @@ class Command:
       text=True,
     )
 
+  def end(self, point='none', time=1, *, code=0):
+    """Runs to the end; returns what it printed, and what to stderr."""
+    process = self.start(point, time)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
+
   def finish(self):
     """Runs to the end; returns what it printed."""
-    process = self.start()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
+    return self.end()[0]
+
+  def kill_at(self, point, time):
+    """Runs until it kills itself."""
+    self.end(point, time, code=-signal.SIGKILL)
 
   def in_training(self):
     """Whether the fold has a checkpoint and is not finished."""

@@ -63,6 +63,23 @@ def undisturbed(shared, read, tmp_path_factory):
   return read(command)
 
 
+@pytest.fixture
+def command(shared, tmp_path):
+  return Command(tmp_path, shared)
+
+
+@pytest.fixture
+def ends_the_same(undisturbed, read):
+  """Runs a command to its end, which is that of the undisturbed one."""
+
+  def check(command):
+    out, err = command.end()
+    assert read(command) == undisturbed
+    return out, err
+
+  return check
+
+
 def epochs(out):
   """Phase and epoch of each line about one."""
   found = re.findall(r'phase (\d+) of .*?, epoch (\d+) of', out)
@@ -94,9 +111,8 @@ class Output:
       return self.text, process.stderr.read()
 
 
-def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
+def test_killed_at_random_moments(command, ends_the_same):
   rng = random.Random(0)
-  command = Command(tmp_path, shared)
   in_training, resumed, ended, kept, last = 0, 0, 0, None, (0, 0)
   for _ in range(KILLS):
     process = command.start()
@@ -117,12 +133,10 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
     in_training += command.in_training()
     last = seen[-1] if seen else last
     if process.returncode == 0 or last == (1, EPOCHS):
-      command.finish()
-      assert read(command) == undisturbed
+      ends_the_same(command)
       shutil.rmtree(command.workdir)
       ended, kept, last = ended + 1, None, (0, 0)
-  command.finish()
-  assert read(command) == undisturbed
+  ends_the_same(command)
   print(
     f'killed {KILLS} times, {in_training} of them in training, {resumed}'
     f' restarts resumed, {ended + 1} runs ended as the undisturbed one'
@@ -134,10 +148,7 @@ def test_killed_at_random_moments(undisturbed, shared, read, tmp_path):
 @pytest.mark.parametrize(
   'name', ['SIGTERM', 'SIGINT'] if helpers.FULL else ['SIGTERM']
 )
-def test_signal_saves_and_the_run_goes_on(
-  undisturbed, shared, read, tmp_path, name
-):
-  command = Command(tmp_path, shared)
+def test_signal_saves_and_the_run_goes_on(undisturbed, command, read, name):
   command.set('checkpoint_minutes', 99)
   process = command.start()
   output = Output(process)
@@ -159,62 +170,45 @@ def test_signal_saves_and_the_run_goes_on(
   assert read(command) | nothing == undisturbed | nothing
 
 
-POINTS = [
-  ('writing', 1),
-  ('writing', 4),
-  ('writing', 9),
-  ('save', 1),
-  ('save', 3),
-  ('commit', 2),
-  ('evaluation', 2),
-  ('evaluation', 11),
-  ('evaluation', 13),
-  ('commit', 1),
-  ('file:manifest.json', 1),
-  ('file:manifest.json', 4),
-  ('file:config.json', 1),
-  ('file:labels.csv', 1),
-  ('file:metrics.csv', 1),
-  ('file:metrics.csv', 5),
-  ('file:predictions.csv', 1),
-  ('file:validation_predictions.csv', 1),
-  ('file:scores.json', 1),
-  ('file:summary.json', 1),
-]
+POINTS = {
+  'writing': (1, 4, 9),
+  'save': (1, 3),
+  'commit': (1, 2),
+  'evaluation': (2, 11, 13),
+  'file:manifest.json': (1, 4),
+  'file:metrics.csv': (1, 5),
+  'file:config.json': (1,),
+  'file:labels.csv': (1,),
+  'file:predictions.csv': (1,),
+  'file:validation_predictions.csv': (1,),
+  'file:scores.json': (1,),
+  'file:summary.json': (1,),
+}
 
 
 @many
-@pytest.mark.parametrize(('point', 'time'), POINTS)
-def test_killed_at_a_point(undisturbed, shared, read, tmp_path, point, time):
-  command = Command(tmp_path, shared)
-  process = command.start(point, time)
-  process.communicate(timeout=300)
-  assert process.returncode == -signal.SIGKILL
-  command.finish()
-  assert read(command) == undisturbed
+@pytest.mark.parametrize(
+  ('point', 'time'),
+  [(p, time) for p, times in POINTS.items() for time in times],
+)
+def test_killed_at_a_point(command, ends_the_same, point, time):
+  command.kill_at(point, time)
+  ends_the_same(command)
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(
-  undisturbed, shared, read, tmp_path
-):
-  command = Command(tmp_path, shared)
-  command.start('save', 8).communicate(timeout=300)
+def test_damaged_checkpoint_gives_way_to_the_one_before(command, ends_the_same):
+  command.kill_at('save', 8)
   checkpoints = command.workdir / 'fold0' / 'checkpoints'
-  latest = max(
-    (path for path in checkpoints.iterdir() if path.name.isdecimal()),
-    key=lambda path: int(path.name),
-  )
+  whole = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
+  latest = max(whole, key=lambda path: int(path.name))
   assert int(latest.name) > 0
   largest = max(latest.rglob('*'), key=lambda path: path.stat().st_size)
   content = bytearray(largest.read_bytes())
   content[len(content) // 2] ^= 1
   largest.write_bytes(content)
-  process = command.start()
-  _, err = process.communicate(timeout=300)
-  assert process.returncode == 0, err
+  _, err = ends_the_same(command)
   name = largest.relative_to(latest).as_posix()
   assert f'{latest}: {name} has been changed; going on from' in err
-  assert read(command) == undisturbed
 
 
 @many
@@ -232,24 +226,17 @@ def test_folds_of_one_run_in_two_processes_at_once(shared, tmp_path):
     assert process.returncode == 0, err
   for command in alone:
     command.finish()
+  found, expected = together[0].workdir, alone[0].workdir
   for fold in range(2):
-    for name in ('scores.json', 'predictions.csv'):
-      path = f'fold{fold}/{name}'
-      found, expected = (
-        (commands[0].workdir / path).read_text()
-        for commands in (together, alone)
-      )
-      assert found == expected
-  config = json.loads((together[0].workdir / 'config.json').read_text())
+    for name in (f'fold{fold}/scores.json', f'fold{fold}/predictions.csv'):
+      assert (found / name).read_text() == (expected / name).read_text()
+  config = json.loads((found / 'config.json').read_text())
   assert config['config']['folds'] == [0, 1]
 
 
-def test_killed_while_the_dataset_is_prepared(undisturbed, shared, tmp_path):
-  command = Command(tmp_path, shared)
+def test_killed_while_the_dataset_is_prepared(undisturbed, command, tmp_path):
   command.set('data.data_dir', f'{tmp_path}/data')
-  process = command.start('preparation', 20)
-  process.communicate(timeout=300)
-  assert process.returncode == -signal.SIGKILL
+  command.kill_at('preparation', 20)
   assert not list((tmp_path / 'data').glob('synthetic_ecg/*.*.*/*'))
   command.finish()
   scores = json.loads(undisturbed['scores.json'])
@@ -257,22 +244,16 @@ def test_killed_while_the_dataset_is_prepared(undisturbed, shared, tmp_path):
   assert found == scores
 
 
-def test_save_that_fails_leaves_the_last_checkpoint(
-  undisturbed, shared, read, tmp_path
-):
-  command = Command(tmp_path, shared)
-  command.start('save', 3).communicate(timeout=300)
+def test_save_that_fails_leaves_the_last_checkpoint(command, ends_the_same):
+  command.kill_at('save', 3)
   assert command.in_training()
-  process = command.start('limit', 4000)
-  _, err = process.communicate(timeout=300)
-  assert process.returncode == 2, err
+  _, err = command.end('limit', 4000, code=2)
   assert 'Traceback' not in err
   assert re.search(
     r'^No checkpoint could be written to .* \(.*File too large\)', err, re.M
   )
   assert command.in_training()
-  command.finish()
-  assert read(command) == undisturbed
+  ends_the_same(command)
 
 
 @pytest.fixture
@@ -290,36 +271,33 @@ def small_disk(tmp_path):
 
 
 def test_run_on_a_full_disk_goes_on_once_there_is_room(
-  undisturbed, shared, read, small_disk
+  shared, small_disk, ends_the_same
 ):
   command = Command(small_disk, shared)
 
-  def refusal(process):
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2, err
+  def refusal():
+    _, err = command.end(code=2)
     assert 'Traceback' not in err
     return err.splitlines()[-1]
 
-  said = refusal(command.start())
-  assert re.match(r'A checkpoint takes .* MB and .* has 0\.\d MB left', said)
+  message = r'A checkpoint takes .* MB and .* has 0\.\d MB left'
+  assert re.match(message, refusal())
   resize = ['mount', '-o', 'remount,size=9m', str(small_disk)]
   subprocess.run(resize, check=True)
-  command.start('save', 3).communicate(timeout=300)
+  command.kill_at('save', 3)
   assert command.in_training()
   filler = small_disk / 'filler'
   with filler.open('wb', buffering=0) as file, contextlib.suppress(OSError):
     while True:
       file.write(bytes(4096))
-  assert 'free some space' in refusal(command.start())
+  assert 'free some space' in refusal()
   assert command.in_training()
   filler.unlink()
-  command.finish()
-  assert read(command) == undisturbed
+  ends_the_same(command)
 
 
 @many
-def test_memory_files_and_threads_stay_flat(shared, tmp_path):
-  command = Command(tmp_path, shared)
+def test_memory_files_and_threads_stay_flat(command):
   epochs_ = 300
   command.set('phases.epochs', f'({epochs_}, {epochs_})')
   command.set('patience_epochs', 999)

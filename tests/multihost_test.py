@@ -1,7 +1,6 @@
 """Several processes of the command, over loopback, on one device each."""
 
 import csv
-import io
 import re
 import shutil
 import signal
@@ -24,6 +23,13 @@ def free_port():
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     return probe.getsockname()[1]
+
+
+def end_all(started, *codes):
+  """What processes printed, and to stderr, which end with these codes."""
+  ended = [process.communicate(timeout=300) for process in started]
+  assert [process.returncode for process in started] == [*codes], ended
+  return ended
 
 
 class Processes(helpers.Command):
@@ -59,18 +65,21 @@ class Processes(helpers.Command):
 
   def finish_all(self):
     """Runs all to the end; returns what each printed."""
+    return [out for out, _ in end_all(self.start_all(), *[0] * self.count)]
+
+  def start_training(self):
+    """Starts all; returns them once one of them has saved."""
     started = self.start_all()
-    ended = [process.communicate(timeout=300) for process in started]
-    codes = [process.returncode for process in started]
-    assert codes == [0] * self.count, ended
-    return [out for out, _ in ended]
+    while not self.in_training():
+      assert all(process.poll() is None for process in started)
+      time.sleep(0.05)
+    return started
 
   def read(self, fold=0):
     """The files of a fold, without times and rates."""
     folder = self.workdir / f'fold{fold}'
-    rows = list(
-      csv.DictReader(io.StringIO((folder / 'metrics.csv').read_text()))
-    )
+    lines = (folder / 'metrics.csv').read_text().splitlines()
+    rows = list(csv.DictReader(lines))
     for row in rows:
       del row['seconds'], row['records_per_second']
     names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
@@ -99,10 +108,7 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
   count, shared, alone, tmp_path
 ):
   command = Processes(tmp_path, shared, count, devices_per_job=count)
-  started = command.start_all()
-  while not command.in_training():
-    assert all(process.poll() is None for process in started)
-    time.sleep(0.05)
+  started = command.start_training()
   started[-1].send_signal(signal.SIGKILL)
   first, *others = started
   _, err = first.communicate(timeout=100)
@@ -137,15 +143,10 @@ def test_one_job_over_all_processes_saves_on_sigterm(shared, tmp_path):
   command.set('phases.epochs', '(400,)')
   command.set('patience_epochs', 400)
   command.set('checkpoint_minutes', 99)
-  started = command.start_all()
-  while not command.in_training():
-    assert all(process.poll() is None for process in started)
-    time.sleep(0.05)
+  started = command.start_training()
   for process in started:
     process.send_signal(signal.SIGTERM)
-  told = [process.communicate(timeout=100) for process in started]
-  assert [process.returncode for process in started] == [143, 143], told
-  for _, err in told:
+  for _, err in end_all(started, 143, 143):
     assert err.splitlines()[-1].startswith('Interrupted (SIGTERM)')
   metrics = command.workdir / 'fold0' / 'metrics.csv'
   epochs = len(metrics.read_text().splitlines())
@@ -154,9 +155,7 @@ def test_one_job_over_all_processes_saves_on_sigterm(shared, tmp_path):
 
 def test_who_ends_tells_the_others(shared, tmp_path):
   command = Processes(tmp_path, shared, 2, devices_per_job=1)
-  started = command.start_all((), ('--workdir=/proc/none',))
-  told = [process.communicate(timeout=100) for process in started]
-  assert [process.returncode for process in started] == [3, 2], told
+  told = end_all(command.start_all((), ('--workdir=/proc/none',)), 3, 2)
   sentences = [err.splitlines()[-1] for _, err in told]
   assert sentences[1].startswith('/proc/none cannot be written to')
   assert sentences[0] == f'Process 1 has ended: {sentences[1]}'

@@ -3,7 +3,6 @@
 import csv
 import json
 import pathlib
-import statistics
 import sys
 
 import numpy as np
@@ -33,17 +32,14 @@ def run(request):
   return request.param
 
 
-@pytest.mark.parametrize('set_name', predictions.FILES)
-def test_predictions_give_the_stated_scores(run, set_name):
-  assert not summary.summarize(run, set_name)['missing']
-
-
 def _rounded(text):
   """Numbers to 1e-9: the last bits differ between versions of NumPy."""
   return json.loads(text, parse_float=lambda number: round(float(number), 9))
 
 
 def test_kept_summary_is_that_of_the_predictions(run):
+  for set_name in predictions.FILES:
+    assert not summary.summarize(run, set_name)['missing']
   kept = _rounded((run / 'summary.json').read_text())
   computed = _rounded(json.dumps(summary.summarize(run)))
   # Drawn at random, which each version may do in its own way.
@@ -101,11 +97,8 @@ def _minutes(run, fold):
   """Minutes of training steps, in all and until validation is above 79.2."""
   rows = _epochs(run, fold)
   spent = np.cumsum([float(row['seconds']) for row in rows]) / 60
-  above = next(
-    index
-    for index, row in enumerate(rows)
-    if float(row['validation_score'] or 0) > 79.2
-  )
+  scores = np.array([float(row['validation_score'] or 0) for row in rows])
+  above = np.argmax(scores > 79.2)
   return f'{spent[-1]:.0f}', f'{spent[above]:.0f}', f'{above + 1}'
 
 
@@ -177,9 +170,7 @@ def test_figures_in_the_text_are_those_of_the_runs():
     f' {confusion[0, 2]} are N classified as O.'
   ) in text
   rates = [
-    statistics.median(
-      float(row['records_per_second']) for row in _epochs(run, fold)
-    )
+    np.median([float(row['records_per_second']) for row in _epochs(run, fold)])
     for fold in (0, 1)
   ]
   assert f'trains {min(rates):.0f} to {max(rates):.0f} records a second' in text
@@ -199,10 +190,9 @@ def test_calibration_is_that_of_the_run(monkeypatch):
   monkeypatch.syspath_prepend(ROOT / 'tools')
   import calibrate
 
-  folds = summary.read_set(RESULTS / 'crnn_fast', 'test')
-  test = list(folds.values())
-  validation = list(
-    summary.read_set(RESULTS / 'crnn_fast', 'validation').values()
+  test, validation = (
+    list(summary.read_set(RESULTS / 'crnn_fast', name).values())
+    for name in ('test', 'validation')
   )
   labels = np.concatenate([fold.labels for fold in test])
   before = np.concatenate([fold.probabilities for fold in test])

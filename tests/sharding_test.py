@@ -18,10 +18,8 @@ class Device(NamedTuple):
 
 
 def make_devices(processes, of_process):
-  return [
-    Device(number, number // of_process)
-    for number in range(processes * of_process)
-  ]
+  numbers = range(processes * of_process)
+  return [Device(number, number // of_process) for number in numbers]
 
 
 @given(
@@ -73,7 +71,7 @@ def test_by_default_no_job_waits_for_a_larger_share(
 
 
 def test_processes_with_different_numbers_of_devices_are_refused():
-  devices = [Device(0, 0), Device(1, 0), Device(2, 1)]
+  devices = make_devices(2, 2)[:3]
   message = 'Process 0 has 2 devices and process 1 has 1: give'
   with pytest.raises(InputError, match=message):
     sharding.device_groups(devices, 5, None)

@@ -115,11 +115,12 @@ def _read_rows(job):
     return list(csv.DictReader(file))
 
 
-def _validated(job):
+def _epochs(job, *, validated=False):
+  """Phase and epoch of each row of metrics.csv, or of those validated."""
   return [
     (int(row['phase']), int(row['epoch']))
     for row in _read_rows(job)
-    if row['validation_score']
+    if row['validation_score'] or not validated
   ]
 
 
@@ -139,11 +140,8 @@ def _bits(tree):
 def test_recordings_read_from_the_disk_give_the_same_bits(
   small_job, stored_dataset, train_job, read_result, tmp_path
 ):
-  fields = {
-    'phases': (optimizer.Phase('auxiliary', 3, 1e-2),),
-    'training_buckets': 1,
-  }
-  device = small_job(tmp_path / 'device', **fields)
+  phases = (optimizer.Phase('auxiliary', 3, 1e-2),)
+  device = small_job(tmp_path / 'device', phases=phases, training_buckets=1)
   host = with_fields(device, folder=tmp_path / 'host', dataset=stored_dataset)
   for job in (device, host):
     assert train_job(job)
@@ -187,10 +185,6 @@ def test_run_stopped_between_saves_ends_the_same(
   assert read_result(job) == undisturbed.result
 
 
-def test_the_stops_cover_the_run(undisturbed):
-  assert len(undisturbed.chunks) + len(undisturbed.evaluated) == DISPATCHES
-
-
 # Phases.
 
 
@@ -214,9 +208,8 @@ def test_each_phase_trains_all_that_is_its_own_and_nothing_else(undisturbed):
 def test_learning_rate_of_each_phase_is_used_and_written(undisturbed):
   phases = undisturbed.job.phases
   for row in _read_rows(undisturbed.job):
-    assert float(row['learning_rate']) == (
-      phases[int(row['phase'])].learning_rate
-    )
+    rate = phases[int(row['phase'])].learning_rate
+    assert float(row['learning_rate']) == rate
   for index, phase in enumerate(phases):
     used = {
       c['learning_rate'] for c in undisturbed.chunks if c['kind'] == phase.kind
@@ -291,29 +284,19 @@ def test_carried_score_is_what_validating_again_gives(undisturbed):
 # Validation and early stopping.
 
 
-def test_last_epoch_of_each_phase_is_validated(undisturbed):
-  assert _validated(undisturbed.job) == [(0, 2), (0, 3), (1, 2), (2, 2), (2, 3)]
-
-
 def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
-  small_job, train_job, tmp_path, score_as
+  undisturbed, small_job, train_job, tmp_path, score_as
 ):
-  job = small_job(
-    tmp_path,
-    phases=tuple(
-      optimizer.Phase(kind, 9, 1e-3) for kind in ('auxiliary', 'lstm', 'all')
-    ),
-    patience_epochs=1,
-  )
+  expected = [(0, 2), (0, 3), (1, 2), (2, 2), (2, 3)]
+  assert _epochs(undisturbed.job, validated=True) == expected
+  kinds = ('auxiliary', 'lstm', 'all')
+  phases = tuple(optimizer.Phase(kind, 9, 1e-3) for kind in kinds)
+  job = small_job(tmp_path, phases=phases, patience_epochs=1)
   # Epoch 1 comes too soon for anything to be better than before.
   left = score_as(30.0, 30.0, 20.0, 20.0, 10.0)
   train_job(job)
-  assert [(row['phase'], row['epoch']) for row in _read_rows(job)] == [
-    *[('0', '1'), ('0', '2')],
-    *[('1', '1'), ('1', '2')],
-    ('2', '1'),
-  ]
-  assert _validated(job) == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]
+  expected = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]
+  assert _epochs(job) == _epochs(job, validated=True) == expected
   assert not left
   assert _best(job) == (1, 1)
 
@@ -327,7 +310,7 @@ def test_an_improvement_in_time_prolongs_the_phase(
   score_as(10.0, 20.0, 20.0, 15.0)
   train_job(job)
   # Validated every second epoch; 4 is the best, so 7 is the last.
-  assert _validated(job) == [(0, 2), (0, 4), (0, 6), (0, 7)]
+  assert _epochs(job, validated=True) == [(0, 2), (0, 4), (0, 6), (0, 7)]
   assert _best(job) == (0, 4)
 
 
@@ -381,14 +364,13 @@ def test_bfloat16_trains_as_float32_does_within_its_rounding(
   full = small_job(tmp_path / 'float32')
   full = dataclasses.replace(full, phases=full.phases[-1:])
   half = dataclasses.replace(_in_bfloat16(full), folder=tmp_path / 'bfloat16')
-  found = []
+  losses, arrays = [], []
   for job in (full, half):
     train_job(job)
-    found.append(read_result(job))
-  assert found[0]['arrays'] != found[1]['arrays']
-  losses = (
-    [float(row['train_loss']) for row in result['metrics']] for result in found
-  )
+    found = read_result(job)
+    arrays.append(found['arrays'])
+    losses.append([float(row['train_loss']) for row in found['metrics']])
+  assert arrays[0] != arrays[1]
   np.testing.assert_allclose(*losses, rtol=0.05)
 
 
@@ -509,18 +491,18 @@ def test_one_device_gives_what_several_give(
   job = small_job(tmp_path, batch_size=batch_size, training_buckets=1)
   one, several = (_mean_losses(job, kind, count) for count in (1, devices))
   # The first moments after one step are a tenth of the gradients.
-  for a, b in zip(
-    *map(jax.tree.leaves, (one[0][0], several[0][0])), strict=True
-  ):
+  (gradients, params), (others, other_params) = one[0], several[0]
+
+  def check_gradient(a, b):
     assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
-  for a, b, gradient in zip(
-    *map(jax.tree.leaves, (one[0][1], several[0][1])),
-    jax.tree.leaves({**one[0][1], **one[0][0]}),
-    strict=True,
-  ):
+
+  def check_array(a, b, gradient):
     # Where a gradient is mere rounding, Adam takes its sign all the same.
     clear = np.abs(gradient) > 1e-6
     np.testing.assert_allclose(a[clear], b[clear], rtol=1e-5, atol=1e-7)
+
+  jax.tree.map(check_gradient, gradients, others)
+  jax.tree.map(check_array, params, other_params, {**params, **gradients})
   np.testing.assert_allclose(one[1], several[1], rtol=1e-4)
 
 
@@ -590,9 +572,8 @@ def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
   moments = program.state.optimizer_state.mu
   assert set(moments) == set(job.network.model.trained[kind])
   for name, tree in moments.items():
-    for found, expected in zip(
-      *map(jax.tree.leaves, (tree, gradients[name])), strict=True
-    ):
+    leaves = map(jax.tree.leaves, (tree, gradients[name]))
+    for found, expected in zip(*leaves, strict=True):
       scale = np.abs(expected).max() + 1e-6
       np.testing.assert_allclose(
         10 * found / scale, expected / scale, atol=1e-3
@@ -703,6 +684,8 @@ def test_a_second_job_compiles_nothing(
 
 
 def test_each_chunk_epoch_and_evaluation_is_fetched_once(undisturbed):
+  # The stops between saves cover the run.
+  assert len(undisturbed.chunks) + len(undisturbed.evaluated) == DISPATCHES
   # One more says at which step TensorBoard goes on.
   assert undisturbed.fetches == (
     len(undisturbed.chunks)
@@ -754,27 +737,21 @@ def test_stop_in_the_last_validation_of_a_phase_begins_no_other(
 # Numbers go bad.
 
 
-def _with_rate(job, phase, rate):
-  """The job with another learning rate in one of its phases."""
-  phases = list(job.phases)
-  phases[phase] = dataclasses.replace(phases[phase], learning_rate=rate)
-  return dataclasses.replace(job, phases=tuple(phases))
-
-
 @pytest.mark.parametrize('phase', [0, 1])
 def test_loss_that_is_not_finite_is_told_with_its_place(
   small_job, train_job, tmp_path, phase
 ):
-  job = _with_rate(small_job(tmp_path), phase, math.inf)
+  job = small_job(tmp_path)
+  phases = list(job.phases)
+  phases[phase] = dataclasses.replace(phases[phase], learning_rate=math.inf)
+  job = dataclasses.replace(job, phases=tuple(phases))
   with pytest.raises(TrainingError) as caught:
     train_job(job)
-  # The first step spoils the weights, and the second tells.
+  # The first step spoils the weights, and the second reports it.
   first, second = job.sampler.training_chunks(phase, 1)[:2]
-  chunk, at, where = (
-    (first, 1, 'chunk 1, step 2')
-    if first.num_steps > 1
-    else (second, 0, 'chunk 2, step 1')
-  )
+  chunk, at, where = second, 0, 'chunk 2, step 1'
+  if first.num_steps > 1:
+    chunk, at, where = first, 1, 'chunk 1, step 2'
   positions = chunk.records[at][chunk.mask[at]]
   names = ', '.join(job.fold.dataset.records[index] for index in positions)
   epochs = job.phases[phase].epochs
@@ -883,11 +860,7 @@ def test_weights_that_the_last_step_spoilt_are_not_kept(
     TrainingError, match=r'validation loss is nan after .* epoch 1 of 1'
   ):
     train_job(job)
-  assert not _read_checkpoints(job)
-
-
-def _read_checkpoints(job):
-  return [path.name for path in (job.folder / 'checkpoints').iterdir()]
+  assert not list((job.folder / 'checkpoints').iterdir())
 
 
 # Averaged weights, weight decay, a schedule, parts of recordings.

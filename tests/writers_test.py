@@ -65,9 +65,10 @@ def test_a_restart_replaces_the_rows_after_where_it_goes_on(
   assert rows_of(path) == written([*rows[:kept], new])
 
 
-def bar(**fields):
-  defaults = {'total': 200, 'done': 0, 'position': 0, 'enabled': True}
-  return writers.ProgressBar('fold 3', **defaults | fields)
+def bar(done=0):
+  return writers.ProgressBar(
+    'fold 3', total=200, done=done, position=0, enabled=True
+  )
 
 
 def test_plain_lines_when_the_output_is_no_terminal(capsys):

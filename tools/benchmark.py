@@ -216,7 +216,7 @@ class Training:
       ),
       variables,
       self.context.enter_context(
-        log.open_log(job, progress, next_step=1, position=0, enabled=False)
+        log.open_log(job, progress, 1, 0, enabled=False)
       ),
     )
 

@@ -133,9 +133,8 @@ def _window(samples: int, longest: int, resampling: Resampling | None) -> int:
   if resampling is None:
     return samples
   # A length is rounded, and may have lost half a sample.
-  return min(
-    longest, int((samples + 0.5) * resampling.fastest / HEART_RATE) + 1
-  )
+  window = int((samples + 0.5) * resampling.fastest / HEART_RATE) + 1
+  return min(longest, window)
 
 
 def class_repeats(classes: np.ndarray) -> np.ndarray:
@@ -204,9 +203,8 @@ class Sampler:
       phase: The phase, from 0.
       epoch: The epoch of the phase, from 1.
     """
-    rng = np.random.default_rng(
-      np.random.SeedSequence([*self.key, phase, epoch])
-    )
+    seed = np.random.SeedSequence([*self.key, phase, epoch])
+    rng = np.random.default_rng(seed)
     records = self.sets['train']
     draws = np.arange(len(records))
     if self.repeats is not None:
@@ -220,22 +218,12 @@ class Sampler:
       starts = rng.integers(0, lengths - signal_lengths, endpoint=True)
       lengths = signal_lengths
     if self.resampling is not None:
-      rates = rng.uniform(
-        self.resampling.slowest, self.resampling.fastest, len(draws)
-      )
+      bounds = self.resampling.slowest, self.resampling.fastest
+      rates = rng.uniform(*bounds, len(draws))
       least = np.minimum(lengths, self.shortest)
       lengths = np.maximum(self.resampling.lengths(lengths, rates), least)
-    chunks = _chunks(
-      {
-        'records': drawn,
-        'starts': starts,
-        'signal_lengths': signal_lengths,
-        'lengths': lengths,
-      },
-      self.buckets,
-      self.batch_size,
-      self.chunk_steps,
-    )
+    rows = (drawn, starts, signal_lengths, lengths)
+    chunks = _chunks(rows, self.buckets, self.batch_size, self.chunk_steps)
     return [chunks[index] for index in rng.permutation(len(chunks))]
 
   def evaluation_chunks(self, set_name: str) -> list[Chunk]:
@@ -245,28 +233,27 @@ class Sampler:
     )
     records = self.sets[set_name]
     lengths = self.lengths[records]
-    return _chunks(
-      {
-        'records': records,
-        'starts': np.zeros_like(lengths),
-        'signal_lengths': lengths,
-        'lengths': lengths,
-      },
-      [Bucket(samples, samples) for samples in bounds],
-      self.evaluation_batch_size,
-      self.chunk_steps,
-    )
+    rows = (records, np.zeros_like(lengths), lengths, lengths)
+    buckets = [Bucket(samples, samples) for samples in bounds]
+    return _chunks(rows, buckets, self.evaluation_batch_size, self.chunk_steps)
 
 
 def _chunks(
-  rows: Mapping[str, np.ndarray],
+  rows: Sequence[np.ndarray],
   buckets: Sequence[Bucket],
   batch_size: int,
   chunk_steps: int,
 ) -> list[Chunk]:
-  """Divides rows into the chunks of each bucket; `rows`: [n] by Chunk field."""
-  bounds = [bucket.samples for bucket in buckets]
-  own = np.searchsorted(bounds, rows['lengths'])
+  """Divides rows into the chunks of each bucket.
+
+  Args:
+    rows: Records, starts, signal lengths and lengths of a Chunk; int [n] each.
+    buckets: In ascending order.
+    batch_size: Rows of a step at most.
+    chunk_steps: Steps of a chunk at most.
+  """
+  table = np.stack(rows)
+  own = np.searchsorted([bucket.samples for bucket in buckets], table[-1])
   chunks = []
   for number, bucket in enumerate(buckets):
     (members,) = np.nonzero(own == number)
@@ -277,10 +264,11 @@ def _chunks(
       steps = batches[first : first + chunk_steps]
       shape = chunk_steps, batch_size
       mask = np.zeros(shape, bool)
-      arrays = {name: np.zeros(shape, np.int32) for name in rows}
+      arrays = np.zeros((len(rows), *shape), np.int32)
       for step, batch in enumerate(steps):
         mask[step, : len(batch)] = True
-        for name, values in rows.items():
-          arrays[name][step, : len(batch)] = values[batch]
-      chunks.append(Chunk(bucket, len(steps), **arrays, mask=mask))
+        arrays[:, step, : len(batch)] = table[:, batch]
+      records, starts, used, lengths = arrays
+      chunk = Chunk(bucket, len(steps), records, starts, used, lengths, mask)
+      chunks.append(chunk)
   return chunks

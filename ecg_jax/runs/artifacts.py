@@ -6,6 +6,7 @@ Each is complete or absent: written to a temporary name and renamed.
 import functools
 import importlib.metadata
 import json
+import operator
 import os
 import pathlib
 import platform
@@ -101,8 +102,7 @@ def check_config(
   if not (workdir / 'config.json').exists():
     return
   existing = configuration.from_json(read_run(workdir)['config'])
-  differing = configuration.differences(config, existing)
-  if differing:
+  if differing := configuration.differences(config, existing):
     raise InputError(
       f'{workdir} holds a run of another config ({"; ".join(differing)}): name'
       ' another folder with --workdir, or give these fields its values.'
@@ -205,15 +205,10 @@ def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
   """
   path = run_folder / 'labels.csv'
   advice = 'restore the original'
-  labels = dict(
-    files.read_csv(
-      path,
-      ('record', version),
-      lambda row: (row['record'], row[version]),
-      kind='a record with its labels',
-      advice=advice,
-    )
-  )
+  columns = ('record', version)
+  parse = operator.itemgetter(*columns)
+  kind = 'a record with its labels'
+  labels = dict(files.read_csv(path, columns, parse, kind=kind, advice=advice))
   expected = read_run(run_folder)['digests']['labels'].get(version)
   if folds_lib.labels_digest(labels) != expected:
     raise InputError(

@@ -88,10 +88,8 @@ def read_table(
     source = run_folder / 'labels.csv'
     labels = artifacts.read_labels(run_folder, 'v2')
     table = folds.make_folds(labels)
-  if (
-    experiment.table_digest(table)
-    != artifacts.read_run(run_folder)['digests']['folds']
-  ):
+  expected = artifacts.read_run(run_folder)['digests']['folds']
+  if experiment.table_digest(table) != expected:
     raise InputError(
       f'{source} makes other folds than those that {run_folder} was trained on:'
       ' restore the original.'
@@ -202,14 +200,11 @@ def restore(
   Raises:
     InputError: The checkpoint is damaged, or of other settings or shapes.
   """
-  with checkpoint.Checkpoints(
-    run_folder / f'fold{fold}' / 'checkpoints',
-    configuration.deciding(config) | {'fold': fold},
-    only_latest=True,
-  ) as checkpoints:
-    return checkpoints.restore(
-      'best', sharding.replicated(variable_shapes(network), mesh)
-    )
+  folder = run_folder / f'fold{fold}' / 'checkpoints'
+  settings = configuration.deciding(config) | {'fold': fold}
+  like = sharding.replicated(variable_shapes(network), mesh)
+  with checkpoint.Checkpoints(folder, settings, only_latest=True) as saved:
+    return saved.restore('best', like)
 
 
 def variable_shapes(network: forward.Network) -> dict[str, Any]:

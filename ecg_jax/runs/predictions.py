@@ -79,9 +79,8 @@ def read(path: pathlib.Path, fold: int) -> Predictions:
       raise ValueError(f'probabilities {probabilities}')
     if row['fold'] != str(fold):
       raise ValueError(f'fold {row["fold"]}')
-    label, predicted = (
-      schema.CLASSES.index(row[name]) for name in ('label', 'predicted')
-    )
+    label = schema.CLASSES.index(row['label'])
+    predicted = schema.CLASSES.index(row['predicted'])
     return row['record'], label, predicted, probabilities
 
   advice = 'score the fold again'

@@ -167,9 +167,8 @@ class FoldRun:
     self.log.end_phase(self.progress)
     evaluated = self.phase.evaluated_as
     following = self.job.phases[self.progress.phase + 1 :][:1]
-    self.progress.next_phase(
-      same_network=all(new.evaluated_as == evaluated for new in following)
-    )
+    same_network = all(new.evaluated_as == evaluated for new in following)
+    self.progress.next_phase(same_network=same_network)
 
   def write_results(self, stop: Callable[[], bool]) -> None:
     """Scores every set with the best weights; scores.json, the last, ends it.
@@ -194,23 +193,22 @@ class FoldRun:
           fold=fold.number,
           label_version=fold.label_version,
         )
+    best = {
+      'phase': self.progress.best_phase,
+      'epoch': self.progress.best_epoch,
+    }
+    content = {
+      'fold': fold.number,
+      'seed': job.seed,
+      'label_version': fold.label_version,
+      'max_records': job.settings['data.max_records'],
+      'versions': artifacts.versions(),
+      'commit': artifacts.commit(),
+      'best': best,
+      'sets': scores,
+    }
     if self.group.is_coordinator:
-      artifacts.write_scores(
-        job.folder / 'scores.json',
-        {
-          'fold': fold.number,
-          'seed': job.seed,
-          'label_version': fold.label_version,
-          'max_records': job.settings['data.max_records'],
-          'versions': artifacts.versions(),
-          'commit': artifacts.commit(),
-          'best': {
-            'phase': self.progress.best_phase,
-            'epoch': self.progress.best_epoch,
-          },
-          'sets': scores,
-        },
-      )
+      artifacts.write_scores(job.folder / 'scores.json', content)
 
   def _fetch_first(self) -> None:
     """Adds the oldest pending chunk to the sums of the epoch."""
@@ -294,18 +292,13 @@ def open_run(
   # By now the coordinator has ended the save that it was at, if it goes back.
   group.exchange(f'{job.name} opens {restores}', '')
   with contextlib.ExitStack() as stack:
+    folder, is_reader = job.folder / 'checkpoints', not group.is_coordinator
     checkpoints = stack.enter_context(
-      Checkpoints(
-        job.folder / 'checkpoints',
-        job.settings,
-        read_only=not group.is_coordinator,
-      )
+      Checkpoints(folder, job.settings, read_only=is_reader)
     )
     progress = Progress(**(checkpoints.progress() or {}))
-    digests = group.exchange(
-      f'{job.name} restored {restores}',
-      files.digest(dataclasses.asdict(progress)),
-    )
+    digest = files.digest(dataclasses.asdict(progress))
+    digests = group.exchange(f'{job.name} restored {restores}', digest)
     if len(set(digests)) > 1:
       raise InputError(
         f'The processes found different checkpoints in {job.folder}: give them'
@@ -313,15 +306,11 @@ def open_run(
       )
     progress.restores = max(progress.restores, restores)
     state, best = restore(job, group, checkpoints, progress)
-    opened = stack.enter_context(
-      log.open_log(
-        job,
-        progress,
-        next_step=int(sharding.fetch(state.step)) + 1,
-        position=position,
-        enabled=group.is_coordinator,
-      )
+    next_step = int(sharding.fetch(state.step)) + 1
+    reports = log.open_log(
+      job, progress, next_step, position, enabled=group.is_coordinator
     )
+    opened = stack.enter_context(reports)
     weighted = device_data.with_weights(data, job.fold.weights, group.mesh)
     yield FoldRun(
       job, group, weighted, checkpoints, progress, state, best, opened

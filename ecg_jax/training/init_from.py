@@ -42,10 +42,8 @@ def starting_variables(
       f' first, or only folds {", ".join(map(str, finished))}.'
     )
   kept = experiment.make_network(config)
-  here, there = (
-    checkpoint.describe(finished_run.variable_shapes(n))
-    for n in (network, kept)
-  )
+  shapes = map(finished_run.variable_shapes, (network, kept))
+  here, there = map(checkpoint.describe, shapes)
   if differing := configuration.compare(here, there):
     raise InputError(
       f'init_from is {str(run_folder)!r}, a run of another model'
@@ -53,9 +51,8 @@ def starting_variables(
     )
   _check_unseen(run_folder, fold)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
-  return sharding.fetch(
-    finished_run.restore(run_folder, config, number, kept, mesh)
-  )
+  best = finished_run.restore(run_folder, config, number, kept, mesh)
+  return sharding.fetch(best)
 
 
 def _check_unseen(run_folder: pathlib.Path, fold: experiment.Fold) -> None:

@@ -69,7 +69,7 @@ class Log:
 
 @contextlib.contextmanager
 def open_log(
-  job: Job, progress: Progress, *, next_step: int, position: int, enabled: bool
+  job: Job, progress: Progress, next_step: int, position: int, *, enabled: bool
 ) -> Iterator[Log]:
   """Opens the files and the bar of a fold where its training goes on.
 

@@ -79,10 +79,8 @@ def split(
   params: Mapping[str, Any], trained: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Divides the top level of `params` into what is trained and what is not."""
-  return (
-    {name: params[name] for name in trained},
-    {name: value for name, value in params.items() if name not in trained},
-  )
+  frozen = {name: params[name] for name in params if name not in trained}
+  return {name: params[name] for name in trained}, frozen
 
 
 def fresh_moments(params: Mapping[str, Any]) -> optax.OptState:

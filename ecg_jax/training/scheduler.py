@@ -116,9 +116,8 @@ def _run_waiting(
         wanted = id(job.fold.dataset), job.fold.label_version
         if held != wanted:
           held = data = None  # Room for the other one.
-          data = device_data.put_dataset(
-            job.fold.dataset, job.fold.label_version, group.mesh
-          )
+          dataset, version = job.fold.dataset, job.fold.label_version
+          data = device_data.put_dataset(dataset, version, group.mesh)
           held = wanted
         train_loop.train_fold(
           job, group, data, position=position, stop=group_stops

@@ -93,23 +93,19 @@ class TrainStep:
     trained, moments = self.optimizer.update(
       trained, gradients, state.optimizer_state, learning_rate
     )
-    params = {**trained, **frozen}
-    state = TrainState(
-      params=params,
-      batch_stats=batch_stats,
+    variables = {'params': {**trained, **frozen}, 'batch_stats': batch_stats}
+    average = self.optimizer.update_average(
+      state.average, variables, kept, state.step
+    )
+    state = dataclasses.replace(
+      state,
+      **variables,
       optimizer_state=moments,
-      average=self.optimizer.update_average(
-        state.average,
-        {'params': params, 'batch_stats': batch_stats},
-        kept,
-        state.step,
-      ),
+      average=average,
       step=state.step + 1,
-      key=state.key,
     )
-    return state, StepResult(
-      jax.nn.softmax(logits), losses, jnp.isfinite(loss + total)
-    )
+    finite = jnp.isfinite(loss + total)
+    return state, StepResult(jax.nn.softmax(logits), losses, finite)
 
 
 @functools.partial(
