@@ -20,8 +20,9 @@ from ecg_jax.evaluation import eval_step
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
 from ecg_jax.runs import artifacts, checkpoint
-from ecg_jax.training import fold_run, optimizer, train_loop, train_step
+from ecg_jax.training import fold_run, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
 from tests import training_helpers
 
@@ -179,7 +180,7 @@ def small_run(
   job = make_job(config, small_data, 1, folder)
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)
-  phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
+  phases = tuple(Phase('lstm', 2, rate) for rate in rates)
   train_job(dataclasses.replace(job, phases=phases))
   return folder
 

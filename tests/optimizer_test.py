@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ecg_jax import models
 from ecg_jax.training import optimizer, train_state
+from ecg_jax.training.phases import Phase, make_phases
 
 
 def _tree(seed):
@@ -68,7 +69,7 @@ PHASES = {
 
 @pytest.mark.parametrize('max_epochs', [None, 1, 150, 1000])
 def test_max_epochs_caps_each_phase(max_epochs):
-  phases = optimizer.phases(**PHASES, max_epochs=max_epochs)
+  phases = make_phases(**PHASES, max_epochs=max_epochs)
   assert tuple(phase.kind for phase in phases) == PHASES['kinds']
   rates = tuple(phase.learning_rate for phase in phases)
   assert rates == PHASES['learning_rates']
@@ -83,7 +84,7 @@ def test_max_epochs_caps_each_phase(max_epochs):
 def test_rate_rises_to_its_highest_and_falls_with_the_schedule_alone(
   epochs, warmup_epochs, schedule
 ):
-  phase = optimizer.Phase('all', epochs, 2e-3, schedule, warmup_epochs)
+  phase = Phase('all', epochs, 2e-3, schedule, warmup_epochs)
   times = np.linspace(0, epochs, 201)
   rates = np.array([phase.rate_at(time) for time in times])
   rising, after = rates[times < warmup_epochs], rates[times >= warmup_epochs]
@@ -133,11 +134,11 @@ def test_average_of_what_is_not_trained_keeps_its_bits():
 
 def test_phases_of_unequal_number_are_refused():
   with pytest.raises(ValueError, match='zip'):
-    optimizer.phases(**{**PHASES, 'epochs': (1, 2)}, max_epochs=None)
+    make_phases(**{**PHASES, 'epochs': (1, 2)}, max_epochs=None)
 
 
 def test_only_the_auxiliary_phase_is_evaluated_without_the_lstm():
-  phases = optimizer.phases(**PHASES, max_epochs=None)
+  phases = make_phases(**PHASES, max_epochs=None)
   assert [phase.evaluated_as for phase in phases] == ['auxiliary'] + 4 * ['all']
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import find, formats, wfdb_files, windows
+from ecg_jax.recordings import find, formats, resampling, wfdb_files
 from ecg_jax.recordings import lead as lead_lib
 from tests import helpers
 
@@ -96,7 +96,7 @@ def write_npy(folder, array):
 
 def counts_of(path, **options):
   recording = lead_lib.open_recording(path, **options)
-  return windows.window_counts(recording)
+  return resampling.window_counts(recording)
 
 
 def recording_of(signal, sampling_rate=300, units='mV'):
@@ -218,15 +218,15 @@ def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
   recording = lead_lib.open_recording(tmp_path / 'b.hea')
   assert (recording.lead, recording.sampling_rate) == ('ECG', 300)
   np.testing.assert_array_equal(
-    windows.window_counts(recording, 3.01, 2), small[903:1503]
+    resampling.window_counts(recording, 3.01, 2), small[903:1503]
   )
 
 
 def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
   path = write_raw(tmp_path, f'a 1 300\n{ECG_LINE}')
   recording = lead_lib.open_recording(path)
-  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
-  found = windows.window_counts(recording, 5, 10)
+  np.testing.assert_array_equal(resampling.window_counts(recording), COUNTS)
+  found = resampling.window_counts(recording, 5, 10)
   np.testing.assert_array_equal(found, COUNTS[1500:4500])
 
 
@@ -238,7 +238,7 @@ def test_a_wfdb_header_without_a_rate_needs_one(tmp_path, comment):
     counts_of(path)
   recording = lead_lib.open_recording(path, sampling_rate=300)
   assert (recording.sampling_rate, recording.notes) == (300, ())
-  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
+  np.testing.assert_array_equal(resampling.window_counts(recording), COUNTS)
   path = write_raw(tmp_path, f'a 1 300{comment}\n{ECG_LINE}')
   np.testing.assert_array_equal(counts_of(path), COUNTS)
 
@@ -249,7 +249,7 @@ def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
   path = write_raw(tmp_path, f'{record}{gain}\n', COUNTS // 8)
   recording = lead_lib.open_recording(path)
   assert recording.notes == ('no gain stated: taken to be 200 a mV',)
-  found = windows.window_counts(recording)
+  found = resampling.window_counts(recording)
   np.testing.assert_array_equal(found, COUNTS // 8 * 5)
   path.write_text(f'{record} 200\n')
   assert not lead_lib.open_recording(path).notes
@@ -277,7 +277,7 @@ def test_gain_is_that_of_the_segments_not_of_their_layout(
     'no gain stated'
   ]
   expected = np.tile(counts * (5 if noted else 1), 2)
-  np.testing.assert_array_equal(windows.window_counts(recording), expected)
+  np.testing.assert_array_equal(resampling.window_counts(recording), expected)
 
 
 def write_segments(folder):
@@ -304,13 +304,13 @@ def test_segments_of_a_recording_are_one(tmp_path):
   assert np.isnan(found[1000:2200]).all()
   np.testing.assert_allclose(found[2200:], COUNTS[3000:3800], atol=1e-3)
   np.testing.assert_array_equal(
-    windows.window_counts(recording, 14, 5), COUNTS[3000:4500]
+    resampling.window_counts(recording, 14, 5), COUNTS[3000:4500]
   )
   with pytest.raises(InputError, match=r'no samples at 10\.00 s'):
-    windows.window_counts(recording, 9, 3)
+    resampling.window_counts(recording, 9, 3)
   lost = lead_lib.open_recording(path, lead='MLII')
   with pytest.raises(InputError, match='no samples'):
-    windows.window_counts(lost, 14, 5)
+    resampling.window_counts(lost, 14, 5)
 
 
 def test_what_is_found(tmp_path):
@@ -371,7 +371,7 @@ def test_units(units):
   scale = {'mV': 1e-3, 'V': 1e-6}.get(units, 1.0)
   recording = recording_of(COUNTS * scale, units=units)
   assert not recording.notes
-  np.testing.assert_array_equal(windows.window_counts(recording), COUNTS)
+  np.testing.assert_array_equal(resampling.window_counts(recording), COUNTS)
 
 
 def _wave(rate, seconds, frequency=7.3):
@@ -382,7 +382,7 @@ def _wave(rate, seconds, frequency=7.3):
 
 @pytest.mark.parametrize('rate', [100, 128, 250, 257, 360, 500, 999.5, 1000])
 def test_resampling_keeps_a_tone_and_its_time(rate):
-  found = windows.window_counts(recording_of(_wave(rate, 20), rate), 5, 10)
+  found = resampling.window_counts(recording_of(_wave(rate, 20), rate), 5, 10)
   assert found.shape == (3000,)
   expected = 1000 * _wave(300, 20)[1500:4500]
   assert np.abs(found - expected).max() < 4
@@ -390,7 +390,7 @@ def test_resampling_keeps_a_tone_and_its_time(rate):
 
 def test_resampling_takes_away_what_300_hz_cannot_hold():
   recording = recording_of(_wave(1000, 20, 190) - 3, 1000)
-  assert np.abs(windows.window_counts(recording, 2, 16)).max() <= 1
+  assert np.abs(resampling.window_counts(recording, 2, 16)).max() <= 1
 
 
 @pytest.mark.parametrize('bandpass', [False, True])
@@ -404,9 +404,9 @@ def test_a_window_does_not_depend_on_how_it_was_cut(
 ):
   rng = np.random.default_rng(0)
   recording = recording_of(rng.normal(0, 1, round(30 * rate)), rate)
-  whole = windows.window_counts(recording, bandpass=bandpass)
-  assert len(whole) == windows.num_counts(recording)
-  found = windows.window_counts(recording, start, seconds, bandpass=bandpass)
+  whole = resampling.window_counts(recording, bandpass=bandpass)
+  assert len(whole) == resampling.num_counts(recording)
+  found = resampling.window_counts(recording, start, seconds, bandpass=bandpass)
   at = round(start * 300)
   expected = whole[at : at + round(seconds * 300)].astype(int)
   assert len(found) == len(expected)
@@ -417,7 +417,7 @@ def test_bandpass_keeps_the_heart_and_takes_the_rest():
   times = np.arange(9000) / 300
   for frequency, least, most in ((0.05, 0, 20), (8, 970, 1030), (100, 0, 40)):
     recording = recording_of(np.sin(2 * np.pi * frequency * times))
-    found = windows.window_counts(recording, 10, 10, bandpass=True)
+    found = resampling.window_counts(recording, 10, 10, bandpass=True)
     assert least <= np.abs(found).max() <= most
 
 
@@ -427,24 +427,24 @@ def test_short_gaps_are_bridged_and_long_ones_refused():
   signal[3000] = np.inf
   recording = recording_of(signal)
   np.testing.assert_array_equal(
-    windows.window_counts(recording), np.arange(9000)
+    resampling.window_counts(recording), np.arange(9000)
   )
   signal[5000:5016] = np.nan
   recording = recording_of(signal)
   with pytest.raises(InputError, match=r'at 16\.67 s'):
-    windows.window_counts(recording)
-  windows.window_counts(recording, 0, 5000 / 300)
-  windows.window_counts(recording, 5016 / 300, 10)
+    resampling.window_counts(recording)
+  resampling.window_counts(recording, 0, 5000 / 300)
+  resampling.window_counts(recording, 5016 / 300, 10)
   for part in ((0, 5001 / 300), (5015 / 300, 10)):
     with pytest.raises(InputError, match='no samples'):
-      windows.window_counts(recording, *part)
+      resampling.window_counts(recording, *part)
 
 
 @pytest.mark.parametrize('count', [1, 3, 900])
 def test_nothing_but_gaps_is_refused_with_the_name(tmp_path, count):
   """A path, since several of one name may be read together."""
   path = write_npy(tmp_path, np.full(count, np.nan))
-  with pytest.raises(windows.GapError) as error:
+  with pytest.raises(resampling.GapError) as error:
     counts_of(path, **STATED)
   assert str(error.value).startswith(f'{path} has no samples at 0.00 s')
 
@@ -524,7 +524,7 @@ def test_the_longer_axis_of_an_array_is_time(shape):
   rows[1] = np.arange(9000)
   recording = lead_lib.from_array(array, lead='1', **STATED)
   np.testing.assert_array_equal(
-    windows.window_counts(recording), np.arange(9000)
+    resampling.window_counts(recording), np.arange(9000)
   )
 
 
@@ -545,11 +545,11 @@ def test_what_is_given_but_stated_otherwise_is_noted(tmp_path):
     'states 300 Hz itself',
     'states mV itself',
   ]
-  np.testing.assert_array_equal(windows.window_counts(other), COUNTS)
+  np.testing.assert_array_equal(resampling.window_counts(other), COUNTS)
 
 
 def test_numbers_out_of_range_are_clipped_and_not_missing(tmp_path):
-  found = windows.window_counts(recording_of(np.array([1e30, -1e30, 0.0])))
+  found = resampling.window_counts(recording_of(np.array([1e30, -1e30, 0.0])))
   assert found.tolist() == [32767, -32768, 0]
   (tmp_path / 'a.csv').write_text('1e300\n-1e300\n0\n')
   write_npy(tmp_path, [1e300, -1e300, 0])

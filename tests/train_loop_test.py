@@ -24,6 +24,7 @@ from ecg_jax.runs import checkpoint
 from ecg_jax.runtime import sharding
 from ecg_jax.training import fold_run, optimizer, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
   make_group,
   put_data,
@@ -147,7 +148,7 @@ def test_recordings_read_from_the_disk_give_the_same_bits(
   small_job, stored_dataset, train_job, read_result, tmp_path
 ):
   fields = {
-    'phases': (optimizer.Phase('auxiliary', 3, 1e-2),),
+    'phases': (Phase('auxiliary', 3, 1e-2),),
     'training_buckets': 1,
   }
   device = small_job(tmp_path / 'device', **fields)
@@ -254,10 +255,10 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
     tmp_path,
     validate_every_epochs=1,
     phases=(
-      optimizer.Phase('auxiliary', 2, 1e-2),
-      optimizer.Phase('lstm', 2, 2e-3),
-      optimizer.Phase('all', 2, 5e-4),
-      optimizer.Phase('all', 1, 5e-5),
+      Phase('auxiliary', 2, 1e-2),
+      Phase('lstm', 2, 2e-3),
+      Phase('all', 2, 5e-4),
+      Phase('all', 1, 5e-5),
     ),
   )
   befores, bests = {}, {}
@@ -323,9 +324,7 @@ def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
 ):
   job = small_job(
     tmp_path,
-    phases=tuple(
-      optimizer.Phase(kind, 9, 1e-3) for kind in ('auxiliary', 'lstm', 'all')
-    ),
+    phases=tuple(Phase(kind, 9, 1e-3) for kind in ('auxiliary', 'lstm', 'all')),
     patience_epochs=1,
   )
   # Epoch 1 comes too soon for anything to be better than before.
@@ -344,9 +343,7 @@ def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
 def test_an_improvement_in_time_prolongs_the_phase(
   small_job, train_job, tmp_path, score_as
 ):
-  job = small_job(
-    tmp_path, phases=(optimizer.Phase('lstm', 9, 1e-3),), patience_epochs=3
-  )
+  job = small_job(tmp_path, phases=(Phase('lstm', 9, 1e-3),), patience_epochs=3)
   score_as(10.0, 20.0, 20.0, 15.0)
   train_job(job)
   # Validated every second epoch; 4 is the best, so 7 is the last.
@@ -514,7 +511,7 @@ def _chunk_arguments(job, mesh, kind='all'):
   """A state, the chunks of an epoch, and a function that gives the arguments
   to train one of them."""
   data = put_data(job, mesh)
-  phase = optimizer.Phase(kind, 1, 1e-3)
+  phase = Phase(kind, 1, 1e-3)
   learning_rate, key, variables, step = sharding.replicate(
     (
       np.float32(phase.learning_rate),
@@ -995,7 +992,7 @@ def test_restores_are_bounded(
 def test_weights_that_the_last_step_spoilt_are_not_kept(
   small_job, train_job, tmp_path
 ):
-  job = small_job(tmp_path, phases=(optimizer.Phase('lstm', 1, math.inf),))
+  job = small_job(tmp_path, phases=(Phase('lstm', 1, math.inf),))
   # One step, whose loss is still finite.
   sets = {**job.fold.sets, 'train': job.fold.sets['train'][:1]}
   job = with_fields(job, sets=sets)
@@ -1022,8 +1019,7 @@ def regularised_job(small_job):
       folder,
       training_buckets=1,
       phases=tuple(
-        optimizer.Phase(kind, 2, 1e-2, 'cosine', 0.5)
-        for kind in ('auxiliary', 'all')
+        Phase(kind, 2, 1e-2, 'cosine', 0.5) for kind in ('auxiliary', 'all')
       ),
       weight_decay=0.1,
       average_decay=0.9,

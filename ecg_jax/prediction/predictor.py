@@ -21,8 +21,7 @@ from ecg_jax.prediction import aggregation, ensemble
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.recordings import lead as lead_lib
-from ecg_jax.recordings import training_range
-from ecg_jax.recordings import windows as windows_lib
+from ecg_jax.recordings import resampling, training_range
 
 _CHUNK_SAMPLES = 2**22
 """Samples of the windows that are evaluated together, at least, if there are
@@ -228,7 +227,7 @@ def _read(
     recording = opener()
     result.lead = recording.lead
     result.notes += recording.notes
-    samples = windows_lib.num_counts(recording)
+    samples = resampling.num_counts(recording)
     result.seconds = samples / training_range.SAMPLING_RATE
     least = model.network.spectrogram.window_samples
     if samples < least:
@@ -238,10 +237,10 @@ def _read(
         f' than the {least} of one spectrum: give a longer one.'
       )
     if samples <= model.longest_samples:
-      counts = windows_lib.window_counts(recording)
+      counts = resampling.window_counts(recording)
       allowed = _allowed_folds(model, result, counts, settings)
       if settings.bandpass:
-        counts = windows_lib.window_counts(recording, bandpass=True)
+        counts = resampling.window_counts(recording, bandpass=True)
       result.departures.update(training_range.departures(counts))
       yield Window(number, 0.0, result.seconds, counts, allowed)
       return
@@ -249,10 +248,10 @@ def _read(
     times = window_times(result.seconds, settings.window, settings.stride)
     for start, end in times:
       try:
-        counts = windows_lib.window_counts(
+        counts = resampling.window_counts(
           recording, start, end - start, bandpass=settings.bandpass
         )
-      except windows_lib.GapError:
+      except resampling.GapError:
         result.gaps.append((start, end))
         continue
       result.departures.update(training_range.departures(counts))

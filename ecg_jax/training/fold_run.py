@@ -18,10 +18,10 @@ from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import log, train_state, train_step
 from ecg_jax.training.job import Job
-from ecg_jax.training.optimizer import Phase
+from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 

@@ -14,11 +14,12 @@ from ecg_jax.errors import InputError, TrainingError
 from ecg_jax.input_pipeline import sampler
 from ecg_jax.models import loss
 from ecg_jax.runtime import files
-from ecg_jax.training import optimizer, scheduler, train_loop
+from ecg_jax.training import job_queue, train_loop
 from ecg_jax.training.job import make_job
+from ecg_jax.training.phases import Phase
 from tests.training_helpers import with_fields
 
-PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
+PHASES = (Phase('lstm', 2, 1e-3),)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_jobs_end_as_if_each_were_alone(
     train_job(job)
   _see_devices(monkeypatch, devices)
   together = make_jobs(tmp_path / 'together')
-  assert scheduler.run(together) == {}
+  assert job_queue.run(together) == {}
   results = [read_result(job) for job in alone]
   assert [read_result(job) for job in together] == results
   assert results[0] != results[1]
@@ -62,7 +63,7 @@ def test_failed_job_is_named_and_disturbs_no_other(
   _see_devices(monkeypatch, 2)
   good, bad = reversed(make_jobs(tmp_path))
   phases = (dataclasses.replace(PHASES[0], learning_rate=math.inf),)
-  failed = scheduler.run([dataclasses.replace(bad, phases=phases), good])
+  failed = job_queue.run([dataclasses.replace(bad, phases=phases), good])
   assert set(failed) == {'fold 0'}
   assert isinstance(failed['fold 0'], TrainingError)
   assert 'fold 0 failed: the loss or' in capsys.readouterr().err
@@ -79,7 +80,7 @@ def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
     return sum(array.ndim >= 3 for array in jax.live_arrays())
 
   before = count_kernels()
-  failed = scheduler.run(
+  failed = job_queue.run(
     [dataclasses.replace(job, phases=phases) for job in make_jobs(tmp_path)]
   )
   assert count_kernels() <= before
@@ -101,7 +102,7 @@ def test_a_job_whose_error_is_its_own_cause_fails_too(
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
   failed = {}
   thread = threading.Thread(
-    target=lambda: failed.update(scheduler.run(make_jobs(tmp_path))),
+    target=lambda: failed.update(job_queue.run(make_jobs(tmp_path))),
     daemon=True,
   )
   thread.start()
@@ -122,13 +123,13 @@ def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, monkeypatch):
       ended.set()
 
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
-  assert scheduler.run([slow, fast]) == {}
+  assert job_queue.run([slow, fast]) == {}
 
 
 def test_devices_per_job_that_cannot_be_had(make_jobs, tmp_path, monkeypatch):
   _see_devices(monkeypatch, 2)
   with pytest.raises(InputError, match='devices_per_job is 5: there are 2'):
-    scheduler.run(make_jobs(tmp_path), 5)
+    job_queue.run(make_jobs(tmp_path), 5)
   assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +143,7 @@ def test_devices_per_job_makes_jobs_share_or_take_turns(
     seen.append((job.fold.number, group.mesh.size))
 
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
-  assert scheduler.run(make_jobs(tmp_path), 2) == {}
+  assert job_queue.run(make_jobs(tmp_path), 2) == {}
   assert seen == [(0, 2), (1, 2)]
 
 
@@ -158,7 +159,7 @@ def test_jobs_that_take_turns_each_have_their_own_labels(
     given.append((job, data))
 
   monkeypatch.setattr(train_loop, 'train_fold', train_fold)
-  assert scheduler.run([first, second, other]) == {}
+  assert job_queue.run([first, second, other]) == {}
   for job, data in given:
     classes = job.fold.dataset.classes[job.fold.label_version]
     np.testing.assert_array_equal(data.labels, classes)
@@ -171,7 +172,7 @@ def test_finished_jobs_are_left_as_they_are(make_jobs, tmp_path):
   for job in work:
     job.folder.mkdir()
     (job.folder / 'scores.json').write_text('finished')
-  assert scheduler.run(work) == {}
+  assert job_queue.run(work) == {}
   for job in work:
     assert [path.name for path in job.folder.iterdir()] == ['scores.json']
     assert (job.folder / 'scores.json').read_text() == 'finished'
@@ -183,7 +184,7 @@ def test_job_whose_folder_is_in_use_is_refused(
   _see_devices(monkeypatch, 1)
   job, _ = make_jobs(tmp_path)
   with files.locked(job.folder, wait=False):
-    failed = scheduler.run([job])
+    failed = job_queue.run([job])
   assert 'is in use by process' in str(failed['fold 0'])
   assert [path.name for path in job.folder.iterdir()] == ['.lock']
 

@@ -21,8 +21,8 @@ from ecg_jax.errors import (
 )
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
-from ecg_jax.runtime import files, multihost, sharding
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime import device_groups, files, multihost, sharding
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import train_loop
 from ecg_jax.training.job import Job
 
@@ -56,7 +56,7 @@ def run(
   """
   groups = [
     DeviceGroup(sharding.make_mesh(devices))
-    for devices in sharding.device_groups(
+    for devices in device_groups.divide_devices(
       jax.devices(), len(jobs), devices_per_job
     )
   ]
