@@ -70,9 +70,7 @@ def with_logits(model, compute, **fields):
 
 
 @given(
-  seconds=st.floats(1, 500),
-  window=st.floats(1, 100),
-  stride=st.floats(1, 100),
+  seconds=st.floats(1, 500), window=st.floats(1, 100), stride=st.floats(1, 100)
 )
 def test_windows_cover_what_strides_do(seconds, window, stride):
   times = predictor.window_times(seconds, window, stride)
