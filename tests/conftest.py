@@ -149,7 +149,7 @@ def train_job():
 
     with pytest.MonkeyPatch.context() as patch:
       training_helpers.spy(patch, train_step, 'train_chunk', after=stop)
-      training_helpers.spy(patch, eval_step, 'dispatch', after=stop)
+      training_helpers.spy(patch, eval_step, 'evaluate', after=stop)
       try:
         train_loop.train_fold(job, group, data, position=0)
       except Stopped:

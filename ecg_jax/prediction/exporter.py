@@ -66,14 +66,10 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
   weights: dict[str, Any] = stacked_weights(model)
   archive = io.BytesIO()
   np.savez(archive, **weights)
-  files = {
-    'MODEL_CARD.md': model_card(model, temperature).encode(),
-    'weights.npz': archive.getvalue(),
-    **{
-      f'{name}.bin': program
-      for name, program in programs(model, temperature).items()
-    },
-  }
+  built = programs(model, temperature)
+  files = {f'{name}.bin': program for name, program in built.items()}
+  files['MODEL_CARD.md'] = model_card(model, temperature).encode()
+  files['weights.npz'] = archive.getvalue()
   out.parent.mkdir(parents=True, exist_ok=True)
   try:
     with tempfile.TemporaryDirectory(
@@ -125,13 +121,11 @@ def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
     counts = jnp.clip(jnp.round(signal * 1000.0), limits.min, limits.max)
     return predict(weights, counts.astype(jnp.int16), lengths)
 
-  shortest = spectrogram.window_samples
+  least = f'samples >= {spectrogram.window_samples}'
   batch, samples = jax.export.symbolic_shape(
-    'batch, samples', constraints=[f'samples >= {shortest}']
+    'batch, samples', constraints=[least]
   )
-  weights = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stacked_weights(model)
-  )
+  weights = jax.eval_shape(lambda: stacked_weights(model))
   lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
   return {
     name: bytes(
