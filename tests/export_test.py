@@ -150,14 +150,6 @@ def test_the_card_describes_the_run(model_folder, small_run):
   assert '$' not in card
 
 
-def test_the_card_shows_the_calibration(small_run):
-  folds = ensemble.load(small_run)
-  with made_up_run.calibrated(small_run, 1.25, error=0.034):
-    card = exporter.model_card(folds, calibration.read(small_run, folds.folds))
-  assert 'the temperature 1.25, fitted to' in card
-  assert '"error": 0.034' in card
-
-
 def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   """In the run, whose calibration counts, and in the place to write to."""
   temperatures = []
@@ -168,12 +160,14 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   home.mkdir()
   (home / 'run').symlink_to(small_run)
   monkeypatch.setenv('HOME', str(home))
-  with made_up_run.calibrated(small_run, 1.25):
+  with made_up_run.calibrated(small_run, 1.25, error=0.034):
     assert export.main(['--run=~/run', '--out=~/model']) == 0
     exporter.export(pathlib.Path('~/run'), tmp_path / 'model')
   assert temperatures == [1.25, 1.25]
   for folder in (home, tmp_path):
-    assert 'temperature 1.25' in (folder / 'model/MODEL_CARD.md').read_text()
+    card = (folder / 'model/MODEL_CARD.md').read_text()
+    assert 'the temperature 1.25, fitted to' in card
+    assert '"error": 0.034' in card
 
 
 def test_an_existing_folder_is_left_alone(model_folder, small_run, capsys):
