@@ -260,16 +260,14 @@ def _over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
   if folds:
     measured = [measures(scores) for scores in folds]
     rows = [list(values.values()) for values in measured]
-    found['mean'] = dict(
-      zip(measured[0], np.mean(rows, axis=0).tolist(), strict=True)
-    )
+    mean = np.mean(rows, axis=0).tolist()
+    found['mean'] = dict(zip(measured[0], mean, strict=True))
     pooled = np.sum([scores['confusion'] for scores in folds], axis=0)
     found['pooled'] = score.scores(pooled)
     found['pooled_interval'] = list(score.bootstrap_interval(pooled))
   if len(folds) > 1:
-    found['standard_deviation'] = dict(
-      zip(measured[0], np.std(rows, axis=0, ddof=1).tolist(), strict=True)
-    )
+    deviation = np.std(rows, axis=0, ddof=1).tolist()
+    found['standard_deviation'] = dict(zip(measured[0], deviation, strict=True))
   return found
 
 

@@ -71,12 +71,8 @@ def _read_plain_wfdb(path: pathlib.Path) -> Channels | None:
     return None
   rate, count = float(record[1]), int(record[2])
   file, first, gain = path.with_name(signal[1]), int(signal[2] or 0), signal[3]
-  if not (
-    file.is_file()
-    and file.stat().st_size == first + 2 * count
-    and count
-    and float(gain)
-  ):
+  size = file.stat().st_size if file.is_file() else None
+  if size != first + 2 * count or not count or not float(gain):
     return None
 
   def read(start: int, stop: int) -> np.ndarray:
