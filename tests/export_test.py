@@ -36,14 +36,8 @@ def random_folds(config):
 
     return jax.tree.map(draw, finished_run.variable_shapes(network))
 
-  return Ensemble(
-    run_folder=pathlib.Path('run'),
-    config=config,
-    folds=(0, 1),
-    network=network,
-    variables=(variables(0), variables(1)),
-    trained_on=({}, {}),
-  )
+  both = (variables(0), variables(1))
+  return Ensemble(pathlib.Path('run'), config, (0, 1), network, both, ({}, {}))
 
 
 @pytest.fixture(scope='module', params=['cnn', 'crnn', 'residual_crnn'])
@@ -119,14 +113,8 @@ def test_the_card_explains_how_to_use_them_without_ecg_jax(
       "print({'ecg_jax', 'flax'} & set(sys.modules))",
     ]
   )
-  done = subprocess.run(
-    [sys.executable, '-c', script],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert done.stdout == 'set()\n'
+  command = [sys.executable, '-c', script]
+  assert subprocess.check_output(command, cwd=tmp_path) == b'set()\n'
   windows = [signal[0], signal[1, :500]]
   each = calibration.softmax(ensemble.load(small_run).logits(windows), 1.0)
   np.testing.assert_allclose(
