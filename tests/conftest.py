@@ -49,6 +49,19 @@ def real_data() -> pathlib.Path:
   return pathlib.Path(folder)
 
 
+@pytest.fixture
+def refusal(capsys):
+  """Runs a command that refuses its arguments; returns its one sentence."""
+
+  def run(main, *arguments, prints=False):
+    assert main([*map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert (bool(out), err.count('\n')) == (prints, 1)
+    return err
+
+  return run
+
+
 @pytest.fixture(scope='session')
 def small_config() -> ml_collections.ConfigDict:
   """The quickstart's config, shrunk until a step takes milliseconds."""

@@ -158,10 +158,10 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
     assert '"error": 0.034' in card
 
 
-def test_an_existing_folder_is_left_alone(model_folder, small_run, capsys):
+def test_an_existing_folder_is_left_alone(model_folder, small_run, refusal):
   before = sorted(model_folder.iterdir())
-  assert export.main([str(small_run), '--out', str(model_folder)]) == 2
-  assert f'{model_folder} exists already' in capsys.readouterr().err
+  sentence = refusal(export.main, small_run, '--out', model_folder)
+  assert f'{model_folder} exists already' in sentence
   assert sorted(model_folder.iterdir()) == before
   assert sorted(model_folder.parent.iterdir()) == [model_folder]
 

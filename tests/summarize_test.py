@@ -290,7 +290,7 @@ def _one_more_correct(text):
   ],
 )
 def test_damage_gets_one_sentence_and_writes_nothing(
-  tmp_path, capsys, name, damage, words
+  tmp_path, capsys, refusal, name, damage, words
 ):
   run = tmp_path / 'run'
   _make_run(run)
@@ -299,27 +299,22 @@ def test_damage_gets_one_sentence_and_writes_nothing(
   path.write_text(damage(before))
   assert path.read_text() != before
   files = sorted(run.rglob('*'))
-  assert summarize.main([str(run), '--plot']) == 2
-  printed = capsys.readouterr()
-  assert words in printed.err
-  assert printed.err.count('\n') == 1
-  assert printed.out == ''
+  assert words in refusal(summarize.main, run, '--plot')
   assert sorted(run.rglob('*')) == files
   assert summarize.main([str(run), '--plot', '--debug']) == 2
   assert 'Traceback' in capsys.readouterr().err
 
 
-def test_wrong_folders_get_one_sentence(tmp_path, capsys):
+def test_wrong_folders_get_one_sentence(tmp_path, refusal):
   _make_run(tmp_path / 'run')
   (tmp_path / 'empty').mkdir()
-  run, empty = str(tmp_path / 'run'), str(tmp_path / 'empty')
+  run, empty = tmp_path / 'run', tmp_path / 'empty'
   for arguments, words in (
-    ([str(tmp_path / 'none')], 'There is no folder'),
+    ([tmp_path / 'none'], 'There is no folder'),
     ([run, empty], 'There is no config.json'),
     (['--plot', run, empty], 'put --plot after'),
-    ([run, '--plot', f'{run}/config.json'], 'cannot be written'),
   ):
-    assert summarize.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count('\n') == 1
+    assert words in refusal(summarize.main, *arguments)
+  arguments = [run, '--plot', run / 'config.json']
+  sentence = refusal(summarize.main, *arguments, prints=True)
+  assert 'cannot be written' in sentence
