@@ -91,10 +91,8 @@ def _read_fold(
       return f'no {set_name} set in scores.json'
     if not path.exists():
       return f'no {path.name}'
-    predicted = predictions.read(path, fold)
-    found = score.scores(
-      score.confusion_matrix(predicted.labels, predicted.predicted)
-    )
+    read = predictions.read(path, fold)
+    found = score.scores(score.confusion_matrix(read.labels, read.predicted))
     _check_agreement(path, content['sets'][set_name], found)
     best = content['best']
     found['best'] = {key: int(best[key]) for key in ('phase', 'epoch')}
@@ -105,7 +103,7 @@ def _read_fold(
       f'{score_file} is no score file of fold {fold} '
       f'({type(error).__name__}: {error}); score the fold again.'
     ) from error
-  return found, predicted.records
+  return found, read.records
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:

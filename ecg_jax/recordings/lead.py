@@ -157,13 +157,11 @@ def _open_lead(
     )
   scale = _scale(path, names[chosen], channels.units[chosen], units)
   if sampling_rate not in (None, rate):
-    notes += (
-      f'states {rate:g} Hz itself: --sampling_rate {sampling_rate:g} not used',
-    )
+    unused = f'--sampling_rate {sampling_rate:g} not used'
+    notes += (f'states {rate:g} Hz itself: {unused}',)
   if units is not None and MILLIVOLT.get(_unit(units) or '') != scale:
-    notes += (
-      f'states {channels.units[chosen]} itself: --units {units} not used',
-    )
+    unused = f'--units {units} not used'
+    notes += (f'states {channels.units[chosen]} itself: {unused}',)
   with explained(pathlib.Path(path)):
     samples = channels.open(chosen)
     if samples.num_samples < 1:
