@@ -49,6 +49,19 @@ def real_data() -> pathlib.Path:
   return pathlib.Path(folder)
 
 
+@pytest.fixture
+def refusal(capsys):
+  """Runs a command that refuses its arguments; returns its one sentence."""
+
+  def run(main, *arguments, prints=False):
+    assert main([*map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert (bool(out), err.count('\n')) == (prints, 1)
+    return err
+
+  return run
+
+
 @pytest.fixture(scope='session')
 def small_config() -> ml_collections.ConfigDict:
   """The quickstart's config, shrunk until a step takes milliseconds."""
@@ -149,7 +162,7 @@ def train_job():
 
     with pytest.MonkeyPatch.context() as patch:
       training_helpers.spy(patch, train_step, 'train_chunk', after=stop)
-      training_helpers.spy(patch, eval_step, 'dispatch', after=stop)
+      training_helpers.spy(patch, eval_step, 'evaluate', after=stop)
       try:
         train_loop.train_fold(job, group, data, position=0)
       except Stopped:

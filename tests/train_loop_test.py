@@ -82,7 +82,7 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
     spy(
       patch,
       eval_step,
-      'dispatch',
+      'evaluate',
       before=lambda *_, kind, **__: evaluated.append(kind),
     )
     spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
@@ -294,7 +294,7 @@ def test_auxiliary_network_is_never_the_result(
   spy(
     monkeypatch,
     eval_step,
-    'dispatch',
+    'evaluate',
     before=lambda *_, kind, **__: evaluated.append(kind),
   )
   job = small_job(tmp_path)
@@ -819,7 +819,7 @@ def test_nothing_reaches_the_device_in_the_loop_unless_put_there(
   def take_from_host(*_, **__):
     jnp.add(np.ones(3), 1)
 
-  spy(monkeypatch, eval_step, 'dispatch', before=take_from_host)
+  spy(monkeypatch, eval_step, 'evaluate', before=take_from_host)
   with pytest.raises(Exception, match='Disallowed host-to-device'):
     train_job(small_job(tmp_path))
 

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import itertools
 import numbers
@@ -47,15 +48,11 @@ class Settings:
 
   def __post_init__(self) -> None:
     """Raises InputError where a field is not a number or out of range."""
-    for name, least, most in (
-      ('window', 1, 3600),
-      ('stride', 1, 86400),
-      ('abstain', 0, 1),
-    ):
+    ranges = {'window': (1, 3600), 'stride': (1, 86400), 'abstain': (0, 1)}
+    for name, (least, most) in ranges.items():
       value = getattr(self, name)
-      if not (
-        isinstance(value, numbers.Real) and least <= float(value) <= most
-      ):
+      is_real = isinstance(value, numbers.Real)
+      if not (is_real and least <= float(value) <= most):
         raise InputError(
           f'{name} is {value!r}, not from {least} to {most}: give a number in'
           ' that range.'
@@ -201,13 +198,8 @@ def predict_recordings(
   for number, result in enumerate(results):
     if result.failure is not None:
       # The windows before the failure do not stand for the recording.
-      results[number] = RecordingResult(
-        result.name,
-        result.lead,
-        result.seconds,
-        notes=result.notes,
-        failure=result.failure,
-      )
+      known = ('name', 'lead', 'seconds', 'notes', 'failure')
+      results[number] = RecordingResult(**{x: vars(result)[x] for x in known})
     elif result.windowed:
       result.summary = aggregation.summarize(
         result.windows, abstain=settings.abstain
@@ -390,15 +382,14 @@ class Model:
     Raises:
       InputError: The signal cannot be used; the message says why.
     """
-    [result] = predict_recordings(
-      self.folds,
-      {
-        'signal': lambda: lead_lib.from_array(
-          signal, sampling_rate=sampling_rate, units=units, lead=lead
-        )
-      },
-      settings,
+    opener = functools.partial(
+      lead_lib.from_array,
+      signal,
+      sampling_rate=sampling_rate,
+      units=units,
+      lead=lead,
     )
+    [result] = predict_recordings(self.folds, {'signal': opener}, settings)
     if result.failure is not None:
       raise InputError(result.failure)
     return result

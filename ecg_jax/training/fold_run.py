@@ -195,13 +195,8 @@ class FoldRun:
       result = self._evaluate(self.best, chunks, job.phases[-1])
       scores[set_name] = result.scores
       if set_name in predictions.FILES and self.group.is_coordinator:
-        eval_step.write_predictions(
-          job.folder / predictions.FILES[set_name],
-          result,
-          fold.dataset,
-          fold=fold.number,
-          label_version=fold.label_version,
-        )
+        path = job.folder / predictions.FILES[set_name]
+        eval_step.write_predictions(path, result, fold)
     if self.group.is_coordinator:
       artifacts.write_scores(
         job.folder / 'scores.json',
