@@ -4,12 +4,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import itertools
 import numbers
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ import tqdm
 from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
-from ecg_jax.prediction import aggregation, ensemble
+from ecg_jax.prediction import aggregation, ensemble, leak_rule
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.recordings import lead as lead_lib
@@ -230,7 +229,10 @@ def _read(
       )
     if samples <= model.longest_samples:
       counts = resampling.window_counts(recording)
-      allowed = _allowed_folds(model, result, counts, settings)
+      allowed, note = leak_rule.allowed_folds(
+        model, result.name, counts, allow_leak=settings.allow_leak
+      )
+      result.notes += [note] if note else []
       if settings.bandpass:
         counts = resampling.window_counts(recording, bandpass=True)
       result.departures.update(training_range.departures(counts))
@@ -276,53 +278,6 @@ def window_times(
   if times[-1][1] < seconds - 1e-6:
     times.append((seconds - window, seconds))
   return times
-
-
-def _allowed_folds(
-  model: Ensemble,
-  result: RecordingResult,
-  counts: np.ndarray,
-  settings: Settings,
-) -> tuple[int, ...]:
-  """The folds that may classify a recording.
-
-  Raises:
-    InputError: All folds were trained on it.
-  """
-  digest = hashlib.sha256(counts.astype('<i2').tobytes()).hexdigest()
-  trained = {
-    fold: records[digest]
-    for fold, records in zip(model.folds, model.trained_on, strict=True)
-    if digest in records
-  }
-  if not trained:
-    return model.folds
-  record = next(iter(trained.values()))
-  unseen = tuple(fold for fold in model.folds if fold not in trained)
-  if settings.allow_leak:
-    result.notes.append(
-      f'all folds answered, of which {_listed(trained)} learnt from it as'
-      f' {record} of the training set'
-    )
-    return model.folds
-  if not unseen:
-    raise InputError(
-      f'{result.name} is {record} of the training set, and each finished fold'
-      f' of {model.run_folder} ({_listed(trained)}) learnt from it, or from a'
-      ' record with the same samples: train the fold that has it in its test'
-      ' set, or give --allow_leak.'
-    )
-  result.notes.append(
-    f'{_listed(unseen)} alone answered, the others learnt from it as {record}'
-    ' of the training set'
-  )
-  return unseen
-
-
-def _listed(folds: Iterable[int]) -> str:
-  """Folds in words: 'fold 1', 'folds 0, 2'."""
-  numbers = [str(fold) for fold in folds]
-  return f'fold{"s" * (len(numbers) > 1)} {", ".join(numbers)}'
 
 
 def _classify(
