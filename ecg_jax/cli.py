@@ -11,14 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ecg_jax.errors import (
-  ConfigError,
-  Help,
-  InputError,
-  Interrupted,
-  PartialFailure,
-  TrainingError,
-)
+from ecg_jax import errors
 
 Main = Callable[[Sequence[str]], int]
 """Command-line arguments -> exit code."""
@@ -76,7 +69,7 @@ def run_command(
   """
   try:
     return run()
-  except Help as text:
+  except errors.Help as text:
     print(text)
     return 0
   except (Exception, KeyboardInterrupt) as error:
@@ -93,15 +86,13 @@ def explain(
 ) -> tuple[str, int]:
   """The sentence that reports an error, and the exit code."""
   match error:
-    case ConfigError():
+    case errors.ConfigError() | errors.TrainingError():
       return str(error), 1
-    case InputError():
+    case errors.InputError():
       return str(error), 2
-    case TrainingError():
-      return str(error), 1
-    case PartialFailure():
+    case errors.PartialFailure():
       return str(error), 3
-    case Interrupted():
+    case errors.Interrupted():
       return str(error), 128 + error.number
     case KeyboardInterrupt():
       return 'Interrupted (SIGINT).', 128 + signal.SIGINT
@@ -116,12 +107,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _is_defect(error: BaseException) -> bool:
   """Whether an error, or the one that a PartialFailure reports, is a defect."""
-  if isinstance(error, PartialFailure):
+  if isinstance(error, errors.PartialFailure):
     return error.__cause__ is not None and _is_defect(error.__cause__)
-  if isinstance(error, ConfigError):
+  if isinstance(error, errors.ConfigError):
     return True
   # A reader that closed the pipe is no defect either.
-  mistakes = InputError | TrainingError | KeyboardInterrupt | BrokenPipeError
+  mistakes = errors.InputError | errors.TrainingError
+  mistakes |= KeyboardInterrupt | BrokenPipeError
   return not (isinstance(error, mistakes) or _is_out_of_memory(error))
 
 
@@ -146,4 +138,4 @@ class ArgumentParser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Raises InputError."""
-    raise InputError(f'{message[:1].upper()}{message[1:]}: see --help.')
+    raise errors.InputError(f'{message[:1].upper()}{message[1:]}: see --help.')

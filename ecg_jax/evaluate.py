@@ -26,13 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     help="labels to score with; default: the run's",
   )
   options = parser.parse_args(arguments)
-  out = evaluate_run(
-    options.run_folder,
-    set_name=options.set_name,
-    label_version=options.label_version,
-    manual_dir=options.manual_dir,
-    data_dir=options.data_dir,
-  )
+  fields = ('set_name', 'label_version', 'manual_dir', 'data_dir')
+  chosen = {field: getattr(options, field) for field in fields}
+  out = evaluate_run(options.run_folder, **chosen)
   scores = summary.summarize(out, options.set_name)
   print(tables.format_table([scores]))
   tables.write_summary(out, [scores])

@@ -24,14 +24,13 @@ def main(arguments: Sequence[str]) -> int:
     description='Exports the finished folds of a run as programs that need'
     ' neither it nor ecg_jax.',
   )
-  parser.add_argument(
-    'run_folder', metavar='RUN_FOLDER', type=cli.path_argument
-  )
-  parser.add_argument('--out', required=True, type=cli.path_argument)
+  path = cli.path_argument
+  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=path)
+  parser.add_argument('--out', required=True, type=path)
   options = parser.parse_args(cli.without_run_flag(arguments))
   exporter.export(options.run_folder, options.out)
-  for path in sorted(options.out.iterdir()):
-    print(f'{path} ({path.stat().st_size:,} bytes)')
+  for file in sorted(options.out.iterdir()):
+    print(f'{file} ({file.stat().st_size:,} bytes)')
   return 0
 
 

@@ -26,7 +26,7 @@ from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.training import job as job_lib
-from ecg_jax.training import scheduler
+from ecg_jax.training import job_queue
 
 
 class ChannelGate(nn.Module):
@@ -130,7 +130,7 @@ def train(run_folder: str) -> float:
     # What a checkpoint is compared with.
     settings={**job.settings, 'model.name': 'examples/custom_model.py'},
   )
-  failed = scheduler.run([job])
+  failed = job_queue.run([job])
   for error in failed.values():
     raise error
   scores = json.loads((job.folder / 'scores.json').read_text())

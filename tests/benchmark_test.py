@@ -14,12 +14,11 @@ import pytest
 
 from ecg_jax import experiment
 from ecg_jax.datasets import prepare
-from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import sampler
 from ecg_jax.runtime import sharding
 from ecg_jax.training.job import make_job
 from tests import helpers
-from tests.training_helpers import put_data
+from tests.training_helpers import put_data, spy
 from tools import benchmark
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -66,16 +65,8 @@ def chunk(samples, lengths):
   """A chunk of one bucket; 0 stands for a masked row."""
   lengths = np.array(lengths, np.int32)
   steps = int((lengths > 0).any(axis=1).sum())
-  none = lengths * 0
-  return sampler.Chunk(
-    sampler.Bucket(samples, samples),
-    steps,
-    none,
-    none,
-    lengths,
-    lengths,
-    lengths > 0,
-  )
+  bucket, none = sampler.Bucket(samples, samples), lengths * 0
+  return sampler.Chunk(bucket, steps, none, none, lengths, lengths, lengths > 0)
 
 
 def epoch():
@@ -90,21 +81,14 @@ def epoch():
 # What is counted.
 
 
-def test_buckets_of_an_epoch_are_counted():
-  found = benchmark.count_buckets('training', epoch())
+def test_rate_and_real_share_weigh_each_bucket_by_its_batches_in_an_epoch():
+  """Masked rows count, empty steps do not."""
+  short, long = found = benchmark.count_buckets('training', epoch())
   assert [dataclasses.astuple(b)[:6] for b in found] == [
     ('training', 100, 2, 3, 5, 400),
     ('training', 200, 2, 1, 2, 350),
   ]
-
-
-def test_real_share_counts_masked_rows_and_no_empty_steps():
-  buckets = benchmark.count_buckets('training', epoch())
-  assert benchmark.real_share(buckets) == 750 / (3 * 2 * 100 + 1 * 2 * 200)
-
-
-def test_rate_weighs_each_bucket_by_its_batches_in_an_epoch():
-  short, long = benchmark.count_buckets('training', epoch())
+  assert benchmark.real_share(found) == 750 / (3 * 2 * 100 + 1 * 2 * 200)
   short.seconds_per_step, long.seconds_per_step = 0.5, 2.0
   assert benchmark.records_per_second([short, long]) == 7 / (3 * 0.5 + 1 * 2.0)
   assert benchmark.records_per_second([long]) == 1.0
@@ -140,13 +124,9 @@ def test_time_of_a_step_is_the_median_of_the_rounds():
     double = jax.jit(lambda x: 2 * x, donate_argnums=0)
     return double.lower(jnp.zeros(chunk.bucket.samples))
 
+  chunks, loop = epoch(), lambda chunks: next(looped)
   buckets, efficiency = benchmark.time_buckets(
-    'training',
-    epoch(),
-    run,
-    lower=lower,
-    steps=2,
-    loop=lambda chunks: next(looped),
+    'training', chunks, run, lower=lower, steps=2, loop=loop
   )
   # Compiled, warmed with one step, then timed in three rounds.
   assert ran == [
@@ -222,12 +202,8 @@ def run(*arguments):
 def test_figures_are_plain_numbers_and_a_trace_is_left(
   lengths, tmp_path, capsys, monkeypatch
 ):
-  measure, dtypes = benchmark.matmul_gflops, []
-  monkeypatch.setattr(
-    benchmark,
-    'matmul_gflops',
-    lambda dtype: dtypes.append(dtype) or measure(dtype),
-  )
+  dtypes = []
+  spy(monkeypatch, benchmark, 'matmul_gflops', before=dtypes.append)
   path = tmp_path / 'figures.json'
   arguments = [*helpers.TINY, '--lengths', lengths, '--json', path]
   arguments += ['--profile', tmp_path / 'trace']
@@ -251,8 +227,7 @@ def test_figures_are_plain_numbers_and_a_trace_is_left(
   assert found['buckets'][1]['samples'] == benchmark.FIXED_SAMPLES == 900
   out = capsys.readouterr().out
   assert '| training   |     800 |     4 |      11 |' in out
-  for name in RATES:
-    assert f'\n{name}: ' in out
+  assert all(f'\n{name}: ' in out for name in RATES)
   names = [path.name for path in (tmp_path / 'trace').rglob('*')]
   assert any(name.endswith('.trace.json.gz') for name in names)
 
@@ -286,14 +261,8 @@ def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
     "names = pathlib.Path('/proc/self/task').glob('*/comm')\n"
     "print(sum('XLAEigen' in name.read_text() for name in names))\n"
   )
-  done = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=ROOT / 'tools',
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert done.stdout == '1\n'
+  command = [sys.executable, '-c', program]
+  assert subprocess.check_output(command, cwd=ROOT / 'tools') == b'1\n'
 
 
 @pytest.mark.parametrize(
@@ -313,31 +282,23 @@ def test_threads_limit_the_pool_of_the_compiler_and_its_programs():
   ],
 )
 def test_what_cannot_be_used_is_told_in_one_sentence(
-  arguments, message, capsys
+  arguments, message, refusal
 ):
-  assert run(*arguments) == 2
-  out, err = capsys.readouterr()
-  assert out == ''
-  assert err.count('\n') == 1
-  assert message in err
-  assert 'Traceback' not in err
+  assert message in refusal(benchmark.main, 'benchmark.py', *arguments)
 
 
-@pytest.mark.parametrize('text', ['', '9000\nlong\n', '0', f'{2**31}', '9.5'])
-def test_lengths_that_cannot_be_used(tmp_path, text):
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    *((x, 'cannot be used') for x in ('', '9000\nx\n', '0', f'{2**31}', '9.5')),
+    ('9000\n63\n', '63 samples, less than one spectrogram window'),
+  ],
+)
+def test_lengths_that_cannot_be_used(tmp_path, refusal, text, message):
   path = tmp_path / 'lengths.txt'
   path.write_text(text)
-  with pytest.raises(InputError, match=r'lengths\.txt cannot be used'):
-    benchmark.read_lengths(path)
-
-
-def test_a_length_without_a_frame_is_refused(tmp_path, capsys):
-  path = tmp_path / 'lengths.txt'
-  path.write_text('9000\n63\n')
-  assert run(*helpers.TINY, '--lengths', path) == 2
-  assert '63 samples, less than one spectrogram window' in (
-    capsys.readouterr().err
-  )
+  arguments = [*helpers.TINY, '--lengths', path]
+  assert message in refusal(benchmark.main, 'benchmark.py', *arguments)
 
 
 def test_help_names_the_options(capsys):

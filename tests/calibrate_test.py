@@ -118,20 +118,16 @@ def test_no_label_of_a_test_record_calibrates_it(make_run):
 
 
 def test_what_cannot_be_calibrated_gets_one_sentence(
-  make_run, tmp_path, capsys
+  make_run, tmp_path, refusal
 ):
-  def refusal(folder):
-    assert calibrate.main([str(folder)]) == 2
-    message = capsys.readouterr().err
-    assert message.count('\n') == 1
-    return message
-
-  assert 'config.json cannot be read' in refusal(tmp_path)
+  main = calibrate.main
+  assert 'config.json cannot be read' in refusal(main, tmp_path)
   folder = make_run(folds=1, size=40)
   path = folder / 'fold0' / 'validation_predictions.csv'
   path.write_text(path.read_text() + 'more\n')
-  assert 'is not a prediction of fold 0' in refusal(folder)
+  assert 'is not a prediction of fold 0' in refusal(main, folder)
   path.unlink()
-  assert 'no finished fold with validation predictions' in refusal(folder)
+  words = 'no finished fold with validation predictions'
+  assert words in refusal(main, folder)
   assert not (folder / calibration.FILE).exists()
   assert not list(folder.glob('*.png'))

@@ -19,8 +19,9 @@ from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.evaluation import eval_step
 from ecg_jax.input_pipeline.dataset import Dataset, StoredSignal
 from ecg_jax.runs import artifacts, checkpoint
-from ecg_jax.training import fold_run, optimizer, train_loop, train_step
+from ecg_jax.training import fold_run, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
 from tests import training_helpers
 
@@ -45,6 +46,19 @@ def real_data() -> pathlib.Path:
   if not folder:
     pytest.skip('ECG_JAX_REAL_DATA is not set')
   return pathlib.Path(folder)
+
+
+@pytest.fixture
+def refusal(capsys):
+  """Runs a command that refuses its arguments; returns its one sentence."""
+
+  def run(main, *arguments, prints=False):
+    assert main([*map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert (bool(out), err.count('\n')) == (prints, 1)
+    return err
+
+  return run
 
 
 @pytest.fixture(scope='session')
@@ -145,7 +159,7 @@ def train_job():
 
     with pytest.MonkeyPatch.context() as patch:
       training_helpers.spy(patch, train_step, 'train_chunk', after=stop)
-      training_helpers.spy(patch, eval_step, 'dispatch', after=stop)
+      training_helpers.spy(patch, eval_step, 'evaluate', after=stop)
       try:
         train_loop.train_fold(job, group, data, position=0)
       except Stopped:
@@ -171,7 +185,7 @@ def small_run(
   job = make_job(config, small_data, 1, folder)
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)
-  phases = tuple(optimizer.Phase('lstm', 2, rate) for rate in rates)
+  phases = tuple(Phase('lstm', 2, rate) for rate in rates)
   train_job(dataclasses.replace(job, phases=phases))
   return folder
 

@@ -34,6 +34,12 @@ def papers(figure):
   return [a for a in figure.axes if a.get_facecolor()[2] not in (0, 1)]
 
 
+def bars(figure):
+  """The bars of the attribution, each with its axes."""
+  strips = [axes for axes in figure.axes if axes.get_ylim() == (-1, 1)]
+  return [(axes, bar) for axes in strips for bar in axes.patches]
+
+
 def size_in_millimetres(figure, axes):
   box = axes.get_position()
   width, height = figure.get_size_inches() * 25.4
@@ -74,14 +80,9 @@ def test_scale_is_true_and_the_trace_whole(seconds, sampling_rate, height):
 )
 def test_rounding_is_not_drawn_as_attribution(strongest, height):
   attribution = strongest * np.linspace(-1, 1, 50)
-  bars = [
-    bar.get_height()
-    for axes in draw(beats(10), attribution=attribution).axes
-    for bar in axes.patches
-    if axes.get_ylim() == (-1, 1)
-  ]
-  assert len(bars) == 50
-  assert np.abs(bars).max() == height
+  found = bars(draw(beats(10), attribution=attribution))
+  assert len(found) == 50
+  assert max(abs(bar.get_height()) for _, bar in found) == height
 
 
 def test_attribution_stands_under_its_segment_of_the_trace():
@@ -90,12 +91,10 @@ def test_attribution_stands_under_its_segment_of_the_trace():
   attribution[[3, 60, 124]] = 1.0, -1.0, 0.5
   figure = draw(signal, attribution=attribution)
   found = {}
-  for axes in figure.axes:
-    for bar in axes.patches:
-      if axes.get_ylim() == (-1, 1):
-        found[round(bar.get_x() / 0.2)] = bar.get_height()
-        left, right = axes.get_xlim()
-        assert left <= bar.get_x() < bar.get_x() + 0.2 <= right + 0.01
+  for axes, bar in bars(figure):
+    found[round(bar.get_x() / 0.2)] = bar.get_height()
+    left, right = axes.get_xlim()
+    assert left <= bar.get_x() < bar.get_x() + 0.2 <= right + 0.01
   assert sorted(found) == list(range(125))
   assert {index for index, height in found.items() if height} == {3, 60, 124}
   assert found[60] == -found[3]

@@ -1,6 +1,5 @@
 """Kept weights answer as in training, whatever windows they are given with."""
 
-import csv
 import hashlib
 import json
 import shutil
@@ -13,7 +12,7 @@ from ecg_jax import experiment
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.prediction import ensemble
-from ecg_jax.runs import artifacts, finished_run
+from ecg_jax.runs import artifacts, finished_run, predictions
 from ecg_jax.runtime import sharding
 
 
@@ -41,17 +40,13 @@ def window_of(dataset, record):
 
 
 def test_answers_are_those_of_the_end_of_training(model, small_run, small_data):
-  lines = (small_run / 'fold1' / 'predictions.csv').read_text().splitlines()
-  rows = list(csv.DictReader(lines))
-  windows = [window_of(small_data.dataset, row['record']) for row in rows]
+  saved = predictions.read(small_run / 'fold1' / 'predictions.csv', 1)
+  windows = [window_of(small_data.dataset, name) for name in saved.records]
   logits = model.logits(windows)
+  expected = saved.probabilities
   assert model.folds == (1,)
-  assert logits.shape == (1, len(rows), 4)
+  assert logits.shape == (1, *expected.shape)
   assert logits.dtype == np.float32
-  expected = [
-    [float(row[f'probability_{name}']) for name in schema.CLASSES]
-    for row in rows
-  ]
   np.testing.assert_allclose(
     jax.nn.softmax(logits[0]), expected, rtol=0, atol=1e-6
   )
@@ -62,26 +57,17 @@ def test_a_window_is_answered_alike_in_any_company(model):
   rng = np.random.default_rng(0)
   windows = [
     rng.normal(0, 300, size).astype(np.int16)
-    for size in (64, 9000, 65, 9001, 18_286, 18_287, 3000)
+    for size in (64, 9000, 65, 9001, 18_286, 18_287, *range(3000, 3019))
   ]
+  # More of one length than a batch holds.
+  assert len(windows) > 6 + 2 * model.config.evaluation_batch_size
   together = model.logits(windows)
   order = rng.permutation(len(windows))
   shuffled = model.logits([windows[index] for index in order])
   np.testing.assert_allclose(shuffled, together[:, order], rtol=0, atol=2e-6)
-  alone = model.logits(windows[:1])
-  np.testing.assert_allclose(alone, together[:, :1], rtol=0, atol=2e-6)
+  alone = np.hstack([model.logits([window]) for window in windows])
+  np.testing.assert_allclose(alone, together, rtol=0, atol=2e-6)
   assert np.ptp(together, axis=1).min() > 1e-4
-
-
-def test_more_windows_than_a_batch_holds(model):
-  rng = np.random.default_rng(1)
-  windows = [rng.normal(0, 300, 100 + n).astype(np.int16) for n in range(19)]
-  assert len(windows) > 2 * model.config.evaluation_batch_size
-  together = model.logits(windows)
-  apart = [model.logits(windows[n : n + 4]) for n in range(0, 19, 4)]
-  np.testing.assert_allclose(
-    together, np.concatenate(apart, axis=1), rtol=0, atol=2e-6
-  )
 
 
 def test_no_windows_have_no_answers(model):
@@ -168,10 +154,7 @@ def _remove(name):
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
-    (
-      _remove('fold1/checkpoints'),
-      'has no checkpoints, which hold the weights',
-    ),
+    (_remove('fold1/checkpoints'), 'has no checkpoints, which hold the weig'),
     (_change_a_byte, 'no checkpoint that can be used'),
     (_remove('fold1/scores.json'), 'has no finished fold'),
     (_remove('config.json'), 'is no run folder'),
@@ -188,11 +171,6 @@ def test_a_run_that_cannot_be_loaded_is_refused(copied_run, damage, message):
 def test_weights_of_another_model_are_refused(model, copied_run):
   config = model.config.copy_and_resolve_references()
   config.model.lstm_units = 5
+  mesh = sharding.make_mesh(jax.devices()[:1])
   with pytest.raises(InputError, match=r'another run \(model\.lstm_units: 5'):
-    finished_run.restore(
-      copied_run,
-      config,
-      1,
-      model.network,
-      sharding.make_mesh(jax.devices()[:1]),
-    )
+    finished_run.restore(copied_run, config, 1, model.network, mesh)

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import zipfile
@@ -102,22 +101,20 @@ def evaluate_run(small_run, small_data, monkeypatch):
   def call(set_name='test', label_version=None, data=small_data):
     monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
     return evaluate.evaluate_run(
-      small_run,
-      set_name=set_name,
-      label_version=label_version,
-      manual_dir=None,
-      data_dir=None,
+      small_run, set_name=set_name, label_version=label_version
     )
 
   return call
 
 
 def _contents(folder):
-  return {
-    path: hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in folder.rglob('*')
-    if path.is_file()
-  }
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  return {path: path.read_bytes() for path in files}
+
+
+def _predictions(folder):
+  path = folder / 'fold1' / 'predictions.csv'
+  return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def _read_scores(folder):
@@ -135,10 +132,8 @@ def test_kept_weights_score_as_at_the_end_of_training(
   assert found['sets'] == {set_name: trained['sets'][set_name]}
   for name in ('fold', 'seed', 'label_version', 'max_records', 'best'):
     assert found[name] == trained[name]
-  predictions = f'fold1/{predictions_lib.FILES[set_name]}'
-  assert (out / predictions).read_text() == (
-    small_run / predictions
-  ).read_text()
+  name = f'fold1/{predictions_lib.FILES[set_name]}'
+  assert (out / name).read_bytes() == (small_run / name).read_bytes()
   assert _contents(small_run / 'fold1') == before
   assert not (out / 'fold0').exists()
 
@@ -149,28 +144,13 @@ def test_another_label_version_changes_the_labels_alone(
   before = _contents(small_run / 'fold1')
   out = evaluate_run(label_version='v2')
   assert _contents(small_run / 'fold1') == before
-  kept, found = (
-    [
-      line.split(',')
-      for line in (folder / 'fold1/predictions.csv').read_text().splitlines()
-    ]
-    for folder in (small_run, out)
-  )
-  column = kept[0].index('label')
+  kept, found = (_predictions(folder) for folder in (small_run, out))
   labels = small_data.dataset.labels('v2')
-  assert [row[column] for row in found[1:]] == [
-    labels[row[0]] for row in found[1:]
-  ]
   assert kept != found
-  for row in (*kept, *found):
-    del row[column]
-  assert kept == found
+  assert found == [row | {'label': labels[row['record']]} for row in kept]
   assert _read_scores(out)['label_version'] == 'v2'
-  accuracies = [
-    _read_scores(folder)['sets']['test']['accuracy']
-    for folder in (small_run, out)
-  ]
-  assert accuracies[0] != accuracies[1]
+  first, second = (_read_scores(x)['sets']['test'] for x in (small_run, out))
+  assert first['accuracy'] != second['accuracy']
 
 
 def test_other_data_than_the_runs_are_refused(evaluate_run, small_data):
@@ -185,13 +165,7 @@ def test_run_without_a_finished_fold_is_refused(
 ):
   artifacts.begin_run(tmp_path, small_config, small_data.digests())
   with pytest.raises(InputError, match='has no finished fold'):
-    evaluate.evaluate_run(
-      tmp_path,
-      set_name='test',
-      label_version=None,
-      manual_dir=None,
-      data_dir=None,
-    )
+    evaluate.evaluate_run(tmp_path, set_name='test')
 
 
 # Compute in bfloat16.
@@ -244,10 +218,8 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
   real_job, train_job, mesh
 ):
   train_job(real_job)
-  rows = csv.DictReader(
-    (real_job.folder / 'predictions.csv').read_text().splitlines()
-  )
-  full = [row['predicted'] for row in rows]
+  text = (real_job.folder / 'predictions.csv').read_text()
+  full = [row['predicted'] for row in csv.DictReader(text.splitlines())]
   like = sharding.replicate(real_job.initial_variables(), mesh)
   with checkpoint.Checkpoints(
     real_job.folder / 'checkpoints', real_job.settings

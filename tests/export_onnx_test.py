@@ -56,12 +56,12 @@ def converted(monkeypatch):
 
 
 def test_outputs_that_differ_are_not_written(
-  small_run, tmp_path, converted, monkeypatch, capsys
+  small_run, tmp_path, converted, monkeypatch, refusal
 ):
   monkeypatch.setattr(export_onnx, 'compare', lambda *_: 0.002)
-  out = str(tmp_path / 'x.onnx')
-  assert export_onnx.main([str(small_run), '--out', out]) == 2
-  assert 'up to 2.0e-03 off the folds' in capsys.readouterr().err
+  arguments = [small_run, '--out', tmp_path / 'x.onnx']
+  sentence = refusal(export_onnx.main, *arguments)
+  assert 'up to 2.0e-03 off the folds' in sentence
   assert not list(tmp_path.iterdir())
 
 
@@ -78,8 +78,8 @@ def test_a_tilde_stands_for_the_home_folder(
   assert (tmp_path / 'other.onnx').read_bytes() == b'1.7'
 
 
-def test_a_missing_package_is_named(small_run, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_named(small_run, tmp_path, monkeypatch, refusal):
   monkeypatch.setattr(export_onnx.importlib.util, 'find_spec', lambda _: None)
-  out = str(tmp_path / 'x.onnx')
-  assert export_onnx.main([str(small_run), '--out', out]) == 2
-  assert 'jax2onnx is not installed: run pip' in capsys.readouterr().err
+  arguments = [small_run, '--out', tmp_path / 'x.onnx']
+  sentence = refusal(export_onnx.main, *arguments)
+  assert 'jax2onnx is not installed: run pip' in sentence

@@ -13,7 +13,7 @@ from ecg_jax.prediction import ensemble
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.runtime import sharding
 from ecg_jax.training import job as job_lib
-from ecg_jax.training import optimizer
+from ecg_jax.training.phases import Phase
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_fold_starts_from_the_kept_weights_of_its_number(
 def test_training_goes_on_from_them_and_a_stop_changes_nothing(
   make_job, train_job, read_result, tmp_path
 ):
-  phases = (optimizer.Phase('lstm', 2, 1e-30),)
+  phases = (Phase('lstm', 2, 1e-30),)
   job = dataclasses.replace(make_job(), phases=phases)
   train_job(job)
   stopped = dataclasses.replace(job, folder=tmp_path / 'stopped')
@@ -168,7 +168,7 @@ def tuned_run(small_run, small_config, small_data, train_job, tmp_path):
   folder = tmp_path / 'tuned'
   artifacts.begin_run(folder, config, data.digests())
   artifacts.write_labels(folder / 'labels.csv', dataset.all_labels())
-  phases = (optimizer.Phase('lstm', 1, 1e-3),)
+  phases = (Phase('lstm', 1, 1e-3),)
   job = job_lib.make_job(config, data, 1, folder)
   train_job(dataclasses.replace(job, phases=phases))
   return folder, data

@@ -301,6 +301,7 @@ def test_memory_files_and_threads_stay_flat(command):
   epochs_ = 300
   command.set('phases.epochs', f'({epochs_}, {epochs_})')
   command.set('patience_epochs', 999)
+  command.set('augmentation.bursts', False)
   command.set('checkpoint_minutes', 0.02)
   process = command.start()
   output = Output(process)

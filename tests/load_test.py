@@ -87,10 +87,8 @@ def test_a_masked_sample_is_a_missing_one(model):
   mask = np.arange(len(COUNTS)) % 100 == 50
   missing = np.where(mask, np.nan, COUNTS)
   spiked = np.ma.masked_array(np.where(mask, 9999, COUNTS), mask)
-  one, two = (
-    model.predict(signal, sampling_rate=300, units='counts')
-    for signal in (missing, spiked)
-  )
+  stated = {'sampling_rate': 300, 'units': 'counts'}
+  one, two = (model.predict(x, **stated) for x in (missing, spiked))
   assert one.probabilities == two.probabilities
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ecg_jax import models
 from ecg_jax.training import optimizer, train_state
+from ecg_jax.training.phases import Phase, make_phases
 
 
 def _tree(seed):
@@ -67,9 +68,9 @@ PHASES = {
 
 @pytest.mark.parametrize('max_epochs', [None, 1, 150, 1000])
 def test_max_epochs_caps_each_phase(max_epochs):
-  phases = optimizer.phases(**PHASES, max_epochs=max_epochs)
+  phases = make_phases(**PHASES, max_epochs=max_epochs)
   assert phases == tuple(
-    optimizer.Phase(kind, min(epochs, max_epochs or epochs), rate)
+    Phase(kind, min(epochs, max_epochs or epochs), rate)
     for kind, epochs, rate in zip(*list(PHASES.values())[:3], strict=True)
   )
   # Only the auxiliary phase is evaluated without the LSTM.
@@ -83,7 +84,7 @@ def test_max_epochs_caps_each_phase(max_epochs):
 def test_rate_rises_to_its_highest_and_falls_with_the_schedule_alone(
   epochs, warmup_epochs, schedule
 ):
-  phase = optimizer.Phase('all', epochs, 2e-3, schedule, warmup_epochs)
+  phase = Phase('all', epochs, 2e-3, schedule, warmup_epochs)
   times = np.linspace(0, epochs, 201)
   rates = np.array([phase.rate_at(time) for time in times])
   rising, after = rates[times < warmup_epochs], rates[times >= warmup_epochs]
@@ -133,7 +134,7 @@ def test_average_of_what_is_not_trained_keeps_its_bits():
 
 def test_phases_of_unequal_number_are_refused():
   with pytest.raises(ValueError, match='zip'):
-    optimizer.phases(**{**PHASES, 'epochs': (1, 2)}, max_epochs=None)
+    make_phases(**{**PHASES, 'epochs': (1, 2)}, max_epochs=None)
 
 
 def test_a_phase_begins_with_zero_moments_of_what_it_trains():

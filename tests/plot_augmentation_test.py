@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
-from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward
 from ecg_jax.runtime import figures
@@ -17,34 +16,40 @@ from tools import plot_augmentation
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def make_views(small_config, small_data, record='S00003', **fields):
-  config = small_config.copy_and_resolve_references()
-  with config.unlocked():
+@pytest.fixture
+def make_views(small_config, small_data):
+  """Views of a record, with other fields of the augmentation."""
+
+  def make(dataset=small_data.dataset, **fields):
+    config = small_config.copy_and_resolve_references()
     config.augmentation.update(fields)
-  return config, plot_augmentation.make_views(
-    small_data.dataset, record, config, 3
-  )
+    return plot_augmentation.make_views(dataset, 'S00003', config, 3)
+
+  return make
 
 
-def test_first_view_is_the_record_itself(small_config, small_data):
-  _, views = make_views(small_config, small_data)
-  assert len(views) == 4
-  dataset = small_data.dataset
+def signal_of(dataset):
   [index] = dataset.find(['S00003'])
-  start, length = dataset.offsets[index], dataset.lengths[index]
-  signal = dataset.signal[start : start + length]
+  start = dataset.offsets[index]
+  return dataset.signal[start : start + dataset.lengths[index]]
+
+
+def test_first_view_is_the_record_itself(make_views, small_data):
+  views = make_views()
+  assert len(views) == 4
+  signal = signal_of(small_data.dataset)
   np.testing.assert_array_equal(views[0].signal, signal)
   assert not views[0].dropped.any()
   assert views[0].heart_rate == 80
 
 
 def test_augmented_views_are_what_the_forward_pass_makes(
-  small_config, small_data
+  small_config, make_views
 ):
   """The model in training is given the spectrograms that are drawn."""
-  config, views = make_views(small_config, small_data)
-  model = Recorder()
-  network = dataclasses.replace(experiment.make_network(config), model=model)
+  views, model = make_views(), Recorder()
+  network = experiment.make_network(small_config)
+  network = dataclasses.replace(network, model=model)
   lengths = np.array([len(view.signal) for view in views], np.int32)
   forward.train_logits(
     network,
@@ -57,7 +62,7 @@ def test_augmented_views_are_what_the_forward_pass_makes(
       labels=np.zeros(4, np.int32),
       weights=np.zeros(4, np.float32),
     ),
-    jax.random.key(config.seed),
+    jax.random.key(small_config.seed),
     samples=int(lengths.max()),
     kind='all',
   )
@@ -77,44 +82,32 @@ class Recorder:
     return np.zeros((len(frames), 4)), {'batch_stats': {}}
 
 
-def test_record_is_whole_where_resampling_only_squeezes(
-  small_config, small_data
-):
-  _, views = make_views(
-    small_config, small_data, slowest_heart_rate=110.0, fastest_heart_rate=120.0
-  )
-  [index] = small_data.dataset.find(['S00003'])
-  assert len(views[0].signal) == small_data.dataset.lengths[index]
+def test_record_is_whole_where_resampling_only_squeezes(make_views, small_data):
+  views = make_views(slowest_heart_rate=110.0, fastest_heart_rate=120.0)
+  assert len(views[0].signal) == len(signal_of(small_data.dataset))
   for view in views[1:]:
     assert 109 < view.heart_rate < 121
 
 
-def test_dropped_samples_are_zero_and_heart_rates_are_in_range(
-  small_config, small_data
-):
-  _, views = make_views(small_config, small_data)
+def test_dropped_samples_are_zero_and_heart_rates_are_in_range(make_views):
+  views = make_views()
   for view in views[1:]:
     assert view.dropped.any()
     assert not view.signal[view.dropped].any()
     assert 59 < view.heart_rate < 121
   assert len({view.heart_rate for view in views[1:]}) == 3
-  _, views = make_views(
-    small_config, small_data, bursts=False, resampling=False
-  )
+  views = make_views(bursts=False, resampling=False)
   for view in views:
     assert not view.dropped.any()
     np.testing.assert_array_equal(view.signal, views[0].signal)
 
 
 def test_bursts_are_shown_whole_where_the_record_is_zero_itself(
-  small_config, small_data
+  make_views, small_data
 ):
-  _, views = make_views(small_config, small_data)
   dataset = small_data.dataset
   flat = dataclasses.replace(dataset, signal=np.zeros_like(dataset.signal))
-  flat_data = dataclasses.replace(small_data, dataset=flat)
-  _, flat_views = make_views(small_config, flat_data)
-  for view, flat_view in zip(views, flat_views, strict=True):
+  for view, flat_view in zip(make_views(), make_views(flat), strict=True):
     np.testing.assert_array_equal(view.dropped, flat_view.dropped)
 
 
@@ -151,44 +144,43 @@ def test_axes_of_the_spectrogram_are_true(
 
 
 def test_samples_on_the_disk_are_drawn_as_those_in_memory(
-  small_config, small_data, stored_dataset
+  make_views, stored_dataset
 ):
   """As with `data.placement` host; of a random part of the record, too."""
-  stored = dataclasses.replace(small_data, dataset=stored_dataset)
-  views, others = (
-    make_views(small_config, data, max_samples=300)[1]
-    for data in (small_data, stored)
-  )
+  views = make_views(max_samples=300)
+  others = make_views(stored_dataset, max_samples=300)
   for view, other in zip(views, others, strict=True):
     np.testing.assert_array_equal(view.signal, other.signal)
     np.testing.assert_array_equal(view.spectrogram, other.spectrogram)
 
 
-def test_unknown_record_is_refused(small_config, small_data):
-  with pytest.raises(InputError, match="no record 'A1': name one from S00001"):
-    make_views(small_config, small_data, record='A1')
-
-
-def test_command_writes_the_picture(
-  small_config, small_data, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def call(monkeypatch, small_data):
+  """Runs the command on these data, or on others."""
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
+
+  def run(*arguments, data=small_data):
+    monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
+    given = ['main', '--config', 'configs/quickstart.py']
+    return plot_augmentation.main([*given, *arguments])
+
+  return run
+
+
+def test_command_writes_the_picture(call, tmp_path, capsys):
   out = tmp_path / 'picture.png'
-  given = ['main', '--config', 'configs/quickstart.py']
-  assert plot_augmentation.main([*given, f'--out={out}', '--seconds=2']) == 0
+  assert call(f'--out={out}', '--seconds=2') == 0
   assert capsys.readouterr().out == f'{out}\n'
   assert out.read_bytes().startswith(b'\x89PNG')
   for refused in '/proc/none/picture.png', tmp_path:
-    assert plot_augmentation.main([*given, f'--out={refused}']) == 2
+    assert call(f'--out={refused}') == 2
     message = capsys.readouterr().err
     assert '--out' in message
     assert message.count('\n') == 1
 
 
-def test_record_of_the_command(small_data, tmp_path, monkeypatch, capsys):
+def test_record_of_the_command(call, small_data, tmp_path, monkeypatch, capsys):
   """By default the first in atrial fibrillation; the title says which part."""
-  monkeypatch.chdir(ROOT)
   titles = []
 
   def plot_views(views, title, *rest):
@@ -196,24 +188,19 @@ def test_record_of_the_command(small_data, tmp_path, monkeypatch, capsys):
     return b''
 
   monkeypatch.setattr(plot_augmentation, 'plot_views', plot_views)
-  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
-  given = ['main', '--config', 'configs/quickstart.py']
-  given += ['--out', str(tmp_path / 'picture.png')]
+  out = f'--out={tmp_path / "picture.png"}'
   labels = small_data.dataset.labels('v3')
   first = next(name for name, label in labels.items() if label == 'A')
-  assert plot_augmentation.main([*given, '--seconds=1']) == 0
-  assert (
-    plot_augmentation.main([*given, '--record=S00003', '--seconds=99']) == 0
-  )
+  assert call(out, '--seconds=1') == 0
+  assert call(out, '--record=S00003', '--seconds=99') == 0
   assert titles[0].startswith(f'Record {first} (class A), the first 1 s of its')
   assert titles[1].startswith('Record S00003')
   assert ', all of its' in titles[1]
   capsys.readouterr()
-  assert plot_augmentation.main([*given, '--record=A1']) == 2
-  assert "no record 'A1'" in capsys.readouterr().err
+  assert call(out, '--record=A1') == 2
+  assert "no record 'A1': name one from S00001" in capsys.readouterr().err
   classes = {'v3': np.zeros(60, np.int32)}
   dataset = dataclasses.replace(small_data.dataset, classes=classes)
   healthy = dataclasses.replace(small_data, dataset=dataset)
-  monkeypatch.setattr(experiment, 'load_data', lambda configs: [healthy])
-  assert plot_augmentation.main(given) == 2
+  assert call(out, data=healthy) == 2
   assert 'no record in atrial fibrillation' in capsys.readouterr().err

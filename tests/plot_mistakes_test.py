@@ -78,28 +78,21 @@ def test_command_draws_the_worst_and_each_kind(run, monkeypatch, capsys):
 
 
 def test_what_cannot_be_drawn_gets_one_sentence(
-  run, small_data, tmp_path, monkeypatch, capsys
+  run, small_data, tmp_path, monkeypatch, refusal
 ):
   folder, _ = run
-
-  def refusal(*arguments):
-    assert plot_mistakes.main([*map(str, arguments)]) == 2
-    message = capsys.readouterr().err
-    assert message.count('\n') == 1
-    return message
-
-  assert '--count is 0' in refusal(folder, '--count=0')
-  assert 'config.json cannot be read' in refusal(tmp_path)
-  assert '--out' in refusal(folder, '--out=/proc/none')
+  main = plot_mistakes.main
+  assert '--count is 0' in refusal(main, folder, '--count=0')
+  assert 'config.json cannot be read' in refusal(main, tmp_path)
+  assert '--out' in refusal(main, folder, '--out=/proc/none')
   signal = small_data.dataset.signal + np.int16(1)
   other = dataclasses.replace(small_data.dataset, signal=signal)
   data = dataclasses.replace(small_data, dataset=other)
   monkeypatch.setattr(experiment, 'load_data', lambda configs: [data])
-  assert 'dataset had other content' in refusal(folder)
+  assert 'dataset had other content' in refusal(main, folder)
   (folder / 'fold0' / 'validation_predictions.csv').unlink()
-  assert 'no finished fold with validation predictions' in refusal(
-    folder, '--set=validation'
-  )
+  words = 'no finished fold with validation predictions'
+  assert words in refusal(main, folder, '--set=validation')
   (folder / 'fold0' / 'scores.json').unlink()
-  assert 'no finished fold with test predictions' in refusal(folder)
+  assert 'no finished fold with test predictions' in refusal(main, folder)
   assert not (folder / 'errors_test').exists()

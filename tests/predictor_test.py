@@ -28,20 +28,16 @@ def signal(seed, samples):
 
 
 def opener(counts, **fields):
-  recording = lead.from_array(
-    counts, sampling_rate=300, units='counts', name='r'
-  )
+  stated = {'sampling_rate': 300, 'units': 'counts', 'name': 'r'}
+  recording = lead.from_array(counts, **stated)
   return lambda: dataclasses.replace(recording, **fields)
 
 
-def predict(model, recordings, **settings):
+def predict(model, recordings, **fields):
   """Results of recordings: arrays, or functions that open them, by name."""
-  openers = {
-    name: x if callable(x) else opener(x) for name, x in recordings.items()
-  }
-  return predictor.predict_recordings(
-    model, openers, predictor.Settings(**settings)
-  )
+  openers = {k: x if callable(x) else opener(x) for k, x in recordings.items()}
+  settings = predictor.Settings(**fields)
+  return predictor.predict_recordings(model, openers, settings)
 
 
 def predict_one(model, recording, **settings):
@@ -70,9 +66,7 @@ def with_logits(model, compute, **fields):
 
 
 @given(
-  seconds=st.floats(1, 500),
-  window=st.floats(1, 100),
-  stride=st.floats(1, 100),
+  seconds=st.floats(1, 500), window=st.floats(1, 100), stride=st.floats(1, 100)
 )
 def test_windows_cover_what_strides_do(seconds, window, stride):
   times = predictor.window_times(seconds, window, stride)
@@ -124,17 +118,14 @@ def test_what_cannot_be_read_leaves_the_others_alone(model):
     'g': signal(3, 900),
   }
   first, *failed, last = predict(model, recordings, window=3, stride=3)
-  for result, words in zip(
-    failed,
-    (
-      'b is broken.',
-      '63 samples at 300 Hz (0.21 s), less than the 64',
-      'd was cut off.',  # Two of its windows could be read.
-      'no samples at 0.00 s',
-      'gap in each of its 4 windows',
-    ),
-    strict=True,
-  ):
+  reasons = (
+    'b is broken.',
+    '63 samples at 300 Hz (0.21 s), less than the 64',
+    'd was cut off.',  # Two of its windows could be read.
+    'no samples at 0.00 s',
+    'gap in each of its 4 windows',
+  )
+  for result, words in zip(failed, reasons, strict=True):
     assert words in result.failure
     assert result.summary is None
     assert [result.windows, result.gaps, result.warnings] == [[], [], []]
@@ -146,9 +137,8 @@ def test_what_cannot_be_read_leaves_the_others_alone(model):
 
 def test_a_window_shorter_than_a_spectrum_is_refused_at_once(model):
   """Before anything is read; a window of the reported length is not."""
-  spectrogram = dataclasses.replace(
-    model.network.spectrogram, window_samples=400
-  )
+  spectrogram = model.network.spectrogram
+  spectrogram = dataclasses.replace(spectrogram, window_samples=400)
   network = dataclasses.replace(model.network, spectrogram=spectrogram)
   long = dataclasses.replace(model, network=network)
   with pytest.raises(InputError, match=r'--window is 1\.33 s.* least 1\.34\.'):

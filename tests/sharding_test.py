@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import sharding
+from ecg_jax.runtime.device_groups import divide_devices
 
 
 class Device(NamedTuple):
@@ -31,9 +32,9 @@ def test_groups_take_a_part_of_a_process_or_several_whole_ones(
   devices = make_devices(processes, of_process)
   if size > len(devices) or (size > of_process and size % of_process):
     with pytest.raises(InputError, match=f'devices_per_job is {size}: '):
-      sharding.device_groups(devices, num_jobs, size)
+      divide_devices(devices, num_jobs, size)
     return
-  groups = sharding.device_groups(devices, num_jobs, size)
+  groups = divide_devices(devices, num_jobs, size)
   used = [device for group in groups for device in group]
   assert len(set(used)) == len(used)
   assert {len(group) for group in groups} == {size}
@@ -59,12 +60,12 @@ def test_by_default_no_job_waits_for_a_larger_share(
   processes, of_process, num_jobs
 ):
   devices = make_devices(processes, of_process)
-  groups = sharding.device_groups(devices, num_jobs, None)
+  groups = divide_devices(devices, num_jobs, None)
   assert len(groups) == min(num_jobs, len(devices))
   [size] = {len(group) for group in groups}
   for larger in range(size + 1, len(devices) + 1):
     try:
-      rivals = sharding.device_groups(devices, num_jobs, larger)
+      rivals = divide_devices(devices, num_jobs, larger)
     except InputError:
       continue
     assert len(rivals) < num_jobs
@@ -74,7 +75,7 @@ def test_processes_with_different_numbers_of_devices_are_refused():
   devices = make_devices(2, 2)[:3]
   message = 'Process 0 has 2 devices and process 1 has 1: give'
   with pytest.raises(InputError, match=message):
-    sharding.device_groups(devices, 5, None)
+    divide_devices(devices, 5, None)
 
 
 def test_rows_are_padded_with_zeros_and_divided():

@@ -16,7 +16,6 @@ from ecg_jax.runs import metrics_csv
 from tests import made_up_run
 from tools import summarize
 
-ROOT = pathlib.Path(__file__).parents[1]
 MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
 
 
@@ -158,14 +157,19 @@ def test_undefined_f1_counts_as_zero_and_is_marked(tmp_path):
 
 
 def test_footer_says_what_limits_a_comparison(tmp_path):
-  _make_run(tmp_path / 'a', max_records=60, max_epochs=1)
-  _make_run(tmp_path / 'b', label_version='v2')
-  found = [summary.summarize(tmp_path / name) for name in 'ab']
+  """Once, where runs share it."""
+  limits = {'max_records': 60, 'max_epochs': 1}
+  _make_run(tmp_path / 'a', **limits)
+  _make_run(tmp_path / 'b', **limits)
+  _make_run(tmp_path / 'c', label_version='v2')
+  found = [summary.summarize(tmp_path / name) for name in 'abc']
   text = tables.format_table(found)
-  assert 'a: data.max_records = 60' in text
-  assert 'a: max_epochs = 1' in text
-  assert 'differ, scores do not compare: a v3, b v2.' in text
-  alone = tables.format_table(found[1:])
+  assert '- a, b: data.max_records = 60: ' in text
+  assert '- a, b: max_epochs = 1: ' in text
+  assert 'differ, scores do not compare: a v3, b v3, c v2.' in text
+  assert '- Each run: max_epochs = 1: ' in tables.format_table(found[:2])
+  assert '- a: max_epochs = 1: ' in tables.format_table(found[:1])
+  alone = tables.format_table(found[2:])
   assert 'labels v2' in alone
   assert 'max_' not in alone
   assert 'differ' not in alone
@@ -203,12 +207,12 @@ def test_list_of_runs_has_a_row_a_seed(tmp_path, capsys):
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, capsys):
-  folders = [tmp_path / 'a' / 'run', tmp_path / 'b' / 'run']
+  folders = [str(tmp_path / name / 'run') for name in 'ab']
   for folder in folders:
-    _make_run(folder)
-  assert summarize.main([str(folder) for folder in folders]) == 0
+    _make_run(pathlib.Path(folder))
+  assert summarize.main(folders) == 0
   printed = capsys.readouterr().out
-  assert all(str(folder) in printed for folder in folders)
+  assert all(folder in printed for folder in folders)
 
 
 def test_needs_no_jax_and_runs_from_anywhere(tmp_path):
@@ -216,16 +220,9 @@ def test_needs_no_jax_and_runs_from_anywhere(tmp_path):
   for name in ('jax', 'flax', 'orbax', 'scipy', 'ml_collections'):
     (tmp_path / f'{name}.py').write_text('raise ImportError')
   environment = {**os.environ, 'PYTHONPATH': str(tmp_path)}
-  result = subprocess.run(
-    [sys.executable, ROOT / 'tools' / 'summarize.py', 'run', '--plot'],
-    cwd=tmp_path,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr
-  assert 'pooled, 3 of 3 folds' in result.stdout
+  command = [sys.executable, summarize.__file__, 'run', '--plot']
+  out = subprocess.check_output(command, cwd=tmp_path, env=environment)
+  assert b'pooled, 3 of 3 folds' in out
 
 
 def test_plots_are_written_where_asked(tmp_path):
@@ -249,6 +246,10 @@ def test_plots_are_written_where_asked(tmp_path):
 
 def _drop_column(text):
   return '\n'.join(','.join(r.split(',')[:-1]) for r in text.splitlines())
+
+
+def _drop_line(text):
+  return ''.join(text.splitlines(keepends=True)[:-1])
 
 
 def _edit_scores(**changes):
@@ -282,18 +283,14 @@ def _one_more_correct(text):
     ('fold1/predictions.csv', lambda t: t.replace('0.7', 'nan'), 'Line 2 '),
     ('fold1/predictions.csv', lambda t: t.replace('1001', '1002'), 'twice'),
     ('fold1/predictions.csv', lambda t: t.replace('S01', 'S00'), 'two folds'),
-    (
-      'fold1/predictions.csv',
-      lambda text: text[: text[:-1].rindex('\n') + 1],
-      'gives a score of',
-    ),
+    ('fold1/predictions.csv', _drop_line, 'gives a score of'),
     ('fold1/metrics.csv', _drop_column, 'has the columns'),
     ('fold1/metrics.csv', lambda t: t.replace('0.001', 'x'), 'Line 2 '),
     ('fold1/metrics.csv', lambda t: t[:-10], 'is not a row'),
   ],
 )
 def test_damage_gets_one_sentence_and_writes_nothing(
-  tmp_path, capsys, name, damage, words
+  tmp_path, capsys, refusal, name, damage, words
 ):
   run = tmp_path / 'run'
   _make_run(run)
@@ -302,37 +299,22 @@ def test_damage_gets_one_sentence_and_writes_nothing(
   path.write_text(damage(before))
   assert path.read_text() != before
   files = sorted(run.rglob('*'))
-  assert summarize.main([str(run), '--plot']) == 2
-  printed = capsys.readouterr()
-  assert words in printed.err
-  assert printed.err.count('\n') == 1
-  assert printed.out == ''
+  assert words in refusal(summarize.main, run, '--plot')
   assert sorted(run.rglob('*')) == files
   assert summarize.main([str(run), '--plot', '--debug']) == 2
   assert 'Traceback' in capsys.readouterr().err
 
 
-def test_wrong_folders_get_one_sentence(tmp_path, capsys):
+def test_wrong_folders_get_one_sentence(tmp_path, refusal):
   _make_run(tmp_path / 'run')
   (tmp_path / 'empty').mkdir()
-  run, empty = str(tmp_path / 'run'), str(tmp_path / 'empty')
+  run, empty = tmp_path / 'run', tmp_path / 'empty'
   for arguments, words in (
-    ([str(tmp_path / 'none')], 'There is no folder'),
+    ([tmp_path / 'none'], 'There is no folder'),
     ([run, empty], 'There is no config.json'),
     (['--plot', run, empty], 'put --plot after'),
-    ([run, '--plot', f'{run}/config.json'], 'cannot be written'),
   ):
-    assert summarize.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count('\n') == 1
-
-
-def test_a_note_that_runs_share_stands_once(tmp_path):
-  for name, limit in [('a', 60), ('b', 60), ('c', None)]:
-    _make_run(tmp_path / name, max_records=limit, max_epochs=1)
-  found = [summary.summarize(tmp_path / name) for name in 'abc']
-  text = tables.format_table(found)
-  assert '- a, b: data.max_records = 60: ' in text
-  assert '- Each run: max_epochs = 1: ' in text
-  assert '- c: max_epochs = 1: ' in tables.format_table(found[2:])
+    assert words in refusal(summarize.main, *arguments)
+  arguments = [run, '--plot', run / 'config.json']
+  sentence = refusal(summarize.main, *arguments, prints=True)
+  assert 'cannot be written' in sentence

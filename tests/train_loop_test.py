@@ -23,6 +23,7 @@ from ecg_jax.runs import checkpoint
 from ecg_jax.runtime import sharding
 from ecg_jax.training import fold_run, optimizer, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
   make_group,
   put_data,
@@ -80,7 +81,7 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
   train_chunk.clear_cache()
   with pytest.MonkeyPatch.context() as patch:
     spy(patch, train_step, 'train_chunk', before=begin_chunk, after=end_chunk)
-    spy(patch, eval_step, 'dispatch', before=record_evaluation)
+    spy(patch, eval_step, 'evaluate', before=record_evaluation)
     spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
     spy(patch, sharding, 'fetch', before=fetches.append)
     train_job(job)
@@ -140,7 +141,7 @@ def _bits(tree):
 def test_recordings_read_from_the_disk_give_the_same_bits(
   small_job, stored_dataset, train_job, read_result, tmp_path
 ):
-  phases = (optimizer.Phase('auxiliary', 3, 1e-2),)
+  phases = (Phase('auxiliary', 3, 1e-2),)
   device = small_job(tmp_path / 'device', phases=phases, training_buckets=1)
   host = with_fields(device, folder=tmp_path / 'host', dataset=stored_dataset)
   for job in (device, host):
@@ -227,10 +228,10 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
     tmp_path,
     validate_every_epochs=1,
     phases=(
-      optimizer.Phase('auxiliary', 2, 1e-2),
-      optimizer.Phase('lstm', 2, 2e-3),
-      optimizer.Phase('all', 2, 5e-4),
-      optimizer.Phase('all', 1, 5e-5),
+      Phase('auxiliary', 2, 1e-2),
+      Phase('lstm', 2, 2e-3),
+      Phase('all', 2, 5e-4),
+      Phase('all', 1, 5e-5),
     ),
   )
   befores, bests = {}, {}
@@ -265,7 +266,7 @@ def test_auxiliary_network_is_never_the_result(
   score_as(99.0, 99.0, 0.0, 0.0, 0.0)
   evaluated = []
   record = lambda *_, kind, **__: evaluated.append(kind)  # noqa: E731
-  spy(monkeypatch, eval_step, 'dispatch', before=record)
+  spy(monkeypatch, eval_step, 'evaluate', before=record)
   job = small_job(tmp_path)
   train_job(job)
   assert _best(job) == (1, 2)
@@ -290,7 +291,7 @@ def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
   expected = [(0, 2), (0, 3), (1, 2), (2, 2), (2, 3)]
   assert _epochs(undisturbed.job, validated=True) == expected
   kinds = ('auxiliary', 'lstm', 'all')
-  phases = tuple(optimizer.Phase(kind, 9, 1e-3) for kind in kinds)
+  phases = tuple(Phase(kind, 9, 1e-3) for kind in kinds)
   job = small_job(tmp_path, phases=phases, patience_epochs=1)
   # Epoch 1 comes too soon for anything to be better than before.
   left = score_as(30.0, 30.0, 20.0, 20.0, 10.0)
@@ -304,9 +305,7 @@ def test_every_phase_can_stop_early_and_ends_on_a_validated_epoch(
 def test_an_improvement_in_time_prolongs_the_phase(
   small_job, train_job, tmp_path, score_as
 ):
-  job = small_job(
-    tmp_path, phases=(optimizer.Phase('lstm', 9, 1e-3),), patience_epochs=3
-  )
+  job = small_job(tmp_path, phases=(Phase('lstm', 9, 1e-3),), patience_epochs=3)
   score_as(10.0, 20.0, 20.0, 15.0)
   train_job(job)
   # Validated every second epoch; 4 is the best, so 7 is the last.
@@ -420,7 +419,7 @@ class Program:
     self.mesh = sharding.make_mesh(jax.devices()[:devices])
     self.data = put_data(job, self.mesh)
     self.chunks = job.sampler.training_chunks(0, 1)
-    phase = optimizer.Phase(kind, 1, 1e-3)
+    phase = Phase(kind, 1, 1e-3)
     self.train_step = job.train_step(phase)
     self.learning_rate, key, variables, step = sharding.replicate(
       (
@@ -703,7 +702,7 @@ def test_nothing_reaches_the_device_in_the_loop_unless_put_there(
   def take_from_host(*_, **__):
     jnp.add(np.ones(3), 1)
 
-  spy(monkeypatch, eval_step, 'dispatch', before=take_from_host)
+  spy(monkeypatch, eval_step, 'evaluate', before=take_from_host)
   with pytest.raises(Exception, match='Disallowed host-to-device'):
     train_job(small_job(tmp_path))
 
@@ -852,7 +851,7 @@ def test_restores_are_bounded(
 def test_weights_that_the_last_step_spoilt_are_not_kept(
   small_job, train_job, tmp_path
 ):
-  job = small_job(tmp_path, phases=(optimizer.Phase('lstm', 1, math.inf),))
+  job = small_job(tmp_path, phases=(Phase('lstm', 1, math.inf),))
   # One step, whose loss is still finite.
   sets = {**job.fold.sets, 'train': job.fold.sets['train'][:1]}
   job = with_fields(job, sets=sets)
@@ -875,8 +874,7 @@ def regularised_job(small_job):
       folder,
       training_buckets=1,
       phases=tuple(
-        optimizer.Phase(kind, 2, 1e-2, 'cosine', 0.5)
-        for kind in ('auxiliary', 'all')
+        Phase(kind, 2, 1e-2, 'cosine', 0.5) for kind in ('auxiliary', 'all')
       ),
       weight_decay=0.1,
       average_decay=0.9,

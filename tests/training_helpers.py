@@ -6,7 +6,7 @@ import jax
 
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.runtime import sharding
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime.device_groups import DeviceGroup
 
 _GROUPS = ('sampler', 'loop', 'fold', 'optimizer', 'network')
 

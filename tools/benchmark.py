@@ -44,10 +44,10 @@ from ecg_jax.models import forward, preprocessing
 from ecg_jax.runs import artifacts
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding, startup
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import fold_run, log, train_step
 from ecg_jax.training.job import Job, make_job
-from ecg_jax.training.optimizer import Phase
+from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
 
 FIXED_SAMPLES = 9000

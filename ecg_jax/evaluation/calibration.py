@@ -171,9 +171,8 @@ def withhold(
     return Coverage(threshold, 0.0, math.nan, math.nan)
   predicted = probabilities[confident].argmax(axis=1)
   found = score.scores(score.confusion_matrix(labels[confident], predicted))
-  return Coverage(
-    threshold, float(confident.mean()), found['score'], found['accuracy']
-  )
+  coverage = float(confident.mean())
+  return Coverage(threshold, coverage, found['score'], found['accuracy'])
 
 
 def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:

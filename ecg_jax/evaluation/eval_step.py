@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from ecg_jax import experiment
 from ecg_jax.evaluation import metrics as metrics_lib
 from ecg_jax.input_pipeline import device_data
-from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
 from ecg_jax.models.loss import weighted_cross_entropy
@@ -96,45 +96,25 @@ def evaluate(
   Returns:
     Scores and probabilities, in the order of records.
   """
-  outputs = dispatch(
-    variables, data, chunks, network=network, kind=kind, mesh=mesh
-  )
-  return collect(chunks, outputs)
-
-
-def dispatch(
-  variables: dict[str, Any],
-  data: device_data.Data,
-  chunks: Sequence[Chunk],
-  *,
-  network: forward.Network,
-  kind: str,
-  mesh: Mesh,
-) -> list[tuple[metrics_lib.Metrics, jax.Array]]:
-  """Starts the evaluation of all chunks; `collect` waits for it."""
   outputs: list[tuple[metrics_lib.Metrics, jax.Array]] = []
-  for part, chunk in device_data.feed(data, chunks, mesh):
+  devices = mesh.abstract_mesh
+  for inputs in device_data.feed(data, chunks, mesh):
     outputs.append(
       evaluate_chunk(
-        variables,
-        part,
-        chunk,
-        network=network,
-        kind=kind,
-        mesh=mesh.abstract_mesh,
+        variables, *inputs, network=network, kind=kind, mesh=devices
       )
     )
     if isinstance(data, device_data.HostData):
       # What is on the device is not to grow with the set.
       jax.block_until_ready(outputs[:-1])
-  return outputs
+  return collect(chunks, outputs)
 
 
 def collect(
   chunks: Sequence[Chunk],
   outputs: Sequence[tuple[metrics_lib.Metrics, jax.Array]],
 ) -> Result:
-  """Brings to the host what `dispatch` started, in the order of records."""
+  """Waits for the outputs of `evaluate_chunk`, in the order of records."""
   fetched = sharding.fetch(list(outputs))
   # In float64: what is added up does not depend on how it was chunked.
   total = jax.tree.map(
@@ -155,20 +135,15 @@ def collect(
 
 
 def write_predictions(
-  path: pathlib.Path,
-  result: Result,
-  dataset: Dataset,
-  *,
-  fold: int,
-  label_version: str,
+  path: pathlib.Path, result: Result, fold: experiment.Fold
 ) -> None:
-  """Writes the predictions of a set, rows sorted by record."""
-  labels = dataset.labels(label_version)
-  records = [dataset.records[index] for index in result.records]
+  """Writes the predictions of a set of the fold, rows sorted by record."""
+  labels = fold.dataset.labels(fold.label_version)
+  records = [fold.dataset.records[index] for index in result.records]
   predictions.write(
     path,
     records=records,
     labels=[labels[record] for record in records],
     probabilities=result.probabilities,
-    fold=fold,
+    fold=fold.number,
   )

@@ -15,9 +15,9 @@ def evaluate_run(
   run_folder: pathlib.Path,
   *,
   set_name: str,
-  label_version: str | None,
-  manual_dir: str | None,
-  data_dir: str | None,
+  label_version: str | None = None,
+  manual_dir: str | None = None,
+  data_dir: str | None = None,
 ) -> pathlib.Path:
   """Scores the saved weights of a run's finished folds on a set.
 
@@ -36,9 +36,8 @@ def evaluate_run(
   Raises:
     InputError: The run has no finished fold, or the data are not the run's.
   """
-  config = finished_run.read_config(
-    run_folder, manual_dir=manual_dir, data_dir=data_dir
-  )
+  folders = {'manual_dir': manual_dir, 'data_dir': data_dir}
+  config = finished_run.read_config(run_folder, **folders)
   finished = finished_run.finished_folds(run_folder, config)
   data = finished_run.load_data(run_folder, config)
 
@@ -64,16 +63,12 @@ def evaluate_run(
       kind='all',
       mesh=mesh,
     )
-    eval_step.write_predictions(
-      out / f'fold{number}' / predictions.FILES[set_name],
-      result,
-      data.dataset,
-      fold=number,
-      label_version=version,
-    )
-    saved = artifacts.read_scores(run_folder / f'fold{number}' / 'scores.json')
+    folder = f'fold{number}'
+    path = out / folder / predictions.FILES[set_name]
+    eval_step.write_predictions(path, result, fold)
+    saved = artifacts.read_scores(run_folder / folder / 'scores.json')
     artifacts.write_scores(
-      out / f'fold{number}' / 'scores.json',
+      out / folder / 'scores.json',
       {
         **saved,
         'label_version': version,

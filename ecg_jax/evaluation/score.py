@@ -71,9 +71,7 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
   return {
     'records': records,
     'score': sum(classes[name]['f1'] for name in schema.SCORED_CLASSES) / 3,
-    'accuracy': _percent(
-      sum(counts[i][i] for i in range(len(counts))), records
-    ),
+    'accuracy': _percent(int(np.trace(confusion)), records),
     'classes': classes,
     'confusion': counts,
   }

@@ -91,10 +91,8 @@ def _read_fold(
       return f'no {set_name} set in scores.json'
     if not path.exists():
       return f'no {path.name}'
-    predicted = predictions.read(path, fold)
-    found = score.scores(
-      score.confusion_matrix(predicted.labels, predicted.predicted)
-    )
+    read = predictions.read(path, fold)
+    found = score.scores(score.confusion_matrix(read.labels, read.predicted))
     _check_agreement(path, content['sets'][set_name], found)
     best = content['best']
     found['best'] = {key: int(best[key]) for key in ('phase', 'epoch')}
@@ -105,7 +103,7 @@ def _read_fold(
       f'{score_file} is no score file of fold {fold} '
       f'({type(error).__name__}: {error}); score the fold again.'
     ) from error
-  return found, predicted.records
+  return found, read.records
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -260,16 +258,14 @@ def _over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
   if folds:
     measured = [measures(scores) for scores in folds]
     rows = [list(values.values()) for values in measured]
-    found['mean'] = dict(
-      zip(measured[0], np.mean(rows, axis=0).tolist(), strict=True)
-    )
+    mean = np.mean(rows, axis=0).tolist()
+    found['mean'] = dict(zip(measured[0], mean, strict=True))
     pooled = np.sum([scores['confusion'] for scores in folds], axis=0)
     found['pooled'] = score.scores(pooled)
     found['pooled_interval'] = list(score.bootstrap_interval(pooled))
   if len(folds) > 1:
-    found['standard_deviation'] = dict(
-      zip(measured[0], np.std(rows, axis=0, ddof=1).tolist(), strict=True)
-    )
+    deviation = np.std(rows, axis=0, ddof=1).tolist()
+    found['standard_deviation'] = dict(zip(measured[0], deviation, strict=True))
   return found
 
 

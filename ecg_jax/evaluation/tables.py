@@ -37,13 +37,10 @@ def _set_cells(set_scores: dict[str, Any] | None) -> list[str]:
   """Number of records and the measures of one set; a dagger marks 0/0."""
   if set_scores is None:
     return ['–'] * 7
-  return [
-    str(set_scores['records']),
-    *(
-      f'{value:.1f}{"†" if _is_undefined(set_scores, measure) else ""}'
-      for measure, value in summary_lib.measures(set_scores).items()
-    ),
-  ]
+  cells = [str(set_scores['records'])]
+  for measure, value in summary_lib.measures(set_scores).items():
+    cells.append(f'{value:.1f}{"†" * _is_undefined(set_scores, measure)}')
+  return cells
 
 
 def _mean_cells(summary: dict[str, Any]) -> list[str]:
@@ -54,10 +51,9 @@ def _mean_cells(summary: dict[str, Any]) -> list[str]:
   cells = ['']
   for measure, value in summary['mean'].items():
     spread = f'{deviation[measure]:.1f}' if deviation else '–'
-    undefined = any(
-      _is_undefined(found, measure) for found in summary['folds'].values()
-    )
-    cells.append(f'{value:.1f} ± {spread}{"†" if undefined else ""}')
+    folds = summary['folds'].values()
+    undefined = any(_is_undefined(found, measure) for found in folds)
+    cells.append(f'{value:.1f} ± {spread}{"†" * undefined}')
   return cells
 
 
@@ -116,17 +112,13 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
   """Formats a table: first column flush left, the others flush right."""
-  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-  def line(cells: list[str]) -> str:
-    padded = [cells[0].ljust(widths[0])]
-    padded += [
-      cell.rjust(n) for cell, n in zip(cells[1:], widths[1:], strict=True)
-    ]
-    return f'| {" | ".join(padded)} |'
-
-  rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
-  return [line(header), line(rule), *map(line, rows)]
+  first, *widths = [max(map(len, x)) for x in zip(header, *rows, strict=True)]
+  rule = ['-' * first, *('-' * (width - 1) + ':' for width in widths)]
+  lines = []
+  for name, *cells in (header, rule, *rows):
+    padded = [x.rjust(width) for x, width in zip(cells, widths, strict=True)]
+    lines.append(f'| {" | ".join([name.ljust(first), *padded])} |')
+  return lines
 
 
 def format_table(summaries: Sequence[dict[str, Any]]) -> str:

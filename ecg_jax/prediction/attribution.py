@@ -51,15 +51,11 @@ def integrated_gradients(
     recording of mean frames, up to the error of the integral.
   """
   batch = make_batch([window], 1, bucket(len(window)))
-  frames = sharding.fetch(
-    [
-      _integrate(model.network, variables, batch, np.int32(answer))
-      for variables in model.variables
-    ]
-  )
-  by_frame = np.mean(frames, axis=0)
+  network, label = model.network, np.int32(answer)
+  frames = [_integrate(network, x, batch, label) for x in model.variables]
+  by_frame = np.mean(sharding.fetch(frames), axis=0)
   count = -(-len(window) // SEGMENT_SAMPLES)
-  segments = frame_segments(model.network.spectrogram, len(by_frame))
+  segments = frame_segments(network.spectrogram, len(by_frame))
   by_segment = np.bincount(segments, by_frame, minlength=count)
   return by_segment[:count].astype(np.float32)
 

@@ -3,7 +3,6 @@
 All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,7 +136,7 @@ def draw(
     _draw_paper(paper, times, (low, high))
     _draw_pulse(paper, start, high)
     draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
-    _mark_cut(paper, row, sampling_rate, start, (low, high))
+    _mark_cut(paper, start + np.arange(len(row)) / sampling_rate, row)
     below = top + _MILLIVOLT * (high - low) + 0.5
     strip = sheet.axes(_MARGIN, below, row_width, _STRIP)
     _draw_attribution(strip, heights, segment_seconds, times, start)
@@ -156,9 +155,8 @@ class _Sheet:
   def axes(self, left: float, top: float, width: float, height: float) -> Axes:
     """Adds axes."""
     x, y = self.size
-    return self.figure.add_axes(
-      (left / x, 1 - (top + height) / y, width / x, height / y)
-    )
+    place = left / x, 1 - (top + height) / y, width / x, height / y
+    return self.figure.add_axes(place)
 
   def write(self, left: float, top: float, text: str, **style: Any) -> None:
     """Writes a line of text."""
@@ -168,9 +166,7 @@ class _Sheet:
 
 def _printable(text: str, longest: int = 60) -> str:
   """The text with unprintable characters replaced, cut where too long."""
-  text = ''.join(
-    letter if letter.isprintable() else _REPLACEMENT for letter in text
-  )
+  text = ''.join(x if x.isprintable() else _REPLACEMENT for x in text)
   return text if len(text) <= longest else f'{text[: longest - 1]}…'
 
 
@@ -183,13 +179,6 @@ def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
   half = np.ceil(high - low + 0.5) / 2
   half = np.clip(half, LEAST_MILLIVOLT / 2, MOST_MILLIVOLT / 2)
   return middle - half, middle + half
-
-
-def _lines(positions: np.ndarray, ends: Sequence[float]) -> tuple:
-  """Parallel lines as one path, with gaps between: positions and ends."""
-  along = np.repeat(positions, 3)
-  across = np.tile([*ends, np.nan], len(positions))
-  return along, across
 
 
 def _draw_paper(
@@ -206,7 +195,9 @@ def _draw_paper(
       marks = np.arange(
         np.ceil(first * scale / step - 1e-6), last * scale / step + 1e-6
       )
-      along, across = _lines(marks * step / scale, ends)
+      # Parallel lines with gaps between.
+      along = np.repeat(marks * step / scale, 3)
+      across = np.tile([*ends, np.nan], len(marks))
       x, y = (along, across) if scale == _SECOND else (across, along)
       axes.plot(x, y, color=color, linewidth=width, zorder=0.5)
 
@@ -218,18 +209,12 @@ def _draw_pulse(axes: Axes, start: float, highest: float) -> None:
   axes.plot(time, pulse, color='black', linewidth=0.8)
 
 
-def _mark_cut(
-  axes: Axes,
-  row: np.ndarray,
-  sampling_rate: float,
-  start: float,
-  limits: tuple[float, float],
-) -> None:
-  """Marks, in red, where the trace goes beyond the paper."""
-  time = start + np.arange(len(row)) / sampling_rate
-  for cut, edge in zip((row < limits[0], row > limits[1]), limits, strict=True):
-    marker: dict[str, Any] = {'color': 'red', 'markersize': 3, 'clip_on': False}
-    axes.plot(time[cut], np.full(cut.sum(), edge), '.', **marker)
+def _mark_cut(axes: Axes, time: np.ndarray, row: np.ndarray) -> None:
+  """Marks, in red, where a row of the trace goes beyond the paper."""
+  low, high = axes.get_ylim()
+  style: dict[str, Any] = {'color': 'red', 'markersize': 3, 'clip_on': False}
+  for cut, edge in ((row < low, low), (row > high, high)):
+    axes.plot(time[cut], np.full(cut.sum(), edge), '.', **style)
 
 
 def _draw_attribution(
@@ -244,20 +229,14 @@ def _draw_attribution(
   middles = begins + segment_seconds / 2
   inside = (start < middles) & (middles < times[1])
   values = heights[inside]
-  axes.bar(
-    begins[inside],
-    values,
-    segment_seconds,
-    align='edge',
-    color=np.where(values > 0, _FOR, _AGAINST),
-  )
+  colors = np.where(values > 0, _FOR, _AGAINST)
+  axes.bar(begins[inside], values, segment_seconds, align='edge', color=colors)
   axes.plot([start, times[1]], [0, 0], color='0.5', linewidth=0.5)
   axes.set(xlim=times, ylim=(-1, 1), yticks=[])
   axes.spines[:].set_visible(False)
   seconds = np.arange(np.ceil(start - 1e-6), times[1] + 1e-6)
-  axes.set_xticks(
-    seconds, [f'{abs(second):.0f}' for second in seconds], fontsize=7
-  )
+  labels = [f'{abs(second):.0f}' for second in seconds]
+  axes.set_xticks(seconds, labels, fontsize=7)
   axes.tick_params(length=2, pad=1, color='0.5', labelcolor='0.3')
 
 
@@ -267,9 +246,8 @@ def _draw_probabilities(axes: Axes, probabilities: np.ndarray) -> None:
   colors = np.where(probabilities == probabilities.max(), '0.25', '0.7')
   axes.barh(places, probabilities, 0.7, color=colors)
   for place, probability in zip(places, probabilities, strict=True):
-    axes.text(
-      1.05, place, f'{100 * probability:.0f} %', va='center', fontsize=8
-    )
+    percent = f'{100 * probability:.0f} %'
+    axes.text(1.05, place, percent, va='center', fontsize=8)
   axes.set(xlim=(0, 1), xticks=[])
   axes.set_yticks(places, [CLASS_NAMES[x] for x in schema.CLASSES], fontsize=8)
   axes.invert_yaxis()

@@ -59,11 +59,11 @@ class Ensemble:
     Raises:
       InputError: A window is too short.
     """
-    lengths = np.array([len(window) for window in windows], np.int32)
+    lengths = [len(window) for window in windows]
     shortest = self.network.spectrogram.window_samples
-    if np.any(lengths < shortest):
+    if min(lengths, default=shortest) < shortest:
       raise InputError(
-        f'A recording has {lengths.min()} samples at 300 Hz, less than the'
+        f'A recording has {min(lengths)} samples at 300 Hz, less than the'
         f' {shortest} of one spectrum: give a longer one.'
       )
     logits = np.zeros((len(self.folds), len(windows), 4), np.float32)
@@ -71,13 +71,10 @@ class Ensemble:
     outputs = []
     for samples in np.unique(buckets):
       (members,) = np.nonzero(buckets == samples)
-      rows = min(
-        self.config.evaluation_batch_size, 1 << (len(members) - 1).bit_length()
-      )
+      most = self.config.evaluation_batch_size
+      rows = min(most, 1 << (len(members) - 1).bit_length())
       for part in np.array_split(members, -(-len(members) // rows)):
-        batch = make_batch(
-          [windows[index] for index in part], rows, int(samples)
-        )
+        batch = make_batch([windows[k] for k in part], rows, int(samples))
         by_fold = [_evaluate(self.network, x, batch) for x in self.variables]
         outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
@@ -97,19 +94,12 @@ def load(run_folder: str | pathlib.Path) -> Ensemble:
   folds = finished_run.finished_folds(run_folder, config)
   network = experiment.make_network(config)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
-  return Ensemble(
-    run_folder=run_folder,
-    config=config,
-    folds=folds,
-    network=network,
-    variables=tuple(
-      finished_run.restore(run_folder, config, fold, network, mesh)
-      for fold in folds
-    ),
-    trained_on=tuple(
-      finished_run.trained_on(run_folder, fold) for fold in folds
-    ),
+  variables = tuple(
+    finished_run.restore(run_folder, config, fold, network, mesh)
+    for fold in folds
   )
+  trained_on = tuple(finished_run.trained_on(run_folder, x) for x in folds)
+  return Ensemble(run_folder, config, folds, network, variables, trained_on)
 
 
 @functools.partial(jax.jit, static_argnames='network')

@@ -19,7 +19,7 @@ import numpy as np
 
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, summary, tables
-from ecg_jax.models import forward, preprocessing
+from ecg_jax.models import forward
 from ecg_jax.prediction import ensemble
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.runs import artifacts
@@ -66,14 +66,10 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
   weights: dict[str, Any] = stacked_weights(model)
   archive = io.BytesIO()
   np.savez(archive, **weights)
-  files = {
-    'MODEL_CARD.md': model_card(model, temperature).encode(),
-    'weights.npz': archive.getvalue(),
-    **{
-      f'{name}.bin': program
-      for name, program in programs(model, temperature).items()
-    },
-  }
+  built = programs(model, temperature)
+  files = {f'{name}.bin': program for name, program in built.items()}
+  files['MODEL_CARD.md'] = model_card(model, temperature).encode()
+  files['weights.npz'] = archive.getvalue()
   out.parent.mkdir(parents=True, exist_ok=True)
   try:
     with tempfile.TemporaryDirectory(
@@ -114,24 +110,27 @@ def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
   """
   predict_padded = make_predict(model, temperature)
   spectrogram = model.network.spectrogram
-  halvings = model.network.model.config.halvings
+  size, hop = spectrogram.window_samples, spectrogram.hop_samples
+  unit, before = hop * 2**model.network.model.config.halvings, size - hop
 
-  def predict(weights, signal, lengths):
-    signal = _pad(signal, spectrogram, halvings)
-    return predict_padded(weights, signal, lengths)
+  def predict(weights, signal_BxN, lengths):
+    # Padded so that frames halve evenly. Otherwise shapes would need rounding,
+    # about which nothing can be proved for an unknown length.
+    samples = signal_BxN.shape[1]
+    whole = -(-(samples - before) // unit) * unit + before
+    padded = jnp.pad(signal_BxN, ((0, 0), (0, whole - samples)))
+    return predict_padded(weights, padded, lengths)
 
   def predict_millivolt(weights, signal, lengths):
     limits = jnp.iinfo(jnp.int16)
     counts = jnp.clip(jnp.round(signal * 1000.0), limits.min, limits.max)
     return predict(weights, counts.astype(jnp.int16), lengths)
 
-  shortest = spectrogram.window_samples
+  least = f'samples >= {size}'
   batch, samples = jax.export.symbolic_shape(
-    'batch, samples', constraints=[f'samples >= {shortest}']
+    'batch, samples', constraints=[least]
   )
-  weights = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stacked_weights(model)
-  )
+  weights = jax.eval_shape(lambda: stacked_weights(model))
   lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
   return {
     name: bytes(
@@ -166,25 +165,19 @@ def make_predict(model: Ensemble, temperature: float) -> Predict:
   return predict
 
 
-def _pad(
-  signal_BxN: jax.Array, spectrogram: preprocessing.Spectrogram, times: int
-) -> jax.Array:
-  """Pads a signal of symbolic length so that its frames halve evenly.
-
-  Otherwise shapes would need rounding, about which nothing can be proved for an
-  unknown length.
-  """
-  size, hop = spectrogram.window_samples, spectrogram.hop_samples
-  unit, before = hop * 2**times, size - hop
-  samples = signal_BxN.shape[1]
-  whole = -(-(samples - before) // unit) * unit + before
-  return jnp.pad(signal_BxN, ((0, 0), (0, whole - samples)))
-
-
 def model_card(model: Ensemble, temperature: float) -> str:
   """The content of MODEL_CARD.md, from the run's own files."""
   config, run_folder = model.config, model.run_folder
   run = artifacts.read_run(run_folder)
+  start = thinned = ''
+  if config.init_from is not None:
+    start = (
+      f' Training started from the weights of the run {config.init_from},'
+      ' which was trained on records of its own.'
+    )
+  if config.data.max_records is not None:
+    most = config.data.max_records
+    thinned = f', of which each set was thinned to {most}'
   text = 'It was not calibrated; the temperature is 1.'
   path = run_folder / calibration.FILE
   if path.exists():
@@ -199,17 +192,8 @@ def model_card(model: Ensemble, temperature: float) -> str:
     run=run_folder.resolve().name,
     data=_DATA[config.data.name],
     labels=config.label_version,
-    start=(
-      ''
-      if config.init_from is None
-      else f' Training started from the weights of the run {config.init_from},'
-      ' which was trained on records of its own.'
-    ),
-    thinned=(
-      ''
-      if config.data.max_records is None
-      else f', of which each set was thinned to {config.data.max_records}'
-    ),
+    start=start,
+    thinned=thinned,
     folds=', '.join(map(str, model.folds)),
     count=len(model.folds),
     scores=tables.format_table([summary.summarize(run_folder)]),

@@ -60,25 +60,20 @@ class Outputs:
       if output is None:
         continue
       place = os.path.realpath(output)
-      if place in protected or output.suffix.lower() in _SIGNAL_SUFFIXES:
-        raise InputError(
-          f'--{name} {output} would replace a recording: name another file.'
-        )
-      if pathlib.Path(place).is_relative_to(run):
-        raise InputError(
-          f'--{name} {output} is in the run folder {run_folder}: name a place'
-          ' outside of it.'
-        )
-      if place in taken:
-        raise InputError(
-          f'--{name} {output} is named for another output too: name another.'
-        )
+      replaces = place in protected or output.suffix.lower() in _SIGNAL_SUFFIXES
+      inside = pathlib.Path(place).is_relative_to(run)
+      outside = f'in the run folder {run_folder}: name a place outside of it.'
+      for wrong, reason in (
+        (replaces, 'would replace a recording: name another file.'),
+        (inside, f'is {outside}'),
+        (place in taken, 'is named for another output too: name another.'),
+        (name != 'plot' and output.is_dir(), 'is a folder: name a file.'),
+      ):
+        if wrong:
+          raise InputError(f'--{name} {output} {reason}')
       taken.add(place)
-      if name != 'plot' and output.is_dir():
-        raise InputError(f'--{name} {output} is a folder: name a file.')
-      files.check_writable(
-        output if name == 'plot' else output.parent, f'--{name}'
-      )
+      folder = output if name == 'plot' else output.parent
+      files.check_writable(folder, f'--{name}')
 
   def write(
     self,
@@ -98,15 +93,15 @@ class Outputs:
     failures = [x.failure for x in results if x.failure is not None]
     try:
       if self.out is not None:
-        if self.out.suffix == '.csv':
-          text = report.to_csv(results)
-        else:
-          text = report.to_json(results, model, settings)
+        text = (
+          report.to_csv(results)
+          if self.out.suffix == '.csv'
+          else report.to_json(results, model, settings)
+        )
         files.write_atomically(self.out, _encode(text))
       if self.answers is not None:
-        files.write_atomically(
-          self.answers, _encode(report.to_answers(results))
-        )
+        text = report.to_answers(results)
+        files.write_atomically(self.answers, _encode(text))
       if self.plot is not None:
         from ecg_jax.prediction import pictures  # Matplotlib takes a second.
 
@@ -141,9 +136,7 @@ def _is_output(path: pathlib.Path) -> bool:
       line = file.readline(4096).strip()
   except OSError:
     return False
-  return line.startswith('recording,lead,') or bool(
-    re.fullmatch('.+,[NAO~]', line)
-  )
+  return re.match('recording,lead,|.+,[NAO~]$', line) is not None
 
 
 def _encode(text: str) -> bytes:

@@ -35,11 +35,11 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
   name = result.name
   if result.windowed:
     name = f'{name}, {window.start:.0f} to {window.end:.0f} s'
-  variables = dict(zip(model.folds, model.variables, strict=True))
-  used = dataclasses.replace(
-    model,
-    folds=window.folds,
-    variables=tuple(variables[fold] for fold in window.folds),
+  by_fold = dict(zip(model.folds, model.variables, strict=True))
+  variables = tuple(by_fold[fold] for fold in window.folds)
+  used = dataclasses.replace(model, folds=window.folds, variables=variables)
+  shares = attribution.integrated_gradients(
+    used, window.counts, int(answer.probabilities.argmax())
   )
   return ecg_plot.draw(
     window.counts / 1000,
@@ -48,9 +48,7 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
     lead=result.lead,
     answer=answer.predicted,
     probabilities=answer.probabilities,
-    attribution=attribution.integrated_gradients(
-      used, window.counts, int(answer.probabilities.argmax())
-    ),
+    attribution=shares,
     segment_seconds=attribution.SEGMENT_SAMPLES / training_range.SAMPLING_RATE,
   )
 

@@ -3,12 +3,12 @@
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
+import functools
 import itertools
 import numbers
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +17,11 @@ import tqdm
 from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
-from ecg_jax.prediction import aggregation, ensemble
+from ecg_jax.prediction import aggregation, ensemble, leak_rule
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.recordings import lead as lead_lib
-from ecg_jax.recordings import training_range
-from ecg_jax.recordings import windows as windows_lib
+from ecg_jax.recordings import resampling, training_range
 
 _CHUNK_SAMPLES = 2**22
 """Samples of the windows that are evaluated together, at least, if there are
@@ -48,15 +47,11 @@ class Settings:
 
   def __post_init__(self) -> None:
     """Raises InputError where a field is not a number or out of range."""
-    for name, least, most in (
-      ('window', 1, 3600),
-      ('stride', 1, 86400),
-      ('abstain', 0, 1),
-    ):
+    ranges = {'window': (1, 3600), 'stride': (1, 86400), 'abstain': (0, 1)}
+    for name, (least, most) in ranges.items():
       value = getattr(self, name)
-      if not (
-        isinstance(value, numbers.Real) and least <= float(value) <= most
-      ):
+      is_real = isinstance(value, numbers.Real)
+      if not (is_real and least <= float(value) <= most):
         raise InputError(
           f'{name} is {value!r}, not from {least} to {most}: give a number in'
           ' that range.'
@@ -202,13 +197,8 @@ def predict_recordings(
   for number, result in enumerate(results):
     if result.failure is not None:
       # The windows before the failure do not stand for the recording.
-      results[number] = RecordingResult(
-        result.name,
-        result.lead,
-        result.seconds,
-        notes=result.notes,
-        failure=result.failure,
-      )
+      known = ('name', 'lead', 'seconds', 'notes', 'failure')
+      results[number] = RecordingResult(**{x: vars(result)[x] for x in known})
     elif result.windowed:
       result.summary = aggregation.summarize(
         result.windows, abstain=settings.abstain
@@ -228,7 +218,7 @@ def _read(
     recording = opener()
     result.lead = recording.lead
     result.notes += recording.notes
-    samples = windows_lib.num_counts(recording)
+    samples = resampling.num_counts(recording)
     result.seconds = samples / training_range.SAMPLING_RATE
     least = model.network.spectrogram.window_samples
     if samples < least:
@@ -238,10 +228,13 @@ def _read(
         f' than the {least} of one spectrum: give a longer one.'
       )
     if samples <= model.longest_samples:
-      counts = windows_lib.window_counts(recording)
-      allowed = _allowed_folds(model, result, counts, settings)
+      counts = resampling.window_counts(recording)
+      allowed, note = leak_rule.allowed_folds(
+        model, result.name, counts, allow_leak=settings.allow_leak
+      )
+      result.notes += [note] if note else []
       if settings.bandpass:
-        counts = windows_lib.window_counts(recording, bandpass=True)
+        counts = resampling.window_counts(recording, bandpass=True)
       result.departures.update(training_range.departures(counts))
       yield Window(number, 0.0, result.seconds, counts, allowed)
       return
@@ -249,10 +242,10 @@ def _read(
     times = window_times(result.seconds, settings.window, settings.stride)
     for start, end in times:
       try:
-        counts = windows_lib.window_counts(
+        counts = resampling.window_counts(
           recording, start, end - start, bandpass=settings.bandpass
         )
-      except windows_lib.GapError:
+      except resampling.GapError:
         result.gaps.append((start, end))
         continue
       result.departures.update(training_range.departures(counts))
@@ -285,53 +278,6 @@ def window_times(
   if times[-1][1] < seconds - 1e-6:
     times.append((seconds - window, seconds))
   return times
-
-
-def _allowed_folds(
-  model: Ensemble,
-  result: RecordingResult,
-  counts: np.ndarray,
-  settings: Settings,
-) -> tuple[int, ...]:
-  """The folds that may classify a recording.
-
-  Raises:
-    InputError: All folds were trained on it.
-  """
-  digest = hashlib.sha256(counts.astype('<i2').tobytes()).hexdigest()
-  trained = {
-    fold: records[digest]
-    for fold, records in zip(model.folds, model.trained_on, strict=True)
-    if digest in records
-  }
-  if not trained:
-    return model.folds
-  record = next(iter(trained.values()))
-  unseen = tuple(fold for fold in model.folds if fold not in trained)
-  if settings.allow_leak:
-    result.notes.append(
-      f'all folds answered, of which {_listed(trained)} learnt from it as'
-      f' {record} of the training set'
-    )
-    return model.folds
-  if not unseen:
-    raise InputError(
-      f'{result.name} is {record} of the training set, and each finished fold'
-      f' of {model.run_folder} ({_listed(trained)}) learnt from it, or from a'
-      ' record with the same samples: train the fold that has it in its test'
-      ' set, or give --allow_leak.'
-    )
-  result.notes.append(
-    f'{_listed(unseen)} alone answered, the others learnt from it as {record}'
-    ' of the training set'
-  )
-  return unseen
-
-
-def _listed(folds: Iterable[int]) -> str:
-  """Folds in words: 'fold 1', 'folds 0, 2'."""
-  numbers = [str(fold) for fold in folds]
-  return f'fold{"s" * (len(numbers) > 1)} {", ".join(numbers)}'
 
 
 def _classify(
@@ -391,15 +337,14 @@ class Model:
     Raises:
       InputError: The signal cannot be used; the message says why.
     """
-    [result] = predict_recordings(
-      self.folds,
-      {
-        'signal': lambda: lead_lib.from_array(
-          signal, sampling_rate=sampling_rate, units=units, lead=lead
-        )
-      },
-      settings,
+    opener = functools.partial(
+      lead_lib.from_array,
+      signal,
+      sampling_rate=sampling_rate,
+      units=units,
+      lead=lead,
     )
+    [result] = predict_recordings(self.folds, {'signal': opener}, settings)
     if result.failure is not None:
       raise InputError(result.failure)
     return result

@@ -36,7 +36,7 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
     except OSError as error:
       raise InputError(
         f'{str(path)[:200]} cannot be searched ({error.strerror}): name a'
-        ' file or a folder.'
+        ' file or a folder that is readable.'
       ) from error
     for file in files:
       found.setdefault(os.path.realpath(file), file)
@@ -62,13 +62,7 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
 
 
 def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
-  try:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-  except OSError as error:
-    raise InputError(
-      f'The folder {folder} cannot be read ({error.strerror}): make it'
-      ' readable.'
-    ) from error
+  files = sorted(path for path in folder.iterdir() if path.is_file())
   wanted = {'.hea', '.edf', '.mat', *(ARRAY_SUFFIXES if with_arrays else ())}
   segments = {
     folder / f'{name}.hea'

@@ -91,12 +91,7 @@ def open_recording(
       units = 'counts'
       notes.append('no header: taken to be in units of 1/1000 mV')
   return _open_lead(
-    channels,
-    path=str(path),
-    lead=lead,
-    sampling_rate=sampling_rate,
-    units=units,
-    notes=tuple(notes),
+    channels, str(path), lead, sampling_rate, units, tuple(notes)
   )
 
 
@@ -134,28 +129,20 @@ def from_array(
     ) from error
   if np.ma.is_masked(signal) and array.dtype.kind in 'iuf':
     array = np.where(np.ma.getmaskarray(signal), np.nan, array)
-  return _open_lead(
-    arrays.array_channels(name, array),
-    path=name,
-    lead=None if lead is None else str(lead),
-    sampling_rate=sampling_rate,
-    units=units,
-    notes=(),
-  )
+  channels = arrays.array_channels(name, array)
+  wanted = None if lead is None else str(lead)
+  return _open_lead(channels, name, wanted, sampling_rate, units, ())
 
 
 def _open_lead(
   channels: Channels,
-  *,
   path: str,
   lead: str | None,
   sampling_rate: float | None,
   units: str | None,
   notes: tuple[str, ...],
 ) -> Recording:
-  names = tuple(
-    stated or str(number) for number, stated in enumerate(channels.names)
-  )
+  names = tuple(name or str(k) for k, name in enumerate(channels.names))
   chosen = choose_lead(path, names, channels.units, lead)
   stated = channels.rates[chosen]
   rate = sampling_rate if stated is None else stated
@@ -170,13 +157,11 @@ def _open_lead(
     )
   scale = _scale(path, names[chosen], channels.units[chosen], units)
   if sampling_rate not in (None, rate):
-    notes += (
-      f'states {rate:g} Hz itself: --sampling_rate {sampling_rate:g} not used',
-    )
+    unused = f'--sampling_rate {sampling_rate:g} not used'
+    notes += (f'states {rate:g} Hz itself: {unused}',)
   if units is not None and MILLIVOLT.get(_unit(units) or '') != scale:
-    notes += (
-      f'states {channels.units[chosen]} itself: --units {units} not used',
-    )
+    unused = f'--units {units} not used'
+    notes += (f'states {channels.units[chosen]} itself: {unused}',)
   with explained(pathlib.Path(path)):
     samples = channels.open(chosen)
     if samples.num_samples < 1:
@@ -194,12 +179,7 @@ def _open_lead(
       return values * scale
 
   return Recording(
-    name=path,
-    lead=names[chosen],
-    sampling_rate=float(rate),
-    num_samples=samples.num_samples,
-    notes=notes,
-    read=read,
+    path, names[chosen], float(rate), samples.num_samples, notes, read
   )
 
 
@@ -231,17 +211,12 @@ def choose_lead(
     if wanted.strip().isdecimal() and int(wanted) < len(names):
       return int(wanted)
     raise InputError(f'{path} has no lead {wanted!r}: {listed}.')
-  electric = [
-    number
-    for number, unit in enumerate(units)
-    if unit in (None, '') or _unit(unit) is not None
-  ]
+  electric = [k for k, unit in enumerate(units) if not unit or _unit(unit)]
   named = [k for k in electric if _ECG_NAME.fullmatch(names[k].strip())]
   measured = [k for k in electric if _unit(units[k]) == 'mV']
   only = electric if len(names) == 1 else []
-  for candidates in (named, measured, only):
-    if candidates:
-      return candidates[0]
+  if candidates := [*named, *measured, *only]:
+    return candidates[0]
   raise InputError(
     f'{path} has no channel that looks like an ECG by name and unit: choose'
     f' with --lead; {listed}.'

@@ -49,10 +49,9 @@ def departures(counts: np.ndarray) -> list[str]:
   total = power[frequencies >= 0.5].sum()
   share = power[frequencies > 40].sum() / total if total else 0.0
   if not POWER_ABOVE_40_HZ[0] <= share <= POWER_ABOVE_40_HZ[1]:
-    side = 'less' if share < POWER_ABOVE_40_HZ[0] else 'more'
+    low, high = POWER_ABOVE_40_HZ
     found.append(
-      f'{side} power above 40 Hz than the'
-      f' {100 * POWER_ABOVE_40_HZ[0]:g} to {100 * POWER_ABOVE_40_HZ[1]:g} % of'
-      ' training records'
+      f'{"less" if share < low else "more"} power above 40 Hz than the'
+      f' {100 * low:g} to {100 * high:g} % of training records'
     )
   return found

@@ -71,12 +71,8 @@ def _read_plain_wfdb(path: pathlib.Path) -> Channels | None:
     return None
   rate, count = float(record[1]), int(record[2])
   file, first, gain = path.with_name(signal[1]), int(signal[2] or 0), signal[3]
-  if not (
-    file.is_file()
-    and file.stat().st_size == first + 2 * count
-    and count
-    and float(gain)
-  ):
+  size = file.stat().st_size if file.is_file() else None
+  if size != first + 2 * count or not count or not float(gain):
     return None
 
   def read(start: int, stop: int) -> np.ndarray:
@@ -159,9 +155,8 @@ def _read_header(file: pathlib.Path) -> Any:
     )
   for signal in set(getattr(header, 'file_name', None) or ()) - {'~'}:
     members = [k for k, name in enumerate(header.file_name) if name == signal]
-    claimed = (header.sig_len or 0) * sum(
-      header.samps_per_frame[k] or 1 for k in members
-    )
+    frame = sum(header.samps_per_frame[k] or 1 for k in members)
+    claimed = (header.sig_len or 0) * frame
     packed = header.fmt[members[0]] in _PACKED_FORMATS
     size = file.with_name(signal).stat().st_size
     # In the other formats a sample takes a byte at least.
@@ -240,9 +235,8 @@ def _open_channel(
       begin = int(end) - count * each
       low, high = max(start, begin), min(stop, int(end))
       if low < high and name != '~':
-        samples[low - start : high - start] = read_segment(
-          name, low - begin, high - begin
-        )
+        part = read_segment(name, low - begin, high - begin)
+        samples[low - start : high - start] = part
     return samples
 
   def states_gain() -> bool:

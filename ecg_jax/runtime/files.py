@@ -58,8 +58,8 @@ def locked(
         f' wait for it or name another folder with {flag}.'
       ) from error
     file.truncate(0)
-    file.write(f'process {os.getpid()} on {_HOST}\n')
-    file.flush()
+    with contextlib.suppress(OSError):  # The disk may be full.
+      os.write(file.fileno(), f'process {os.getpid()} on {_HOST}\n'.encode())
     try:
       remove_leftovers(folder)
       yield

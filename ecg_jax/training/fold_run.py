@@ -18,10 +18,10 @@ from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import log, train_state, train_step
 from ecg_jax.training.job import Job
-from ecg_jax.training.optimizer import Phase
+from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 
@@ -186,13 +186,8 @@ class FoldRun:
       result = self._evaluate(self.best, chunks, job.phases[-1])
       scores[set_name] = result.scores
       if set_name in predictions.FILES and self.group.is_coordinator:
-        eval_step.write_predictions(
-          job.folder / predictions.FILES[set_name],
-          result,
-          fold.dataset,
-          fold=fold.number,
-          label_version=fold.label_version,
-        )
+        path = job.folder / predictions.FILES[set_name]
+        eval_step.write_predictions(path, result, fold)
     best = {
       'phase': self.progress.best_phase,
       'epoch': self.progress.best_epoch,

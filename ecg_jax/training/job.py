@@ -12,7 +12,8 @@ from ecg_jax import configuration, experiment, models
 from ecg_jax.input_pipeline.sampler import Sampler
 from ecg_jax.models import forward
 from ecg_jax.training import init_from
-from ecg_jax.training.optimizer import Optimizer, Phase, phases
+from ecg_jax.training.optimizer import Optimizer
+from ecg_jax.training.phases import Phase, make_phases
 from ecg_jax.training.train_step import TrainStep
 
 
@@ -107,7 +108,7 @@ def make_job(
     sampler=experiment.make_sampler(config, fold),
     network=network,
     optimizer=experiment.from_config(Optimizer, config),
-    phases=phases(**config.phases, max_epochs=config.max_epochs),
+    phases=make_phases(**config.phases, max_epochs=config.max_epochs),
     loop=experiment.from_config(LoopSettings, config),
     initial=initial,
   )

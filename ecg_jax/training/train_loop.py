@@ -7,7 +7,7 @@ import jax
 
 from ecg_jax.errors import TrainingError
 from ecg_jax.input_pipeline import device_data
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training.fold_run import FoldRun, NotFinite, open_run
 from ecg_jax.training.job import Job
 

@@ -11,7 +11,7 @@ from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import files, multihost, signals, startup
-from ecg_jax.training import scheduler
+from ecg_jax.training import job_queue
 from ecg_jax.training.job import make_job
 
 
@@ -64,7 +64,7 @@ def train_runs(
   multihost.check_shared(workdir)
 
   with loop() as stop:
-    failed = scheduler.run(jobs, devices_per_job, stop)
+    failed = job_queue.run(jobs, devices_per_job, stop)
 
   if is_coordinator:
     summaries = summary.summarize_folders([workdir])

@@ -14,11 +14,12 @@ from ecg_jax.errors import InputError, TrainingError
 from ecg_jax.input_pipeline import sampler
 from ecg_jax.models import loss
 from ecg_jax.runtime import files
-from ecg_jax.training import optimizer, scheduler, train_loop
+from ecg_jax.training import job_queue, train_loop
 from ecg_jax.training.job import make_job
+from ecg_jax.training.phases import Phase
 from tests.training_helpers import with_fields
 
-PHASES = (optimizer.Phase('lstm', 2, 1e-3),)
+PHASES = (Phase('lstm', 2, 1e-3),)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_jobs_end_as_if_each_were_alone(
     train_job(job)
   _see_devices(monkeypatch, devices)
   together = make_jobs(tmp_path / 'together')
-  assert scheduler.run(together) == {}
+  assert job_queue.run(together) == {}
   results = [read_result(job) for job in alone]
   assert [read_result(job) for job in together] == results
   assert results[0] != results[1]
@@ -73,7 +74,7 @@ def test_failed_job_is_named_and_disturbs_no_other(
   _see_devices(monkeypatch, 2)
   good, bad = reversed(make_jobs(tmp_path))
   phases = (dataclasses.replace(PHASES[0], learning_rate=math.inf),)
-  failed = scheduler.run([dataclasses.replace(bad, phases=phases), good])
+  failed = job_queue.run([dataclasses.replace(bad, phases=phases), good])
   assert set(failed) == {'fold 0'}
   assert isinstance(failed['fold 0'], TrainingError)
   assert 'fold 0 failed: the loss or' in capsys.readouterr().err
@@ -91,7 +92,7 @@ def test_a_failed_job_holds_no_state(make_jobs, tmp_path, monkeypatch):
 
   before = count_kernels()
   jobs = [dataclasses.replace(x, phases=phases) for x in make_jobs(tmp_path)]
-  failed = scheduler.run(jobs)
+  failed = job_queue.run(jobs)
   assert count_kernels() <= before
   # Where it was raised can still be told.
   assert '_train' in ''.join(traceback.format_exception(failed['fold 0']))
@@ -110,7 +111,7 @@ def test_a_job_whose_error_is_its_own_cause_fails_too(
   train_as(train_fold, 1)
   failed = {}
   thread = threading.Thread(
-    target=lambda: failed.update(scheduler.run(make_jobs(tmp_path))),
+    target=lambda: failed.update(job_queue.run(make_jobs(tmp_path))),
     daemon=True,
   )
   thread.start()
@@ -130,13 +131,13 @@ def test_jobs_do_not_wait_for_each_other(make_jobs, tmp_path, train_as):
       ended.set()
 
   train_as(train_fold, 2)
-  assert scheduler.run([slow, fast]) == {}
+  assert job_queue.run([slow, fast]) == {}
 
 
 def test_devices_per_job_that_cannot_be_had(make_jobs, tmp_path, monkeypatch):
   _see_devices(monkeypatch, 2)
   with pytest.raises(InputError, match='devices_per_job is 5: there are 2'):
-    scheduler.run(make_jobs(tmp_path), 5)
+    job_queue.run(make_jobs(tmp_path), 5)
   assert not list(tmp_path.iterdir())
 
 
@@ -149,7 +150,7 @@ def test_devices_per_job_makes_jobs_share_or_take_turns(
     seen.append((job.fold.number, group.mesh.size))
 
   train_as(train_fold, 2)
-  assert scheduler.run(make_jobs(tmp_path), 2) == {}
+  assert job_queue.run(make_jobs(tmp_path), 2) == {}
   assert seen == [(0, 2), (1, 2)]
 
 
@@ -164,7 +165,7 @@ def test_jobs_that_take_turns_each_have_their_own_labels(
     given.append((job, data))
 
   train_as(train_fold, 1)
-  assert scheduler.run([first, second, other]) == {}
+  assert job_queue.run([first, second, other]) == {}
   for job, data in given:
     classes = job.fold.dataset.classes[job.fold.label_version]
     np.testing.assert_array_equal(data.labels, classes)
@@ -177,7 +178,7 @@ def test_finished_jobs_are_left_as_they_are(make_jobs, tmp_path):
   for job in work:
     job.folder.mkdir()
     (job.folder / 'scores.json').write_text('finished')
-  assert scheduler.run(work) == {}
+  assert job_queue.run(work) == {}
   for job in work:
     assert [path.name for path in job.folder.iterdir()] == ['scores.json']
     assert (job.folder / 'scores.json').read_text() == 'finished'
@@ -189,7 +190,7 @@ def test_job_whose_folder_is_in_use_is_refused(
   _see_devices(monkeypatch, 1)
   job, _ = make_jobs(tmp_path)
   with files.locked(job.folder, wait=False):
-    failed = scheduler.run([job])
+    failed = job_queue.run([job])
   assert 'is in use by process' in str(failed['fold 0'])
   assert [path.name for path in job.folder.iterdir()] == ['.lock']
 

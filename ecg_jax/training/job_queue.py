@@ -14,8 +14,8 @@ import jax
 
 from ecg_jax import cli, errors
 from ecg_jax.input_pipeline import device_data
-from ecg_jax.runtime import files, multihost, sharding
-from ecg_jax.runtime.device_group import DeviceGroup
+from ecg_jax.runtime import device_groups, files, multihost, sharding
+from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import train_loop
 from ecg_jax.training.job import Job
 
@@ -47,7 +47,9 @@ def run(
     InputError: There are fewer devices than a job is to have.
     Interrupted: Another process was told to stop.
   """
-  parts = sharding.device_groups(jax.devices(), len(jobs), devices_per_job)
+  parts = device_groups.divide_devices(
+    jax.devices(), len(jobs), devices_per_job
+  )
   groups = [DeviceGroup(sharding.make_mesh(devices)) for devices in parts]
   teams = list(dict.fromkeys(group.members for group in groups))
   groups = [group for group in groups if group.is_local]

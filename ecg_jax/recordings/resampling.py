@@ -73,9 +73,7 @@ def window_counts(
       2, _BANDPASS, 'bandpass', fs=SAMPLING_RATE, output='sos'
     )
     millivolt = scipy.signal.sosfiltfilt(
-      sections,
-      millivolt,
-      padlen=min(len(millivolt) - 1, SAMPLING_RATE),
+      sections, millivolt, padlen=min(len(millivolt) - 1, SAMPLING_RATE)
     )
   counts = np.rint(millivolt[start - low : stop - low] * 1000.0)
   limits = np.iinfo(np.int16)
