@@ -327,3 +327,16 @@ def test_the_commit_is_that_of_this_repository():
     assert artifacts.commit() is None
   else:
     assert artifacts.commit().removesuffix('-dirty') == inside.stdout.strip()
+
+
+def test_predictions_with_a_negative_probability_are_refused(tmp_path):
+  path = tmp_path / 'predictions.csv'
+  predictions.write(
+    path,
+    records=['A00001'],
+    labels=['N'],
+    probabilities=np.array([[1.5, -0.25, -0.25, 0]], np.float32),
+    fold=0,
+  )
+  with pytest.raises(InputError, match='Line 2 of'):
+    predictions.read(path, 0)

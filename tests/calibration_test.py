@@ -74,6 +74,16 @@ def test_error_is_near_zero_for_honest_answers_and_the_gap_for_others():
   assert calibration.brier_score(sure, labels) == pytest.approx(0.6)
 
 
+def test_a_bin_of_confidence_includes_its_upper_edge():
+  edges = np.array([5, 6, 9, 10, 12])
+  confidence = edges / calibration.BINS
+  rest = np.repeat((1 - confidence)[:, None] / 3, 3, axis=1)
+  table = calibration.reliability(
+    np.column_stack([confidence, rest]), np.zeros(5, int)
+  )
+  np.testing.assert_array_equal(np.flatnonzero(table.records), edges - 1)
+
+
 def test_reliability_counts_each_answer_once_in_its_bin():
   probabilities, labels = honest(np.random.default_rng(3), 2000)
   probabilities[0], labels[0] = [1, 0, 0, 0], 0

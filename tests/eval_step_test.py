@@ -37,7 +37,7 @@ def evaluated(small_job, mesh, tmp_path_factory):
   data = put_data(job, mesh)
   variables = sharding.replicate(job.initial_variables(), mesh)
 
-  def evaluate_set(records, *, batch_size, num_buckets):
+  def evaluate_set(records, *, batch_size=8, num_buckets=1, kind='all'):
     draws = dataclasses.replace(
       job.sampler,
       sets={'some': records},
@@ -50,11 +50,21 @@ def evaluated(small_job, mesh, tmp_path_factory):
       data,
       draws.evaluation_chunks('some'),
       network=job.network,
-      kind='all',
+      kind=kind,
       mesh=mesh,
     )
 
   return job, evaluate_set
+
+
+def test_the_part_of_the_model_that_is_named_is_evaluated(evaluated):
+  job, evaluate_set = evaluated
+  records = job.fold.sets['test']
+  whole, auxiliary = (
+    evaluate_set(records, kind=kind).probabilities
+    for kind in ('all', 'auxiliary')
+  )
+  assert np.abs(whole - auxiliary).max() > 1e-3
 
 
 @pytest.mark.parametrize(('batch_size', 'num_buckets'), [(1, 1), (7, 3)])

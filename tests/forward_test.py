@@ -92,7 +92,11 @@ def test_logits_of_a_recording_are_its_own(name, normalise, lengths, seed):
   together = _evaluate(network, wide)
   for index, signal in enumerate(signals):
     alone = _evaluate(network, _batch([signal], rows=1, width=NARROW))
-    np.testing.assert_allclose(together[2 - index], alone[0], atol=1e-5, rtol=0)
+    # Another width is another order of sums: large logits round by more.
+    rounding = 1e-5 * max(1.0, np.abs(alone).max())
+    np.testing.assert_allclose(
+      together[2 - index], alone[0], rtol=0, atol=rounding
+    )
 
 
 @pytest.mark.parametrize(

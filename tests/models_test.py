@@ -214,6 +214,42 @@ def test_every_layer_has_dropout_in_training(name, kind, convolutions, others):
     assert seen[0.2] == (others if train else [False] * len(others))
 
 
+@pytest.mark.parametrize(
+  ('name', 'kind', 'rate'),
+  [
+    ('cnn', 'all', 'dropout_convolution'),
+    ('crnn', 'auxiliary', 'dropout_convolution'),
+    ('crnn', 'all', 'dropout_lstm'),
+    ('residual_crnn', 'all', 'dropout_convolution'),
+    ('residual_crnn', 'all', 'dropout_output'),
+  ],
+)
+def test_each_dropout_acts_in_training_only(name, kind, rate):
+  model = tiny_models.create(name, **{rate: 0.5})
+  lengths = np.array([20, 3, 9], np.int32)
+  x = _spectrograms(lengths, frames=21)
+
+  @jax.jit
+  def train(key):
+    return model.apply(
+      _variables(model),
+      x,
+      lengths,
+      train=True,
+      kind=kind,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )[0]
+
+  one, other, again = (np.asarray(train(jax.random.key(i))) for i in (0, 1, 0))
+  assert (one != other).any(axis=1).all()
+  np.testing.assert_array_equal(one, again)
+  np.testing.assert_array_equal(
+    _evaluate(model, kind, x, lengths),
+    _evaluate(tiny_models.create(name), kind, x, lengths),
+  )
+
+
 def test_convolutions_start_as_glorot_says():
   model = tiny_models.create('cnn', width=16, growth=16)
   params = models.initialise(model, jax.random.key(0), BINS)['params']

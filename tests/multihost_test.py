@@ -138,14 +138,18 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
     assert undisturbed.read() == (rows, files)
 
 
-def test_one_job_over_all_processes_saves_on_sigterm(shared, tmp_path):
+@pytest.mark.parametrize('signaled', [(0, 1), (1,)])
+def test_one_job_over_all_processes_saves_on_sigterm(
+  shared, tmp_path, signaled
+):
+  """Also where a scheduler signals only one that does not coordinate."""
   command = Processes(tmp_path, shared, 2, devices_per_job=2)
   command.set('phases.epochs', '(400,)')
   command.set('patience_epochs', 400)
   command.set('checkpoint_minutes', 99)
   started = command.start_training()
-  for process in started:
-    process.send_signal(signal.SIGTERM)
+  for number in signaled:
+    started[number].send_signal(signal.SIGTERM)
   for _, err in end_all(started, 143, 143):
     assert err.splitlines()[-1].startswith('Interrupted (SIGTERM)')
   metrics = command.workdir / 'fold0' / 'metrics.csv'

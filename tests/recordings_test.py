@@ -413,6 +413,25 @@ def test_a_window_does_not_depend_on_how_it_was_cut(
   assert np.abs(found - expected).max(initial=0) <= 1
 
 
+@given(
+  rate=st.sampled_from([250.0, 300.0, 1000.0]),
+  seconds=st.floats(1, 20),
+  gap=st.integers(1, 12),
+  behind=st.integers(0, 40),
+)
+def test_a_bridged_gap_behind_a_window_is_no_matter_of_the_cut(
+  rate, seconds, gap, behind
+):
+  rng = np.random.default_rng(0)
+  samples = rng.normal(0, 10, round(30 * rate))
+  first = round(seconds * rate) + behind
+  samples[first : first + gap] = np.nan
+  recording = recording_of(samples, rate)
+  whole = resampling.window_counts(recording)
+  found = resampling.window_counts(recording, 0, seconds)
+  np.testing.assert_array_equal(found, whole[: len(found)])
+
+
 def test_bandpass_keeps_the_heart_and_takes_the_rest():
   times = np.arange(9000) / 300
   for frequency, least, most in ((0.05, 0, 20), (8, 970, 1030), (100, 0, 40)):

@@ -244,6 +244,9 @@ def test_phase_starts_from_best_weights_before_it_with_fresh_moments(
     bests[progress['phase']] = jax.device_get(best)
     improved = progress['epoch'] == progress['last_improvement']
     assert (_bits(best) == _bits(_variables(state))) == improved
+    # Arrays of their own: the next step takes over the memory of the state.
+    own, kept = (set(map(id, jax.tree.leaves(x))) for x in (state, best))
+    assert own.isdisjoint(kept)
 
   spy(monkeypatch, train_step, 'train_chunk', before=record_chunk)
   spy(monkeypatch, checkpoint.Checkpoints, 'save', before=record_save)

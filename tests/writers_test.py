@@ -201,3 +201,9 @@ def test_columns_of_another_version_are_accepted_and_preserved(tmp_path):
   first, second = written([row(0, 1), row(0, 2)])
   none = dict.fromkeys(extra, '')
   assert rows_of(path) == [first | extra, second | none]
+
+
+def test_only_the_process_that_reports_writes_rows(tmp_path):
+  path = tmp_path / 'metrics.csv'
+  metrics_csv.MetricsFile(path, 0, 0, enabled=False).append({'epoch': 1})
+  assert not path.exists()
