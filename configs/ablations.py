@@ -6,6 +6,9 @@
 The first trains every variant on all folds with each seed, in
 runs/ablations/NAME/seedS; the second trains one variant, in
 runs/ablations_stride. Fields of the command line are set in all variants.
+
+A fold of a variant takes as long as one of configs/crnn.py, about an hour on
+one H200; they have not been run.
 """
 
 import ml_collections

@@ -20,7 +20,7 @@ from ecg_jax import default_config
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the network and recipe, selected on validation sets only."""
-  config = default_config.get_config()
+  config = default_config.get_config('residual_crnn')
 
   config.spectrogram.hop_samples = 8
   config.spectrogram.kept_bins = 20  # up to 94 Hz
@@ -28,24 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.augmentation.slowest_heart_rate = 68.0
   config.augmentation.fastest_heart_rate = 94.0
-  config.augmentation.max_samples = 9000
+  config.augmentation.max_samples = 9000  # half a minute
   config.augmentation.bursts = False
 
-  config.model = ml_collections.ConfigDict()
-  config.model.name = 'residual_crnn'
-  config.model.widths = (40, 64, 96, 128, 160)  # channels of each stage
-  config.model.blocks_per_stage = 2
-  config.model.kernel_frames = 7
-  config.model.lstm_units = 64  # of each direction
-  config.model.batch_norm_momentum = 0.98
-  config.model.batch_norm_epsilon = 1e-3
-
-  config.dropout = ml_collections.ConfigDict()
-  config.dropout.convolution = 0.05  # of whole channels
-  config.dropout.output = 0.3
-
-  config.phases = ml_collections.ConfigDict()
-  config.phases.kinds = ('all',)
   config.phases.epochs = (28,)
   config.phases.learning_rates = (2e-3,)
   config.phases.schedule = 'cosine'

@@ -70,7 +70,7 @@ def run_command(
   try:
     return run()
   except errors.Help as text:
-    print(text)
+    _print(str(text))
     return 0
   except (Exception, KeyboardInterrupt) as error:
     message, code = explain(error, memory)
@@ -81,19 +81,27 @@ def run_command(
     return code
 
 
+def _print(text: str) -> None:
+  """Prints; a reader that closes the pipe early, like `head`, is no error."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # What is left in the buffer goes nowhere when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def explain(
   error: BaseException, memory: str = _SMALLER_STEPS
 ) -> tuple[str, int]:
   """The sentence that reports an error, and the exit code."""
   match error:
-    case errors.ConfigError() | errors.TrainingError():
-      return str(error), 1
-    case errors.InputError():
-      return str(error), 2
-    case errors.PartialFailure():
-      return str(error), 3
-    case errors.Interrupted():
-      return str(error), 128 + error.number
+    case (
+      errors.InputError()
+      | errors.TrainingError()
+      | errors.PartialFailure()
+      | errors.Interrupted()
+    ):
+      return str(error), error.exit_code
     case KeyboardInterrupt():
       return 'Interrupted (SIGINT).', 128 + signal.SIGINT
   if _is_out_of_memory(error):

@@ -3,51 +3,32 @@
 No JAX here: a mistake is reported before anything slow is imported.
 """
 
-import copy
 import difflib
-import functools
-import json
 import pathlib
 import re
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ecg_jax import cli, config_checks, default_config
+from ecg_jax import cli, default_config, fields, registry
 from ecg_jax.errors import ConfigError, Help, InputError
-
-EXECUTION_FIELDS = (
-  'folds',
-  'data.manual_dir',
-  'data.data_dir',
-  'data.placement',
-  'data.folds_file',  # the table itself is compared by its digest
-  'tensorboard',
-  'checkpoint_minutes',
-  'remat',
-  'devices_per_job',
-  'on_nan',
-)
-"""Fields that may change between starts; all others decide the result."""
+from ecg_jax.fields.group import TYPES, flatten
+from ecg_jax.fields.models import MODELS
 
 _SHIPPED = pathlib.Path(__file__).with_name('configs')
 
-_MODEL_GROUPS = ('model', 'dropout')  # each model has fields of its own
+_INDENT: Mapping[str, Any] = {
+  'initial_indent': '    ',
+  'subsequent_indent': '    ',
+}
 
-_PHASES = ('kinds', 'epochs', 'learning_rates', 'schedule', 'warmup_epochs')
 
 _NO_CONFIG = 'No config given: add --config configs/crnn.py, or ecg_jax:crnn.'
-
-_TYPES: Mapping[type, str] = {
-  bool: 'true or false',
-  int: 'a whole number',
-  float: 'a number',
-  tuple: 'a list like (0, 1)',
-}
 
 
 def define_flags() -> flags.FlagValues:
@@ -107,18 +88,20 @@ def parse_all(
   configs = _load(path)
   for config in configs.values():
     _parse_flags(values, rest, config)
-    try:
-      check(config)
-    except KeyError as error:
-      raise InputError(
-        f'{path} makes a config without the field {error}: start from'
-        ' ecg_jax.default_config.'
-      ) from error
-    # A run is read with these paths later, from any folder.
-    for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
-      if owner[name] is not None:
-        owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
+    check(config)
+    _make_paths_absolute(config)
   return configs
+
+
+def _make_paths_absolute(config: ml_collections.ConfigDict) -> None:
+  """A run is read with these paths later, from any folder."""
+  for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
+    if owner[name] is not None:
+      owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
+  for owner in (config.model, config.data, config.loss):
+    owner.name = registry.absolute(owner.name)
+  for owner, name in ((config.augmentation, 'functions'), (config, 'metrics')):
+    owner[name] = tuple(map(registry.absolute, owner[name]))
 
 
 def _parse_flags(
@@ -171,7 +154,16 @@ def _help(
   ]
   if config is not None:
     lines += ['', 'Fields of this config:']
-    lines += [f'--config.{f} {v!r}' for f, v in _fields(config).items()]
+    models = ', '.join(map(repr, MODELS))
+    texts = {'model.name': f'Model: {models}, or one of your own.'}
+    for kind in (
+      *default_config.groups(config),
+      default_config.model_fields(config.model.name),
+    ):
+      texts |= kind.describe()
+    for path, value in flatten(config).items():
+      lines.append(f'--config.{path} {value!r}')
+      lines += textwrap.wrap(texts.get(path, ''), 76, **_INDENT)
   return '\n'.join(lines)
 
 
@@ -228,8 +220,11 @@ def _load(path: str) -> dict[str | None, ml_collections.ConfigDict]:
       if name is not None:
         configs = {None: configs[name]}
     for listed, config in configs.items():
-      _fields(config)
-      configs[listed] = ml_collections.ConfigDict(config).lock()
+      configs[listed] = copied = ml_collections.ConfigDict(config)
+      if 'name' not in copied.get('model', {}):
+        raise ValueError('it has no model.name')
+      default_config.complete(copied)
+      copied.lock()
   except Exception as error:  # A config is a program: it can raise anything.
     kind = InputError if isinstance(error, ValueError) else ConfigError
     reason = str(error).strip() or type(error).__name__
@@ -269,7 +264,7 @@ def _check_names(
   config: ml_collections.ConfigDict, argv: Sequence[str]
 ) -> None:
   """Refuses flags of fields that the config does not have."""
-  known = _fields(config)
+  known = flatten(config)
   for argument in argv:
     match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
     if match and match[1] not in known:
@@ -280,6 +275,8 @@ def _check_names(
         for name in difflib.get_close_matches(match[1].rpartition('.')[2], last)
       ]
       advice = f'use {near[0]!r}' if near else f'it has {", ".join(known)}'
+      if match[1].partition('.')[0] in fields.OPEN_GROUPS:
+        advice += ', or add it in the config file, as an option of a function'
       raise InputError(f'The config has no field {match[1]!r}: {advice}.')
 
 
@@ -292,7 +289,7 @@ def _explain_value(
     return f'{message.strip(".")}: see --help.'
   group, _, name = match[1].rpartition('.')
   kind = (config[group] if group else config).get_type(name)
-  return f'{match[1]} is {match[2]!r}: it must be {_TYPES[kind]}.'
+  return f'{match[1]} is {match[2]!r}: it must be {TYPES[kind]}.'
 
 
 def runs(
@@ -332,101 +329,50 @@ def name_of(argv: Sequence[str]) -> str:
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses unknown fields and values that no run can use.
 
+  What the dataset or a model of one's own decides, `experiment.check` does.
+
   Raises:
     InputError: Names the field and the value.
-    KeyError: A field is missing.
   """
-  fields = _fields(config)
-  if unknown := _unknown(fields):
+  values = flatten(config)
+  model = values['model.name']
+  registry.check('model.name', model, registry.MODELS)
+  kinds = default_config.groups(config)
+  known = {'model.name'}.union(*(kind.fields() for kind in kinds))
+  open_groups = fields.OPEN_GROUPS | (
+    set() if model in MODELS else {'model', 'dropout'}
+  )
+  for path, value in values.items():
+    if type(value) not in (*TYPES, type(None)):
+      known_types = 'true or false, a number, a text, a list, or None'
+      raise InputError(f'{path} is {value!r}: it must be {known_types}.')
+    group = path.partition('.')[0]
+    if path not in known and group not in open_groups:
+      near = difflib.get_close_matches(path, known, n=1)
+      raise InputError(
+        f'The config has the field {path!r}, which a {model} does not have:'
+        f' leave it out, or start from default_config.get_config({model!r}).'
+        if group in ('model', 'dropout')
+        else f'The config has the field {path!r}, which nothing reads:'
+        f' {f"use {near[0]!r}" if near else "leave it out"}.'
+      )
+  for kind in kinds:
+    if missing := kind.fields().keys() - values.keys():
+      raise InputError(
+        f'model.name is {model!r}, and the config lacks the field'
+        f' {min(missing)!r}: start from default_config.get_config({model!r}).'
+      )
+    kind.of(values, **({'num_classes': 2} if kind.GROUP == 'model' else {}))
+  window = values['spectrogram.window_samples']
+  longest = values['augmentation.max_samples']
+  if longest is not None and longest < window:
     raise InputError(
-      f'The config has the field {unknown[0]!r}, which nothing reads: leave it'
-      ' out.'
+      f'augmentation.max_samples is {longest}: it must be at least'
+      f' spectrogram.window_samples, {window}.'
     )
-  config_checks.check(fields)
 
 
-def deciding(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns field -> JSON value of the fields that decide the result."""
-  fields = _fields(to_json(config))
-  return {k: v for k, v in fields.items() if k not in EXECUTION_FIELDS}
-
-
-def differences(
-  config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
-) -> list[str]:
-  """Compares the fields that decide the result; returns as `compare` does."""
-  # Through JSON, so that a list equals a tuple.
-  here, there = (_with_tuples(deciding(one)) for one in (config, other))
-  return compare(here, there)
-
-
-def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-  """Lists the differences, as 'name: value here, value there'."""
-  return [
-    f'{name}: {here.get(name)!r} here, {there.get(name)!r} there'
-    for name in sorted({*here, *there})
-    if here.get(name) != there.get(name)
-  ]
-
-
-def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Converts a config to what JSON can store."""
-  return json.loads(config.to_json_best_effort())
-
-
-def from_json(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Restores the config that `to_json` of this or an older version converted.
-
-  New fields are off by default, so a missing one has its value in
-  ecg_jax.default_config.
-
-  Raises:
-    InputError: It has a field that this version does not know.
-  """
-  if unknown := _unknown(_fields(fields)):
-    raise InputError(
-      f'The config has the field {unknown[0]!r}, which this version does not'
-      ' know: use the version that wrote it.'
-    )
-  complete: dict[str, Any] = copy.deepcopy(dict(fields))
-  for name, value in defaults().items():
-    group, _, field = name.rpartition('.')
-    owner = complete.setdefault(group, {}) if group else complete
-    owner.setdefault(field, value)
-  return ml_collections.ConfigDict(_with_tuples(complete))
-
-
-@functools.cache
-def defaults() -> Mapping[str, Any]:
-  """Returns field -> JSON value of all that the default config has."""
-  return _fields(to_json(default_config.get_config()))
-
-
-def _unknown(names: Iterable[str]) -> list[str]:
-  """Returns the fields that no config has.
-
-  `experiment.make_network` checks those of a model.
-  """
-  known = {*defaults(), *(f'phases.{name}' for name in _PHASES)}
-  return [
-    name
-    for name in names
-    if name not in known and name.partition('.')[0] not in _MODEL_GROUPS
-  ]
-
-
-def _with_tuples(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {name: _with_tuples(item) for name, item in value.items()}
-  return tuple(value) if isinstance(value, list) else value
-
-
-def _fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Flattens a config: 'data.name' -> value."""
-  fields: dict[str, Any] = {}
-  for name, value in config.items():
-    if isinstance(value, Mapping | ml_collections.ConfigDict):
-      fields |= _fields(value, f'{prefix}{name}.')
-    else:
-      fields[prefix + name] = value
-  return fields
+def names(config: ml_collections.ConfigDict) -> list[str]:
+  """What of `ecg_jax.registry` decides the result; so not the metrics."""
+  named = (config.model.name, config.data.name, config.loss.name)
+  return [*named, *config.augmentation.functions]

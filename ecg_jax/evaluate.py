@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from ecg_jax import cli
-from ecg_jax.datasets import schema
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.evaluation.rescore import evaluate_run
 from ecg_jax.runs import finished_run
@@ -21,9 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     'Scores the saved weights of a run again, and prints a table.',
   )
   parser.add_argument(
-    '--label_version',
-    choices=schema.LABEL_VERSIONS,
-    help="labels to score with; default: the run's",
+    '--label_version', help="labels to score with; default: the run's"
   )
   options = parser.parse_args(arguments)
   fields = ('set_name', 'label_version', 'manual_dir', 'data_dir')

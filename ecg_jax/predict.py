@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     name: functools.partial(
       lead.open_recording,
       path,
+      model.encoding,
       lead=options.lead,
       sampling_rate=options.sampling_rate,
       units=options.units,
@@ -60,8 +61,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--lead', help='name or number (from 0); default: the first ECG')
   add('--sampling_rate', type=float,
       help='Hz; for CSV, TXT, .npy, .mat, and .hea without it')  # fmt: skip
-  add('--units', choices=list(lead.MILLIVOLT),
-      help='of CSV, TXT, .npy, .mat; counts are 1/1000 mV')  # fmt: skip
+  add('--units', choices=list(lead.UNITS),
+      help='of CSV, TXT, .npy, .mat; counts as in the training data'
+      )  # fmt: skip
   add('--window', type=float, default=30.0,
       help='seconds; for recordings longer than any trained on')  # fmt: skip
   add('--stride', type=float, default=30.0,

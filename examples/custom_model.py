@@ -3,8 +3,8 @@
     python -m examples.custom_model [RUN_FOLDER]
 
 It shows a Flax module with a layer of its own that masks what is not valid, a
-dataset made of arrays with its own folds, a weight in the loss for each record,
-and how these replace those of a config in a job. The job then has all that the
+dataset made of arrays with its own folds, and a weight in the loss for each
+record, in Python; docs/extending.md does it by a config. The job has all that
 others have: validation, checkpoints, resuming, scores, predictions. Half a
 minute on a laptop.
 """
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ecg_jax import configuration, experiment
+from ecg_jax import default_config, experiment
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.synthetic_ecg import generator
+from ecg_jax.fields.models import ModelFields
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.training import job as job_lib
@@ -59,26 +60,39 @@ class Features(nn.Module):
     return ChannelGate()(x, mask_BxT)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedCNNFields(ModelFields):
+  """Fields of the model; those of `config.model` in a config."""
+
+  width: int = 24
+  """Channels of each convolution."""
+  layers: int = 3
+  """Convolutions."""
+
+  def __post_init__(self) -> None:
+    self.at_least(1, 'width', 'layers')
+
+
 class GatedCNN(nn.Module):
   """Takes the bins of a frame as channels; mean over time; linear layer."""
 
-  width: int = 24
-  layers: int = 3
+  config: GatedCNNFields
 
+  config_type: ClassVar = GatedCNNFields
   trained: ClassVar = {'all': ('features', 'output')}
 
   @nn.compact
   def __call__(
     self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool, kind: str
   ) -> jax.Array:
-    """Returns logits, float32 [B, 4]."""
+    """Returns logits, float32 [B, C]."""
     del kind
     mask_BxT = preprocessing.valid(lengths, x_BxTxF.shape[1])
-    x = Features(self.width, self.layers, name='features')(
+    x = Features(self.config.width, self.config.layers, name='features')(
       x_BxTxF, mask_BxT, train=train
     )
     mean = layers.masked_mean(x, mask_BxT).astype(jnp.float32)
-    return nn.Dense(len(schema.CLASSES), name='output')(mean)
+    return nn.Dense(self.config.num_classes, name='output')(mean)
 
 
 def make_data(num_records: int) -> experiment.FoldedDataset:
@@ -86,13 +100,15 @@ def make_data(num_records: int) -> experiment.FoldedDataset:
   records = [generator.generate_record(1, i) for i in range(num_records)]
   names, signals, labels = zip(*records, strict=True)
   lengths = np.array([len(signal) for signal in signals])
-  classes = np.array([schema.CLASSES.index(x) for x in labels], np.int32)
+  spec = schema.DatasetSpec(classes=('N', 'A', 'O', '~'), sampling_rate=300)
+  classes = np.array([spec.classes.index(x) for x in labels], np.int32)
   dataset = Dataset(
     records=names,
     signal=np.concatenate(signals),  # int16, counts of 1/1000 mV at 300 Hz
     offsets=np.cumsum(lengths) - lengths,
     lengths=lengths,
-    classes=dict.fromkeys(schema.LABEL_VERSIONS, classes),
+    classes={'v1': classes},
+    spec=spec,
   )
   table = folds.make_folds(
     dict(zip(names, labels, strict=True)),
@@ -104,33 +120,21 @@ def make_data(num_records: int) -> experiment.FoldedDataset:
 
 def train(run_folder: str) -> float:
   """Trains fold 0; returns the score of its test set, in percent."""
-  # All that is not the model or the data comes from a config.
-  config = configuration.parse(
-    configuration.define_flags(),
-    [
-      'custom_model',
-      '--config=configs/quickstart.py',
-      '--config.folds=(0,)',
-      "--config.phases.kinds=('all',)",
-      '--config.phases.epochs=(6,)',
-      '--config.phases.learning_rates=(3e-3,)',
-      '--config.buckets.training=1',
-      '--config.buckets.evaluation=1',
-    ],
-  )
+  config = default_config.get_config(f'{__file__}:GatedCNN')
+  config.label_version = 'v1'
+  config.augmentation.resampling = config.augmentation.bursts = False
+  config.phases.epochs = (6,)
+  config.phases.learning_rates = (3e-3,)
+  config.batch_size = 10
+  config.validate_every_epochs = 1
+  config.buckets.training = config.buckets.evaluation = 1
   data = make_data(120)
   job = job_lib.make_job(config, data, 0, pathlib.Path(run_folder))
   # Recordings below 30 s count half of what others of their class do.
-  is_short = data.dataset.lengths < 30 * schema.SAMPLING_RATE
+  is_short = data.dataset.lengths < 30 * data.dataset.spec.sampling_rate
   weights = job.fold.weights * np.where(is_short, 0.5, 1).astype(np.float32)
-  job = dataclasses.replace(
-    job,
-    fold=dataclasses.replace(job.fold, weights=weights),
-    network=dataclasses.replace(job.network, model=GatedCNN()),
-    # What a checkpoint is compared with.
-    settings={**job.settings, 'model.name': 'examples/custom_model.py'},
-  )
-  failed = job_queue.run([job])
+  fold = dataclasses.replace(job.fold, weights=weights)
+  failed = job_queue.run([dataclasses.replace(job, fold=fold)])
   for error in failed.values():
     raise error
   scores = json.loads((job.folder / 'scores.json').read_text())

@@ -12,7 +12,6 @@ import sys
 
 import numpy as np
 
-from ecg_jax.datasets import schema
 from ecg_jax.evaluation import score, summary
 from ecg_jax.runs import metrics_csv
 
@@ -23,27 +22,27 @@ def read(run_folder: pathlib.Path) -> None:
   config, versions = run['config'], run['versions']
   print(f'{config["model"]["name"]}, trained with jax {versions["jax"]}')
 
-  columns = {name: i for i, name in enumerate(metrics_csv.COLUMNS)}
   for path in sorted(run_folder.glob('fold*/metrics.csv')):
-    rows = metrics_csv.read(path)  # float64 [epochs, columns]
-    validation = rows[:, columns['validation_score']]
+    columns = metrics_csv.read(path)  # Name -> float64 [epochs].
+    validation = columns['validation_score']
     best = int(np.nanargmax(validation))
-    minutes = rows[:, columns['seconds']].sum() / 60
+    minutes = columns['seconds'].sum() / 60
     print(
       f'{path.parent.name}: best validation score {validation[best]:.1f} after'
-      f' epoch {rows[best, columns["epoch"]]:.0f}, {minutes:.0f} minutes'
+      f' epoch {columns["epoch"][best]:.0f}, {minutes:.0f} minutes'
     )
 
   found = summary.summarize(run_folder)
   mean, deviation = found['mean']['score'], found['standard_deviation']
   print(f'score of the test sets: {mean:.1f} ± {deviation["score"]:.1f}')
 
+  classes = summary.read_spec(run_folder).classes
   folds = summary.read_set(run_folder, 'test').values()
   labels = np.concatenate([fold.labels for fold in folds])
   predicted = np.concatenate([fold.predicted for fold in folds])
   print('actual class by row, predicted class by column:')
-  print('  '.join(['', *schema.CLASSES]))
-  print(score.confusion_matrix(labels, predicted))
+  print('  '.join(['', *classes]))
+  print(score.confusion_matrix(labels, predicted, len(classes)))
 
   records = np.concatenate([fold.records for fold in folds])
   probabilities = np.concatenate([fold.probabilities for fold in folds])
@@ -51,8 +50,8 @@ def read(run_folder: pathlib.Path) -> None:
   print('records whose own class has the lowest probability:')
   for index in np.argsort(own)[:3]:
     print(
-      f'  {records[index]}: {schema.CLASSES[labels[index]]} predicted as'
-      f' {schema.CLASSES[predicted[index]]}'
+      f'  {records[index]}: {classes[labels[index]]} predicted as'
+      f' {classes[predicted[index]]}'
     )
 
 

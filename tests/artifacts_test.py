@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 
 from ecg_jax.configs import crnn
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
+from ecg_jax.datasets.training_range import Ranges
 from ecg_jax.errors import InputError
 from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runtime import files
 from tests.helpers import ROOT
+
+COLUMNS = predictions.columns(CHALLENGE.classes)
 
 DIGESTS = {
   'dataset': '1' * 64,
@@ -22,6 +28,10 @@ DIGESTS = {
   'folds': '4' * 64,
   'records': {'A00001': '5' * 64},
 }
+
+
+def begin_run(folder, config, digests=DIGESTS, spec=CHALLENGE):
+  artifacts.begin_run(folder, config, digests, spec)
 
 
 def config_with(**fields):
@@ -133,30 +143,29 @@ def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_config_json_is_written_once_but_for_the_folds(tmp_path):
   run = tmp_path / 'run'
-  artifacts.begin_run(run, config_with(folds=(3,)), DIGESTS)
+  begin_run(run, config_with(folds=(3,)))
   first = read(run)
   assert first['digests'] == DIGESTS
-  assert set(first) == {'config', 'versions', 'commit', 'digests'}
+  assert set(first) == {*('config', 'versions', 'commit', 'digests', 'dataset')}
   assert {'python', 'jax', 'numpy'} <= set(first['versions'])
   assert all(first['versions'].values())
   later = config_with(folds=(1, 3), tensorboard=False)
   later.data.data_dir = '/elsewhere'
-  artifacts.begin_run(run, later, DIGESTS)
+  begin_run(run, later)
   expected = {**first, 'config': {**first['config'], 'folds': [1, 3]}}
   assert read(run) == expected
-  artifacts.begin_run(run, config_with(folds=(1,)), DIGESTS)
+  begin_run(run, config_with(folds=(1,)))
   assert read(run) == expected
   assert files_of(run) == ['config.json']
 
 
 def test_another_config_is_refused_with_its_fields(tmp_path):
   artifacts.check_config(tmp_path, config_with(seed=1))
-  artifacts.begin_run(tmp_path, config_with(seed=1), DIGESTS)
+  begin_run(tmp_path, config_with(seed=1))
   before = (tmp_path / 'config.json').read_bytes()
   other = config_with(seed=2, folds=(0,))
   other.model.lstm_units = 100
-  begin = functools.partial(artifacts.begin_run, digests=DIGESTS)
-  for refuse in (artifacts.check_config, begin):
+  for refuse in (artifacts.check_config, begin_run):
     with pytest.raises(InputError) as caught:
       refuse(tmp_path, other)
     message = str(caught.value)
@@ -168,25 +177,25 @@ def test_another_config_is_refused_with_its_fields(tmp_path):
 
 @pytest.mark.parametrize('name', DIGESTS)
 def test_other_data_are_refused_by_name(tmp_path, name):
-  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  begin_run(tmp_path, config_with())
   before = (tmp_path / 'config.json').read_bytes()
   other = {'v1': 'x'} if isinstance(DIGESTS[name], dict) else 'x' * 64
   with pytest.raises(InputError, match=f'whose {name} had other content'):
-    artifacts.begin_run(tmp_path, config_with(), {**DIGESTS, name: other})
+    begin_run(tmp_path, config_with(), {**DIGESTS, name: other})
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
 def test_a_run_without_digests_of_single_records_is_compared_too(tmp_path):
   """As those in results/ are."""
   path = tmp_path / 'config.json'
-  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  begin_run(tmp_path, config_with())
   run = read(tmp_path)
   del run['digests']['records']
   path.write_text(json.dumps(run))
   before = path.read_bytes()
-  artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+  begin_run(tmp_path, config_with())
   with pytest.raises(InputError, match='whose dataset had other content'):
-    artifacts.begin_run(tmp_path, config_with(), {**DIGESTS, 'dataset': 'x'})
+    begin_run(tmp_path, config_with(), {**DIGESTS, 'dataset': 'x'})
   assert path.read_bytes() == before
 
 
@@ -218,7 +227,7 @@ def test_a_damaged_config_json_is_refused(tmp_path, content):
   with pytest.raises(InputError, match=r'config\.json is damaged'):
     artifacts.read_run(tmp_path)
   with pytest.raises(InputError, match=r'config\.json is damaged'):
-    artifacts.begin_run(tmp_path, config_with(), DIGESTS)
+    begin_run(tmp_path, config_with())
   assert path.read_text() == content
 
 
@@ -243,7 +252,12 @@ def test_predictions_are_sorted_and_exact(tmp_path):
   labels = ['N', 'A', 'O', '~', 'N']
   path = tmp_path / 'fold2' / 'predictions.csv'
   predictions.write(
-    path, records=records, labels=labels, probabilities=probabilities, fold=2
+    path,
+    records=records,
+    labels=labels,
+    probabilities=probabilities,
+    fold=2,
+    classes=CHALLENGE.classes,
   )
   text = path.read_text()
   header, *rows = csv.reader(text.splitlines())
@@ -271,30 +285,31 @@ def two_predictions(tmp_path):
     labels=['A', '~'],
     probabilities=np.eye(4, dtype=np.float32)[[1, 0]],
     fold=0,
+    classes=CHALLENGE.classes,
   )
   return path
 
 
 def test_predictions_are_what_the_summary_reads(two_predictions):
   header, *lines = two_predictions.read_text().splitlines()
-  assert header == ','.join(predictions.COLUMNS)
+  assert header == ','.join(COLUMNS)
   # Columns that another version added are skipped.
   lines = [f'more,{header},last', *(f'x,{line},"1,5"' for line in lines)]
   for text in (two_predictions.read_text(), '\n'.join(lines)):
     two_predictions.write_text(text)
-    found = predictions.read(two_predictions, 0)
+    found = predictions.read(two_predictions, 0, CHALLENGE.classes)
     assert found.records == ['A1', 'A2']
     assert found.labels.tolist() == [1, 3]
     assert found.predicted.tolist() == [1, 0]
     assert found.probabilities.tolist() == np.eye(4)[[1, 0]].tolist()
 
 
-@pytest.mark.parametrize('column', predictions.COLUMNS)
+@pytest.mark.parametrize('column', COLUMNS)
 def test_predictions_without_a_column_are_refused(two_predictions, column):
   text = two_predictions.read_text().replace(column, 'another')
   two_predictions.write_text(text)
   with pytest.raises(InputError, match=f'the columns .*another.*{column}.*ore'):
-    predictions.read(two_predictions, 0)
+    predictions.read(two_predictions, 0, CHALLENGE.classes)
 
 
 def test_labels(tmp_path):
@@ -337,6 +352,174 @@ def test_predictions_with_a_negative_probability_are_refused(tmp_path):
     labels=['N'],
     probabilities=np.array([[1.5, -0.25, -0.25, 0]], np.float32),
     fold=0,
+    classes=CHALLENGE.classes,
   )
   with pytest.raises(InputError, match='Line 2 of'):
-    predictions.read(path, 0)
+    predictions.read(path, 0, CHALLENGE.classes)
+
+
+# What the dataset is.
+
+OTHER = DatasetSpec(
+  classes=('a', 'b', 'c'),
+  scored_classes=('a', 'b'),
+  episode_class='b',
+  label_versions=('first',),
+  sampling_rate=500,
+  counts_per_millivolt=200.0,
+  longest_samples=5000,
+  ranges=Ranges(
+    seconds=(5.0, 10.0),
+    millivolt=(0.5, 4.0),
+    power_above_40_hz=(1e-4, 0.1),
+  ),
+)
+
+
+def test_a_run_keeps_what_its_dataset_is(tmp_path):
+  begin_run(tmp_path, config_with(), spec=OTHER)
+  assert artifacts.read_spec(tmp_path) == OTHER
+  before = read(tmp_path)
+  assert before['dataset']['classes'] == ['a', 'b', 'c']
+  measured = dataclasses.replace(OTHER, longest_samples=6000, ranges=None)
+  begin_run(tmp_path, config_with(), spec=measured)
+  assert read(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('classes', ('a', 'b', 'd')),
+    ('classes', ('b', 'a', 'c')),
+    ('scored_classes', ('a',)),
+    ('sampling_rate', 250),
+    ('counts_per_millivolt', 1000.0),
+  ],
+)
+def test_another_kind_of_dataset_is_refused(tmp_path, field, value):
+  begin_run(tmp_path, config_with(), spec=OTHER)
+  other = dataclasses.replace(OTHER, **{field: value})
+  with pytest.raises(InputError, match='another dataset') as error:
+    begin_run(tmp_path, config_with(), spec=other)
+  words = f'{field}: {value!r} here, {getattr(OTHER, field)!r} there'
+  assert words in str(error.value)
+
+
+def edit(folder, **changes):
+  """Changes keys of config.json, or removes those that are None."""
+  run = {**read(folder), **changes}
+  run = {name: value for name, value in run.items() if value is not None}
+  (folder / 'config.json').write_text(json.dumps(run))
+
+
+@pytest.mark.parametrize('data', ['physionet2017', 'synthetic_ecg'])
+def test_a_run_of_an_older_version_is_of_the_challenge(tmp_path, data):
+  config = config_with()
+  config.data.name = data
+  begin_run(tmp_path, config)
+  edit(tmp_path, dataset=None)
+  found = artifacts.read_spec(tmp_path)
+  described = found.description == CHALLENGE.description
+  assert described == (data == 'physionet2017')
+  undescribed = dataclasses.replace(CHALLENGE, description=found.description)
+  assert found == undescribed
+  begin_run(tmp_path, config)
+  assert 'dataset' not in read(tmp_path)
+
+
+def test_what_a_newer_version_adds_to_a_run_is_accepted(tmp_path):
+  begin_run(tmp_path, config_with(), spec=OTHER)
+  more = {**read(tmp_path)['dataset'], 'patients': 20}
+  edit(tmp_path, dataset=more, host='a', digests={**DIGESTS, 'more': '6'})
+  before = read(tmp_path)
+  assert artifacts.read_spec(tmp_path) == OTHER
+  begin_run(tmp_path, config_with(), spec=OTHER)
+  assert read(tmp_path) == before
+  path = tmp_path / 'scores.json'
+  artifacts.write_scores(path, {'fold': 1, 'added': [2]})
+  assert artifacts.read_scores(path) == {'fold': 1, 'added': [2]}
+
+
+@pytest.mark.parametrize(
+  'dataset',
+  [
+    *(3, [], {}, 'x', {'classes': ['a', 'b']}),
+    {'classes': ['a'], 'sampling_rate': 300},
+    {**OTHER.to_json(), 'ranges': {'seconds': [1, 2]}},
+  ],
+)
+def test_a_damaged_description_is_refused(tmp_path, dataset):
+  begin_run(tmp_path, config_with())
+  edit(tmp_path, dataset=dataset)
+  with pytest.raises(InputError, match=r'config\.json is damaged'):
+    artifacts.read_spec(tmp_path)
+
+
+def test_columns_that_a_newer_version_adds_to_labels_are_skipped(tmp_path):
+  labels = {'v1': {'A1': 'N', 'A2': 'O'}, 'v2': {'A1': 'A', 'A2': 'A'}}
+  digest = folds.labels_digest(labels['v1'])
+  begin_run(tmp_path, config_with(), {**DIGESTS, 'labels': {'v1': digest}})
+  path = tmp_path / 'labels.csv'
+  artifacts.write_labels(path, labels)
+  header, *lines = path.read_text().splitlines()
+  text = [f'{header},age', *(f'{line},"4,5"' for line in lines)]
+  path.write_text('\n'.join(text))
+  assert artifacts.read_labels(tmp_path, 'v1') == labels['v1']
+
+
+def test_labels_with_a_comma_are_read_as_written(tmp_path):
+  labels = {'v1': {'A1': 'flutter, atrial', 'A2': '"O"'}}
+  digest = folds.labels_digest(labels['v1'])
+  begin_run(tmp_path, config_with(), {**DIGESTS, 'labels': {'v1': digest}})
+  artifacts.write_labels(tmp_path / 'labels.csv', labels)
+  assert artifacts.read_labels(tmp_path, 'v1') == labels['v1']
+
+
+def test_predictions_of_other_classes_have_their_columns(tmp_path):
+  path = tmp_path / 'predictions.csv'
+  probabilities = np.array([[0.5, 0.25, 0.25]], np.float32)
+  classes = ('a', 'b, c', 'd')
+  predictions.write(
+    path,
+    records=['R1'],
+    labels=['b, c'],
+    probabilities=probabilities,
+    fold=0,
+    classes=classes,
+  )
+  found = predictions.read(path, 0, classes)
+  assert (found.labels.tolist(), found.predicted.tolist()) == ([1], [0])
+  assert found.probabilities.tolist() == probabilities.tolist()
+  with pytest.raises(InputError, match='probability_N'):
+    predictions.read(path, 0, CHALLENGE.classes)
+
+
+# Files that a config names.
+
+SOURCES = {'/a/model.py:Model': '7' * 64, '/a/metric.py:mine': '8' * 64}
+
+
+def test_a_changed_file_of_ones_own_is_refused_by_its_name(tmp_path):
+  begin = functools.partial(begin_run, tmp_path, config_with())
+  begin({**DIGESTS, 'sources': SOURCES})
+  begin({**DIGESTS, 'sources': SOURCES})
+  changed = SOURCES | {'/a/model.py:Model': '9' * 64}
+  with pytest.raises(InputError, match=r'uses /a/model\.py:Model') as error:
+    begin({**DIGESTS, 'sources': changed})
+  assert 'digest 777777777777 there, 999999999999 here' in str(error.value)
+  assert 'restore that file' in str(error.value)
+  # Metrics may change between starts.
+  begin({**DIGESTS, 'sources': {'/a/model.py:Model': '7' * 64}})
+  begin({**DIGESTS, 'sources': SOURCES | {'/a/metric.py:other': '9' * 64}})
+  begin(DIGESTS)
+
+
+def test_a_missing_file_of_ones_own_is_refused_by_its_name(tmp_path):
+  begin_run(tmp_path, config_with(), {**DIGESTS, 'sources': SOURCES})
+  run = artifacts.read_run(tmp_path)
+  artifacts.check_sources(tmp_path, run, {**SOURCES, 'kappa': None})
+  missing = {**SOURCES, '/a/metric.py:mine': None}
+  with pytest.raises(
+    InputError, match=r'metric\.py:mine, which does not exist'
+  ):
+    artifacts.check_sources(tmp_path, run, missing)

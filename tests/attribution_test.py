@@ -10,21 +10,27 @@ import numpy as np
 import optax
 import pytest
 
-from ecg_jax import models
+from ecg_jax.datasets.schema import CHALLENGE
+from ecg_jax.fields.models import ResidualCRNNFields
 from ecg_jax.models import forward, preprocessing
 from ecg_jax.models.loss import weighted_cross_entropy
+from ecg_jax.models.residual_crnn import ResidualCRNN
+from ecg_jax.models.variables import initialise
 from ecg_jax.prediction import attribution, ensemble
 from ecg_jax.prediction.ensemble import Ensemble
 
-SPECTROGRAM = preprocessing.Spectrogram(window_samples=64, hop_samples=16)
+SPECTROGRAM = preprocessing.Spectrogram(
+  window_samples=64, hop_samples=16, sampling_rate=300
+)
 SAMPLES = 900
+SEGMENT = 60
 
 
 def occlusion(model, window, answer):
   """What the log-odds of a class lose without each segment, float32."""
-  batch = ensemble.make_batch([window], 1, ensemble.bucket(len(window)))
+  batch = ensemble.make_batch([window], 1, model.bucket(len(window)))
   losses = [_occlude(model.network, x, batch, answer) for x in model.variables]
-  found = np.zeros(-(-len(window) // attribution.SEGMENT_SAMPLES), np.float32)
+  found = np.zeros(-(-len(window) // SEGMENT), np.float32)
   mean = np.mean(losses, axis=0)[: len(found)]
   found[: len(mean)] = mean
   return found
@@ -34,7 +40,9 @@ def occlusion(model, window, answer):
 def _occlude(network, variables, batch, answer):
   features, frames = forward.evaluation_features(network, batch)
   neutral = attribution.mean_frames(features, frames)
-  segments = attribution.frame_segments(network.spectrogram, features.shape[1])
+  segments = attribution.frame_segments(
+    network.spectrogram, features.shape[1], SEGMENT
+  )
 
   def log_odds(left_out):
     hidden = (segments == left_out)[:, None]
@@ -49,16 +57,16 @@ def _occlude(network, variables, batch, answer):
 METHODS = [attribution.integrated_gradients, occlusion]
 
 
-@pytest.fixture(autouse=True)
-def short_buckets(monkeypatch):
-  """Programs for a few seconds of signal instead of a minute."""
-  monkeypatch.setattr(ensemble, '_BUCKETS', (1000, 3000))
+# Programs for a few seconds of signal instead of a minute.
+SPEC = dataclasses.replace(CHALLENGE, longest_samples=1000)
 
 
 def make_model(network, *variables):
   config = ml_collections.ConfigDict({'evaluation_batch_size': 8})
   folds = tuple(range(len(variables)))
-  return Ensemble(None, config, folds, network, variables, trained_on=())
+  return Ensemble(
+    None, config, folds, network, variables, trained_on=(), spec=SPEC
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +98,8 @@ def planted(rng, samples=SAMPLES, seconds=0.6):
 
 def share_inside(found, start, stop, margin=64):
   """Share of the attribution in segments near the planted samples."""
-  begins = np.arange(len(found)) * attribution.SEGMENT_SAMPLES
-  near = (begins + attribution.SEGMENT_SAMPLES > start - margin) & (
-    begins < stop + margin
-  )
+  begins = np.arange(len(found)) * SEGMENT
+  near = (begins + SEGMENT > start - margin) & (begins < stop + margin)
   return np.abs(found[near]).sum() / np.abs(found).sum()
 
 
@@ -123,8 +129,8 @@ def test_gradients_and_occlusion_agree_where_segments_just_add_up():
 @pytest.fixture(scope='module')
 def trained():
   """A small CRNN trained to tell noise with 80 Hz in it from noise."""
-  model = models.create_model(
-    'residual_crnn',
+  fields = ResidualCRNNFields(
+    num_classes=4,
     dropout_convolution=0.0,
     dropout_output=0.0,
     widths=(8, 16),
@@ -133,8 +139,9 @@ def trained():
     lstm_units=4,
     batch_norm_momentum=0.8,
   )
+  model = ResidualCRNN(fields)
   network = forward.Network(model, SPECTROGRAM)
-  variables = models.initialise(model, jax.random.key(0), SPECTROGRAM.bins)
+  variables = initialise(model, jax.random.key(0), SPECTROGRAM.bins)
   optimizer = optax.adam(5e-3)
 
   @jax.jit
@@ -180,7 +187,7 @@ def test_the_attribution_of_a_trained_network_is_what_was_planted(trained):
     maps = [method(trained, window, 1) for method in METHODS]
     for values in maps:
       assert share_inside(values, start, stop) > 0.6
-      strongest = values.argmax() * attribution.SEGMENT_SAMPLES
+      strongest = values.argmax() * SEGMENT
       assert start - 60 < strongest < stop
     agreements.append(np.corrcoef(*maps)[0, 1])
   assert np.mean(agreements) > 0.8
@@ -218,12 +225,26 @@ def test_attribution_is_the_mean_over_folds(method):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_attribution_does_not_depend_on_padding(method, monkeypatch):
+def test_attribution_does_not_depend_on_padding(method):
   window, *_ = planted(np.random.default_rng(9))
-  kept = method(detector(2.0), window, 1)
-  monkeypatch.setattr(ensemble, '_BUCKETS', (1500,))
-  padded = method(detector(2.0), window, 1)
+  model = detector(2.0)
+  kept = method(model, window, 1)
+  spec = dataclasses.replace(SPEC, longest_samples=1500)
+  padded = method(dataclasses.replace(model, spec=spec), window, 1)
   np.testing.assert_allclose(padded, kept, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('rate', 'samples'), [(50, 10), (128, 26), (300, 60), (500, 100)]
+)
+def test_segments_last_as_long_at_any_rate(rate, samples):
+  assert attribution.segment_samples(rate) == samples
+  model = detector(4.0)
+  spec = dataclasses.replace(SPEC, sampling_rate=rate)
+  model = dataclasses.replace(model, spec=spec)
+  window, *_ = planted(np.random.default_rng(0))
+  found = attribution.integrated_gradients(model, window, 1)
+  assert found.shape == (-(-SAMPLES // samples),)
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -1,15 +1,20 @@
 """Resampling against NumPy's interp; bursts counted and compared."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ecg_jax.input_pipeline import sampler
-from ecg_jax.models import augmentation
+from ecg_jax.input_pipeline import heart_rate
+from ecg_jax.models import augmentation, preprocessing
 
 compiled_resample = jax.jit(augmentation.resample, static_argnums=3)
-drop_bursts = jax.jit(augmentation.drop_bursts, static_argnums=(2, 3))
+drop_bursts = jax.jit(
+  augmentation.drop_bursts,
+  static_argnames=('burst_span_samples', 'burst_share'),
+)
 
 
 def resample(*arguments):
@@ -63,8 +68,8 @@ def test_resampling_does_not_read_padding_or_batch_mates():
 
 
 def test_resampling_is_exact_at_the_longest_allowed_lengths():
-  resampling = sampler.Resampling(60.0, 120.0)
-  longest = sampler.longest_resampled(resampling)
+  resampling = heart_rate.Resampling(60.0, 120.0)
+  longest = heart_rate.longest_resampled(resampling)
   rng = np.random.default_rng(0)
   for rate in 60.0, 61.7, 119.3:
     length = int(resampling.lengths(np.int64(longest), np.float64(rate)))
@@ -78,7 +83,11 @@ def test_resampling_is_exact_at_the_longest_allowed_lengths():
 
 def _covered(keys, size, span, share):
   signal = jnp.ones((len(keys), size))
-  return np.asarray(drop_bursts(signal, keys, span, share)) == 0
+  lengths = jnp.full(len(keys), size)
+  found = drop_bursts(
+    signal, lengths, keys, burst_span_samples=span, burst_share=share
+  )
+  return np.asarray(found) == 0
 
 
 @pytest.mark.parametrize(('span', 'share'), [(15, 0.2), (11, 0.2), (30, 0.6)])
@@ -128,8 +137,37 @@ def test_bursts_change_nothing_else():
   signal = rng.normal(0, 100, (3, 500)).astype(np.float32)
   signal[1, 200:] = 0
   keys = jax.random.split(jax.random.key(0), 3)
-  changes = augmentation.Augmentation(True, 15, 0.2)
-  found = augmentation.augment(signal, keys, changes)
+  bursts = functools.partial(
+    augmentation.drop_bursts, burst_span_samples=15, burst_share=0.2
+  )
+  lengths = jnp.array([500, 200, 500])
+  found = augmentation.augment(signal, lengths, keys, (bursts,))
   expected = np.where(_covered(keys, 500, 15, 0.2), 0, signal)
   np.testing.assert_array_equal(found, expected)
   assert not np.any(found[1, 200:])
+
+
+def _noise(signal, lengths, keys):
+  size = signal.shape[1]
+  return signal + jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+
+
+def test_augmentations_follow_each_other_with_keys_of_their_own():
+  lengths, keys = jnp.array([9, 4]), jax.random.split(jax.random.key(0), 2)
+  signal = jnp.where(preprocessing.valid(lengths, 9), 3.0, 0.0)
+
+  def augment(*functions):
+    return np.asarray(augmentation.augment(signal, lengths, keys, functions))
+
+  double = lambda signal, lengths, keys: 2 * signal  # noqa: E731
+  np.testing.assert_array_equal(augment(), signal)
+  one = augment(_noise) - signal
+  # The first has the recording's own key, and what is behind it stays zero.
+  own = jax.random.normal(keys[0], (9,))
+  np.testing.assert_allclose(one[0], own, atol=1e-6)
+  assert not np.any(one[1, 4:])
+  np.testing.assert_array_equal(augment(_noise, double), 2 * (signal + one))
+  second = augment(double, _noise) - 2 * signal
+  third = augment(double, double, _noise) - 4 * signal
+  for left, right in ((one, second), (one, third), (second, third)):
+    assert np.abs(left - right)[:, :4].max(axis=1).min() > 0.1

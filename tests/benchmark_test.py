@@ -14,7 +14,7 @@ import pytest
 
 from ecg_jax import experiment
 from ecg_jax.datasets import prepare
-from ecg_jax.input_pipeline import sampler
+from ecg_jax.input_pipeline import buckets, sampler
 from ecg_jax.runtime import sharding
 from ecg_jax.training.job import make_job
 from tests import helpers
@@ -65,7 +65,7 @@ def chunk(samples, lengths):
   """A chunk of one bucket; 0 stands for a masked row."""
   lengths = np.array(lengths, np.int32)
   steps = int((lengths > 0).any(axis=1).sum())
-  bucket, none = sampler.Bucket(samples, samples), lengths * 0
+  bucket, none = buckets.Bucket(samples, samples), lengths * 0
   return sampler.Chunk(bucket, steps, none, none, lengths, lengths, lengths > 0)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.evaluation import calibration, summary
 from ecg_jax.runs import predictions
 from tests import made_up_run
@@ -91,7 +92,8 @@ def test_temperature_comes_from_validation_labels_alone(make_run):
   [validation] = summary.read_set(folder, 'validation').values()
   fitted = calibrate.fit([validation])
   shuffled_labels(folder / 'fold0' / 'predictions.csv')
-  [test] = [predictions.read(folder / 'fold0' / 'predictions.csv', 0)]
+  classes = CHALLENGE.classes
+  [test] = [predictions.read(folder / 'fold0' / 'predictions.csv', 0, classes)]
   assert calibrate.fit([validation]) == fitted
   # One fold's test set is calibrated with the temperature of the run.
   np.testing.assert_array_equal(
@@ -100,7 +102,7 @@ def test_temperature_comes_from_validation_labels_alone(make_run):
   )
   shuffled_labels(folder / 'fold0' / 'validation_predictions.csv')
   path = folder / 'fold0' / 'validation_predictions.csv'
-  assert calibrate.fit([predictions.read(path, 0)]) > 1.5 * fitted
+  assert calibrate.fit([predictions.read(path, 0, classes)]) > 1.5 * fitted
 
 
 def test_no_label_of_a_test_record_calibrates_it(make_run):

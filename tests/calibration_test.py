@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, score
 
@@ -107,7 +108,7 @@ def test_reliability_counts_each_answer_once_in_its_bin():
 def test_what_is_withheld_is_not_scored():
   probabilities, labels = honest(np.random.default_rng(4), 3000)
   found = [
-    calibration.withhold(probabilities, labels, threshold)
+    calibration.withhold(probabilities, labels, threshold, CHALLENGE)
     for threshold in (0.0, 0.5, 0.7, 0.9)
   ]
   coverages = [one.coverage for one in found]
@@ -121,8 +122,10 @@ def test_what_is_withheld_is_not_scored():
   for row, label in zip(probabilities[kept], labels[kept], strict=True):
     confusion[label, row.argmax()] += 1
   assert found[2].coverage == pytest.approx(kept.mean())
-  assert found[2].score == pytest.approx(score.scores(confusion)['score'])
-  nothing = calibration.withhold(probabilities, labels, 1.1)
+  assert found[2].score == pytest.approx(
+    score.scores(confusion, CHALLENGE)['score']
+  )
+  nothing = calibration.withhold(probabilities, labels, 1.1, CHALLENGE)
   assert nothing.coverage == 0
   assert math.isnan(nothing.score)
 
@@ -132,6 +135,9 @@ def test_temperature_is_read_as_it_was_written(tmp_path):
   calibration.write(tmp_path, {'temperature': 1.3125, 'folds': [0, 2]})
   assert calibration.read(tmp_path, (0, 2)) == 1.3125
   assert [path.name for path in tmp_path.iterdir()] == ['calibration.json']
+  added = {'temperature': 1.5, 'folds': [0, 2], 'added': {'by': 'a newer one'}}
+  calibration.write(tmp_path, added)
+  assert calibration.read(tmp_path, (0, 2)) == 1.5
   calibration.write(tmp_path, {'temperature': 2.0})
   assert json.loads((tmp_path / calibration.FILE).read_text()) == {
     'temperature': 2.0

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ecg_jax import configuration
+from ecg_jax import stored_config
 from ecg_jax.errors import InputError
 from ecg_jax.runs import checkpoint
 from ecg_jax.training import optimizer, train_state
@@ -367,7 +367,7 @@ def test_only_checkpoint_that_is_incomplete_is_as_none(tmp_path, caplog):
 def test_a_checkpoint_from_before_a_field_was_added_is_restored(tmp_path):
   """The field was in effect at its default."""
   _save(tmp_path / FOLDER, 1.0)
-  defaults = configuration.defaults()
+  defaults = stored_config.defaults('cnn')
   added = {name: defaults[name] for name in ('augmentation.bursts', 'seed')}
   with checkpoint.Checkpoints(
     tmp_path / FOLDER, SETTINGS | added

@@ -1,5 +1,8 @@
 """How commands end: exit codes, sentences for mistakes, tracebacks else."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ecg_jax import cli, configuration, evaluate, export, main, predict
@@ -10,6 +13,7 @@ from ecg_jax.errors import (
   PartialFailure,
   TrainingError,
 )
+from tests.helpers import ROOT
 
 
 def failing(error, cause=None):
@@ -127,3 +131,16 @@ def test_a_run_folder_is_an_argument_or_a_flag(arguments, monkeypatch):
     '--run='
   ).replace('~', '/home/a')
   assert options.debug == ('--debug' in arguments)
+
+
+def test_help_may_be_cut_off_by_its_reader():
+  command = f'{sys.executable} -m ecg_jax.main --config ecg_jax:crnn --help'
+  found = subprocess.run(
+    ['bash', '-c', f'set -o pipefail; {command} | head -n 1'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (found.returncode, found.stderr) == (0, '')
+  assert found.stdout.startswith('--config: FILE')

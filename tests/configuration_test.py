@@ -4,8 +4,17 @@ import re
 
 import pytest
 
-from ecg_jax import configuration, default_config, experiment
+from ecg_jax import (
+  configuration,
+  default_config,
+  experiment,
+  fields,
+  registry,
+  stored_config,
+)
 from ecg_jax.errors import Help, InputError
+from ecg_jax.fields.group import flatten
+from ecg_jax.fields.models import MODELS
 from tests.helpers import ROOT, run_python
 
 CONFIGS = [
@@ -18,6 +27,9 @@ CONFIGS = [
   'configs/quickstart.py',
   'configs/ablations.py:stride',
 ]
+BOTH = ('configs/crnn.py', 'configs/crnn_fast.py')
+"""Between them they have every field."""
+
 LIST = """
 from ecg_jax.configs import cnn, crnn
 def get_configs():
@@ -38,19 +50,19 @@ def parse(*arguments, config='configs/crnn.py'):
 def refusal(*arguments, config='configs/crnn.py'):
   """The message, after checking that it is one sentence."""
   with pytest.raises(InputError) as caught:
-    experiment.make_network(parse(*arguments, config=config))
+    experiment.check(parse(*arguments, config=config))
   message = str(caught.value)
   assert re.fullmatch(r'\S.*[^.]\.', message), message
   return message
 
 
 def fields_of(config):
-  return configuration._fields(config)
+  return flatten(config)
 
 
 def config_with(field):
   """The paper's CRNN or, for a field of another model, that model's."""
-  for config in ('configs/crnn.py', 'configs/crnn_fast.py'):
+  for config in BOTH:
     if field in fields_of(parse(config=config)):
       return config
   raise AssertionError(field)
@@ -69,6 +81,79 @@ def test_paths_that_a_run_is_read_with_later_are_absolute():
   here = pathlib.Path.cwd()
   assert config.init_from == str(here / 'runs' / 'a')
   assert config.data.folds_file == str(here / 'b')
+
+
+def test_names_of_own_files_are_absolute_too(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'mine.py').write_text('1 / 0  # Parsing a config runs nothing.')
+  config = parse(
+    '--config.data.name=mine.py:Builder',
+    '--config.loss.name=mine.py:loss',
+    '--config.augmentation.functions=("mine.py:shift", "bursts", "json:dumps")',
+    '--config.metrics=mine.py:kappa',
+    config=str(ROOT / 'configs' / 'crnn.py'),
+  )
+  own = f'{tmp_path}/mine.py'
+  assert configuration.names(config) == [
+    *('crnn', f'{own}:Builder', f'{own}:loss'),
+    *(f'{own}:shift', 'bursts', 'json:dumps'),
+  ]
+  assert config.metrics == (f'{own}:kappa',)
+  again = stored_config.from_json(stored_config.to_json(config))
+  assert configuration.names(again) == configuration.names(config)
+
+
+def test_models_are_the_same_in_fields_and_registry():
+  assert MODELS.keys() == registry.MODELS.keys()
+  for name, kind in MODELS.items():
+    model = registry.find('model.name', name, registry.MODELS)
+    assert model.config_type is kind
+
+
+@pytest.fixture
+def load_values(tmp_path):
+  """Parses a config file that returns a dictionary."""
+
+  def load(values):
+    path = tmp_path / 'partial.py'
+    path.write_text(f'def get_config(): return {values!r}')
+    return parse(config=str(path))
+
+  return load
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_a_partial_config_is_completed(load_values, model):
+  expected = fields_of(default_config.get_config(model))
+  assert fields_of(load_values({'model': {'name': model}})) == expected
+  values = {'seed': 3, 'data': {'max_records': 9}, 'phases': {'epochs': (4,)}}
+  found = fields_of(load_values({'model': {'name': model}, **values}))
+  assert found == expected | flatten(values)
+  # What is None is typed, so that the command line can set it.
+  config = default_config.get_config(model)
+  with pytest.raises(TypeError):
+    config.data.max_records = 'x'
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_each_wrong_type_is_refused(load_values, model):
+  config = default_config.get_config(model)
+  for kind in default_config.groups(config):
+    for path, field in kind.fields().items():
+      wanted = kind.type_of(field.name)
+      wrong = [3] if wanted is str else ['x']
+      wrong += (
+        [True] if wanted in (int, float) else [1] if wanted is bool else []
+      )
+      wrong += [None] if field.default is not None else []
+      for value in wrong:
+        group, _, name = path.rpartition('.')
+        values = {'model': {'name': model}}
+        (values.setdefault(group, {}) if group else values)[name] = value
+        with pytest.raises(InputError) as caught:
+          load_values(values)
+        expected = f'{path} is {value!r}: it must be {WORDS[wanted]}.'
+        assert str(caught.value) == expected
 
 
 def test_every_field_can_be_set_in_both_forms():
@@ -109,7 +194,18 @@ def test_a_switch_takes_its_value_in_every_form(field):
     ([], 'configs', "'configs'"),
     (['--config.seed', '1'], 'none/such.py', "'none/such.py'"),
     ([], 'configs/quickstart.py:authors', 'configs/quickstart.py:authors'),
-    (['--config.model.name=crnn'], 'configs/cnn.py', 'use configs/crnn.py'),
+    (
+      ['--config.model.name=crnn'],
+      'configs/cnn.py',
+      "'crnn', and the config lacks the field 'dropout.lstm': start from"
+      " default_config.get_config('crnn').",
+    ),
+    (
+      ['--config.model.name=cnn'],
+      'configs/crnn.py',
+      "the field 'dropout.lstm', which a cnn does not have: leave it out, or"
+      " start from default_config.get_config('cnn').",
+    ),
     (['--config.batch_size'], 'configs/crnn.py', '--config.batch_size'),
     (['--debg'], None, 'Unknown flag --debg: use --debug.'),
     (['--zzz'], None, 'Unknown flag --zzz: see --help.'),
@@ -133,7 +229,12 @@ def test_commands_that_cannot_be_used(arguments, config, part):
     ('def get_config():\n  raise ValueError', 'ValueError'),
     ('def get_config():\n  return {}[3]', 'KeyError: 3'),
     ('def get_config():\n  return 3', "'int' object has no"),
-    ('def get_config():\n  return {"seed": 1}', "without the field '"),
+    ('def get_config():\n  return {"seed": 1}', r'\(it has no model\.name\)'),
+    ('def get_config():\n  return {"model": "cnn"}', 'has no model.name'),
+    (
+      'def get_config():\n  return {"data": 3, "model": {"name": "cnn"}}',
+      "'in",
+    ),
     ('\x00', 'null bytes'),
   ],
 )
@@ -185,10 +286,10 @@ def test_unknown_shipped_config_gets_the_nearest(config, message):
 
 @pytest.mark.parametrize('config', CONFIGS)
 def test_shipped_configs_are_the_same_by_name(config, monkeypatch, tmp_path):
-  here = configuration.to_json(parse(config=config))
+  here = stored_config.to_json(parse(config=config))
   monkeypatch.chdir(tmp_path)
   name = config.replace('configs/', 'ecg_jax:').replace('.py', '')
-  assert configuration.to_json(parse(config=name)) == here
+  assert stored_config.to_json(parse(config=name)) == here
 
 
 def test_unknown_field_without_a_near_one_gets_all():
@@ -197,6 +298,14 @@ def test_unknown_field_without_a_near_one_gets_all():
   assert all(field in message for field in fields_of(parse()))
   assert "'data'" in refusal('--config.data', '3')
 
+
+WORDS = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a number',
+  str: 'a text',
+  tuple: 'a list like (0, 1)',
+}
 
 TYPES = [
   ('batch_size', 'abc', 'a whole number'),
@@ -227,17 +336,23 @@ FOLDS = [
   ('(0,-2)', '-2'),
 ]
 
+OWN = ", or name one of your own like 'my_module:NAME' or 'path/file.py:NAME'"
+
 CHOICES = [
-  ('model.name', 'crn', "'crnn'"),
-  ('model.name', 'transformer', "'cnn' or 'crnn' or 'residual_crnn'"),
+  ('model.name', 'crn', f"'crnn'{OWN}"),
+  ('model.name', 'transformer', f"'cnn' or 'crnn' or 'residual_crnn'{OWN}"),
   ('model.reduction', 'maxpool', "'max_pool'"),
   ('model.summary', 'first', "'last' or 'mean'"),
-  ('data.name', 'physionet2018', "'physionet2017'"),
-  ('data.name', 'mitbih', "'physionet2017' or 'synthetic_ecg'"),
+  ('data.name', 'physionet2018', f"'physionet2017'{OWN}"),
+  ('data.name', 'mitbih', f"'physionet2017' or 'synthetic_ecg'{OWN}"),
+  ('data.placement', 'devices', "'device'"),
+  ('loss.name', 'cross', f"'cross_entropy'{OWN}"),
   ('dtype', 'float', "'float32'"),
   ('dtype', 'half', "'float32' or 'bfloat16'"),
-  ('label_version', '3', "'v3'"),
-  ('label_version', 'v4', "'v1' or 'v2' or 'v3'"),
+  ('label_version', '3', "'v3', as physionet2017 has"),
+  ('label_version', 'v4', "'v1' or 'v2' or 'v3', as physionet2017 has"),
+  ('on_nan', 'restor', "'restore'"),
+  ('phases.schedule', 'cos', "'cosine'"),
   ('spectrogram.normalise', 'records', "'record'"),
 ]
 
@@ -258,7 +373,14 @@ REFUSED = [
     (field, value, f'{field} is {value!r}: use {advice}.')
     for field, value, advice in CHOICES
   ),
-  ('model.name', 'cnn', "'cnn': this config describes a crnn, use configs/cnn"),
+  ('metrics', '("kappa", "kapa")', f"metrics is 'kapa': use 'kappa'{OWN}."),
+  ('metrics', '(3,)', 'metrics holds 3: it must be a text.'),
+  ('augmentation.functions', 'burst', f"'burst': use 'bursts'{OWN}."),
+  (
+    'augmentation.functions',
+    'no.py:f',
+    'there is no file no.py: name one that',
+  ),
   ('seed', str(2**32), f'seed is {2**32}: it must be below {2**32}'),
   ('augmentation.fastest_heart_rate', '59.0', 'rate is 59.0: it must be at'),
   ('spectrogram.hop_samples', '65', 'hop_samples is 65: it must not exceed'),
@@ -318,7 +440,7 @@ def rule_of(field, kind):
 
 
 def test_every_number_is_checked():
-  for file in ('configs/crnn.py', 'configs/crnn_fast.py'):
+  for file in BOTH:
     config = parse(config=file)
     for field in fields_of(config):
       group, _, name = field.rpartition('.')
@@ -341,8 +463,8 @@ def test_folds():
 
 
 def test_no_phases():
-  fields = ('kinds', 'epochs', 'learning_rates')
-  empty = [f'--config.phases.{field}=()' for field in fields]
+  names = ('kinds', 'epochs', 'learning_rates')
+  empty = [f'--config.phases.{name}=()' for name in names]
   assert 'phases.kinds is ()' in refusal(*empty)
 
 
@@ -354,6 +476,30 @@ def test_help_ends_without_a_config_and_lists_the_fields_of_one():
     parse('-h')
   for field, value in fields_of(parse()).items():
     assert f'--config.{field} {value!r}\n' in f'{caught.value}\n'
+
+
+@pytest.mark.parametrize(
+  'kind', [*fields.GROUPS, *MODELS.values()], ids=lambda kind: kind.__name__
+)
+def test_help_explains_every_field(kind):
+  texts = kind.describe()
+  assert kind.fields().keys() <= texts.keys()
+  assert all(re.fullmatch(r'\S.{8,}\.', text) for text in texts.values())
+
+
+@pytest.mark.parametrize('config', ['configs/cnn.py', *BOTH])
+def test_help_has_each_field_with_its_text(config):
+  with pytest.raises(Help) as caught:
+    parse('--help', config=config)
+  shown = f'{" ".join(str(caught.value).split())} --'
+  texts = {
+    'model.name': "Model: 'cnn', 'crnn', 'residual_crnn', or one of your own."
+  }
+  parsed = parse(config=config)
+  for kind in default_config.groups(parsed):
+    texts |= kind.describe()
+  for field, value in fields_of(parsed).items():
+    assert f'--config.{field} {value!r} {texts[field]} --' in shown
 
 
 def test_the_config_is_locked():
@@ -409,7 +555,7 @@ def test_one_of_a_list_is_named(listed):
     ("{'../up': crnn.get_config()}", r"a config named '\.\./up'"),
     ("{'.hidden': crnn.get_config()}", r"a config named '\.hidden'"),
     ("{'a': 3}", 'cannot be used'),
-    ("{'a': {}}", "without the field '"),
+    ("{'a': {}}", 'it has no model.name'),
   ],
 )
 def test_lists_that_cannot_be_used(tmp_path, made, message):
@@ -509,11 +655,11 @@ def test_authors_preset_departs_from_the_paper_in_named_fields_alone(model):
 def test_ablations_are_the_papers_crnn_with_one_change_each():
   paper = parse()
   found = {
-    name: configuration.differences(config, paper)
+    name: stored_config.differences(config, paper)
     for name, config in parse_all(config='configs/ablations.py').items()
   }
   assert found.pop('paper') == []
-  assert found.pop('authors') == configuration.differences(
+  assert found.pop('authors') == stored_config.differences(
     parse(config='configs/crnn.py:authors'), paper
   )
   assert len(found.pop('no_augmentation')) == 2
@@ -544,20 +690,20 @@ def test_name_of(path, name):
 @pytest.mark.parametrize('config', CONFIGS)
 def test_json_gives_the_config_back(config):
   before = parse('--config.max_epochs', '3', config=config)
-  after = configuration.from_json(configuration.to_json(before))
+  after = stored_config.from_json(stored_config.to_json(before))
   assert fields_of(after) == fields_of(before)
-  assert configuration.to_json(after) == configuration.to_json(before)
-  assert configuration.differences(before, after) == []
+  assert stored_config.to_json(after) == stored_config.to_json(before)
+  assert stored_config.differences(before, after) == []
 
 
 def test_a_field_added_since_has_the_value_that_is_switched_off():
   added = ('devices_per_job', 'weight_decay', 'spectrogram.kept_bins')
   config = parse(config='configs/crnn_fast.py')
-  fields = configuration.to_json(config)
+  fields = stored_config.to_json(config)
   del fields['devices_per_job'], fields['weight_decay']
   del fields['spectrogram']['kept_bins']
   before = json.dumps(fields)
-  found = configuration.from_json(fields)
+  found = stored_config.from_json(fields)
   default = fields_of(default_config.get_config())
   for name in added:
     assert fields_of(found)[name] == default[name]
@@ -568,22 +714,22 @@ def test_a_field_added_since_has_the_value_that_is_switched_off():
 
 @pytest.mark.parametrize('group', ['', 'data'])
 def test_a_field_of_a_later_version_is_refused(group):
-  fields = configuration.to_json(parse())
+  fields = stored_config.to_json(parse())
   (fields[group] if group else fields)['flip'] = 0.5
   name = f'{group}.flip'.lstrip('.')
   with pytest.raises(InputError, match=f"the field '{name}', which this"):
-    configuration.from_json(fields)
+    stored_config.from_json(fields)
 
 
 def test_differences_are_the_fields_that_decide_the_result():
   here = parse()
   for field, value in fields_of(here).items():
-    fields = configuration.to_json(here)
+    fields = stored_config.to_json(here)
     group, _, name = field.rpartition('.')
     (fields[group] if group else fields)[name] = other = f'not {value}'
-    there = configuration.from_json(fields)
-    found = configuration.differences(here, there)
-    if field in configuration.EXECUTION_FIELDS:
+    there = stored_config.from_json(fields)
+    found = stored_config.differences(here, there)
+    if field in stored_config.EXECUTION_FIELDS:
       assert found == []
     else:
       assert found == [f'{field}: {value!r} here, {other!r} there']
@@ -606,12 +752,12 @@ def test_a_field_that_nothing_reads_is_refused_at_once(tmp_path, group):
 
 def test_differences_name_a_field_that_only_one_has():
   cnn, crnn = (parse(config=f'ecg_jax:{x}').unlock() for x in ('cnn', 'crnn'))
-  found = configuration.differences(cnn, crnn)
+  found = stored_config.differences(cnn, crnn)
   assert 'model.lstm_units: None here, 200 there' in found
   # A list in place of a tuple is no difference.
-  there = configuration.from_json(configuration.to_json(crnn))
+  there = stored_config.from_json(stored_config.to_json(crnn))
   crnn.phases.kinds = list(crnn.phases.kinds)
-  assert configuration.differences(crnn, there) == []
+  assert stored_config.differences(crnn, there) == []
 
 
 def test_a_mistake_is_told_before_anything_slow_is_imported():
@@ -627,8 +773,8 @@ def test_a_mistake_is_told_before_anything_slow_is_imported():
 def test_deciding_fields_are_all_but_those_of_execution():
   from ecg_jax.configs import crnn
 
-  fields = configuration.deciding(crnn.get_config())
+  fields = stored_config.deciding(crnn.get_config())
   assert fields['model.width'] == 32
   assert fields['phases.epochs'] == [500, 100, 200, 200, 200]
-  assert not fields.keys() & {*configuration.EXECUTION_FIELDS}
-  assert {'remat', 'on_nan', 'folds'} <= {*configuration.EXECUTION_FIELDS}
+  assert not fields.keys() & {*stored_config.EXECUTION_FIELDS}
+  assert {'remat', 'on_nan', 'folds'} <= {*stored_config.EXECUTION_FIELDS}

@@ -95,9 +95,8 @@ def small_data() -> experiment.FoldedDataset:
   found = [generator.generate_record(0, index) for index in range(60)]
   signals = [signal[: rng.integers(400, 1200)] for _, signal, _ in found]
   lengths = np.array([len(signal) for signal in signals])
-  v3 = np.array(
-    [schema.CLASSES.index(label) for _, _, label in found], np.int32
-  )
+  spec = schema.CHALLENGE
+  v3 = np.array([spec.classes.index(label) for _, _, label in found], np.int32)
   v2 = np.where(rng.random(60) < 0.2, rng.integers(0, 4, 60), v3)
   dataset = Dataset(
     records=tuple(name for name, _, _ in found),
@@ -105,6 +104,7 @@ def small_data() -> experiment.FoldedDataset:
     offsets=np.cumsum(lengths) - lengths,
     lengths=lengths,
     classes={'v1': v2, 'v2': v2.astype(np.int32), 'v3': v3},
+    spec=spec,
   )
   table = folds.make_folds(
     dataset.labels('v2'), num_folds=2, train_validation_parts=3
@@ -179,7 +179,9 @@ def small_run(
   config.folds = (0, 1)
   config.data.folds_file = str(folder.with_name('folds.json'))
   folds.write_table(small_data.table, config.data.folds_file)
-  artifacts.begin_run(folder, config, small_data.digests())
+  artifacts.begin_run(
+    folder, config, small_data.digests(), small_data.dataset.spec
+  )
   labels = small_data.dataset.all_labels()
   artifacts.write_labels(folder / 'labels.csv', labels)
   job = make_job(config, small_data, 1, folder)

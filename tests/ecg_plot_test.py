@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.prediction import ecg_plot
 from ecg_jax.runtime import figures
 
@@ -16,6 +17,7 @@ def draw(signal, sampling_rate=300.0, **fields):
   given = {
     'name': 'A00001',
     'lead': 'II',
+    'classes': dict(zip(CHALLENGE.classes, CHALLENGE.class_names, strict=True)),
     'answer': 'A',
     'probabilities': np.array([0.1, 0.7, 0.15, 0.05]),
     'attribution': np.linspace(-1, 1, segmentes),
@@ -160,6 +162,28 @@ def test_any_name_makes_both_files(name):
   assert shown in text
   assert len(shown) <= 60
   assert shown == name or not name.isprintable() or len(name) > 60
+
+
+@pytest.mark.parametrize('count', [2, 9])
+def test_any_number_of_classes_is_drawn_above_the_trace(count):
+  names = [f'class {k} with quite a long name' for k in range(count)]
+  figure = draw(
+    beats(5),
+    classes=dict(zip(map(str, range(count)), names, strict=True)),
+    answer='1',
+    probabilities=np.full(count, 1 / count),
+  )
+  [chances] = [axes for axes in figure.axes if len(axes.get_yticks()) == count]
+  shown = [label.get_text() for label in chances.get_yticklabels()]
+  assert shown == [f'{name[:23]}…' for name in names]
+  [paper] = papers(figure)
+  assert chances.get_position().y0 > paper.get_position().y1
+  texts = [text.get_text() for text in figure.texts]
+  assert '1, class 1 with quite a long name' in texts
+  assert any('what speaks for 0 (up)' in text for text in texts)
+  plain = draw(beats(5), classes={'a': 'a', 'b': 'b'}, answer='a',
+               probabilities=np.array([0.9, 0.1]))  # fmt: skip
+  assert 'a' in [text.get_text() for text in plain.texts]
 
 
 def test_answer_scale_and_probabilities_are_written():

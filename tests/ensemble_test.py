@@ -1,5 +1,6 @@
 """Kept weights answer as in training, whatever windows they are given with."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.errors import InputError
 from ecg_jax.prediction import ensemble
 from ecg_jax.runs import artifacts, finished_run, predictions
@@ -40,7 +42,8 @@ def window_of(dataset, record):
 
 
 def test_answers_are_those_of_the_end_of_training(model, small_run, small_data):
-  saved = predictions.read(small_run / 'fold1' / 'predictions.csv', 1)
+  path = small_run / 'fold1' / 'predictions.csv'
+  saved = predictions.read(path, 1, small_data.dataset.spec.classes)
   windows = [window_of(small_data.dataset, name) for name in saved.records]
   logits = model.logits(windows)
   expected = saved.probabilities
@@ -68,6 +71,25 @@ def test_a_window_is_answered_alike_in_any_company(model):
   alone = np.hstack([model.logits([window]) for window in windows])
   np.testing.assert_allclose(alone, together, rtol=0, atol=2e-6)
   assert np.ptp(together, axis=1).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+  ('rate', 'longest', 'lengths', 'expected'),
+  [
+    (300, 18_286, [1, 9000, 9001, 18_286, 18_287, 40_000],
+     [9000, 9000, 18_286, 18_286, 36_572, 54_858]),
+    (500, 5000, [64, 5000, 5001, 15_000], [5000, 5000, 10_000, 15_000]),
+    (100, 6000, [64, 3000, 3001, 6001], [3000, 3000, 6000, 12_000]),
+  ],
+)  # fmt: skip
+def test_windows_are_padded_to_few_lengths(
+  model, rate, longest, lengths, expected
+):
+  spec = dataclasses.replace(
+    CHALLENGE, sampling_rate=rate, longest_samples=longest
+  )
+  other = dataclasses.replace(model, spec=spec)
+  assert [other.bucket(length) for length in lengths] == expected
 
 
 def test_no_windows_have_no_answers(model):
@@ -107,9 +129,9 @@ def test_published_folds_are_drawn_from_the_labels_kept(
   data = experiment.FoldedDataset(
     dataset, folds.make_folds(dataset.labels('v2'))
   )
-  artifacts.begin_run(tmp_path, small_config, data.digests())
+  artifacts.begin_run(tmp_path, small_config, data.digests(), dataset.spec)
   path = tmp_path / 'labels.csv'
-  labels = {v: dataset.labels(v) for v in schema.LABEL_VERSIONS}
+  labels = {v: dataset.labels(v) for v in CHALLENGE.label_versions}
   artifacts.write_labels(path, labels)
   table = finished_run.read_table(tmp_path, small_config)
   assert table['folds'] == data.table['folds']

@@ -14,7 +14,8 @@ import scipy.io
 
 from ecg_jax import evaluate, experiment
 from ecg_jax.configs import cnn
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import folds
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, score
 from ecg_jax.input_pipeline.dataset import Dataset
@@ -37,7 +38,9 @@ def evaluated(small_job, mesh, tmp_path_factory):
   data = put_data(job, mesh)
   variables = sharding.replicate(job.initial_variables(), mesh)
 
-  def evaluate_set(records, *, batch_size=8, num_buckets=1, kind='all'):
+  def evaluate_set(
+    records, *, batch_size=8, num_buckets=1, kind='all', metrics=None
+  ):
     draws = dataclasses.replace(
       job.sampler,
       sets={'some': records},
@@ -49,6 +52,7 @@ def evaluated(small_job, mesh, tmp_path_factory):
       variables,
       data,
       draws.evaluation_chunks('some'),
+      fold=dataclasses.replace(job.fold, metrics=metrics or {}),
       network=job.network,
       kind=kind,
       mesh=mesh,
@@ -97,8 +101,21 @@ def test_scores_are_those_of_the_probabilities(evaluated):
   loss = np.mean(-np.log(picked) * job.fold.weights[result.records])
   assert result.scores['records'] == len(records)
   assert result.scores['loss'] == pytest.approx(loss, rel=1e-5)
-  for name, value in score.scores(confusion).items():
+  for name, value in score.scores(confusion, job.fold.dataset.spec).items():
     assert result.scores[name] == value
+
+
+def test_metrics_of_the_fold_are_computed(evaluated):
+  job, evaluate_set = evaluated
+  records = job.fold.sets['test'][::-1]
+  metrics = {'kappa': score.kappa, 'first': lambda labels: labels[0]}
+  scores = evaluate_set(records, batch_size=7, metrics=metrics).scores
+  labels = job.fold.dataset.classes[job.fold.label_version]
+  assert scores['metrics'] == {
+    'kappa': score.kappa(np.array(scores['confusion'])),
+    'first': labels[min(records)],  # In the order of records.
+  }
+  assert 'metrics' not in evaluate_set(records).scores
 
 
 # The kept weights of a run.
@@ -170,10 +187,16 @@ def test_other_data_than_the_runs_are_refused(evaluate_run, small_data):
     evaluate_run(data=dataclasses.replace(small_data, dataset=other))
 
 
+def test_labels_that_the_run_does_not_have_are_refused(evaluate_run):
+  with pytest.raises(InputError, match=r"is 'v4': use .* v1, v2, v3\.$"):
+    evaluate_run(label_version='v4')
+
+
 def test_run_without_a_finished_fold_is_refused(
   small_config, small_data, tmp_path
 ):
-  artifacts.begin_run(tmp_path, small_config, small_data.digests())
+  spec = small_data.dataset.spec
+  artifacts.begin_run(tmp_path, small_config, small_data.digests(), spec)
   with pytest.raises(InputError, match='has no finished fold'):
     evaluate.evaluate_run(tmp_path, set_name='test')
 
@@ -193,13 +216,14 @@ def real_job(real_data, tmp_path):
       with io.BytesIO(archive.read(f'training2017/{record}.mat')) as file:
         signals.append(scipy.io.loadmat(file)['val'][0, :3000])
   lengths = np.array([len(signal) for signal in signals])
-  classes = [schema.CLASSES.index(labels[record]) for record in records]
+  classes = [CHALLENGE.classes.index(labels[record]) for record in records]
   dataset = Dataset(
     records=tuple(records),
     signal=np.concatenate(signals),
     offsets=np.cumsum(lengths) - lengths,
     lengths=lengths,
     classes={'v3': np.array(classes, np.int32)},
+    spec=CHALLENGE,
   )
   sets = {
     'train': records[:300],
@@ -240,11 +264,12 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
     best,
     put_data(half_job, mesh),
     half_job.sampler.evaluation_chunks('test'),
+    fold=half_job.fold,
     network=half_job.network,
     kind='all',
     mesh=mesh,
   )
-  half = [schema.CLASSES[k] for k in found.probabilities.argmax(axis=1)]
+  half = [CHALLENGE.classes[k] for k in found.probabilities.argmax(axis=1)]
   # It has learnt something: a constant answer scores about 25.
   assert found.scores['score'] > 30
   assert len(half) == len(full) > 1000

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble
 from tests import made_up_run
@@ -37,7 +38,7 @@ def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
   assert (props['folds'], props['temperature']) == ('1', '1.7')
   rng = np.random.default_rng(0)
   window = rng.normal(0, 300, 777).astype(np.int16)
-  signal = np.full((1, ensemble.LONGEST_SAMPLES), 12_345, np.int16)
+  signal = np.full((1, CHALLENGE.longest_samples), 12_345, np.int16)
   signal[0, :777] = window
   [found] = session.run(
     None, {'signal': signal, 'length': np.array([777], np.int32)}

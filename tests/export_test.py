@@ -11,6 +11,7 @@ import pytest
 
 from ecg_jax import experiment, export
 from ecg_jax.configs import cnn, crnn_fast
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import ensemble, exporter
@@ -23,7 +24,7 @@ TEMPERATURE = 1.7
 
 def random_folds(config):
   """Two folds of random weights and statistics."""
-  network = experiment.make_network(config)
+  network = experiment.make_network(config, CHALLENGE)
 
   def variables(seed):
     rng = np.random.default_rng(seed)
@@ -37,7 +38,8 @@ def random_folds(config):
     return jax.tree.map(draw, finished_run.variable_shapes(network))
 
   both = (variables(0), variables(1))
-  return Ensemble(pathlib.Path('run'), config, (0, 1), network, both, ({}, {}))
+  run = pathlib.Path('run')
+  return Ensemble(run, config, (0, 1), network, both, ({}, {}), CHALLENGE)
 
 
 @pytest.fixture(scope='module', params=['cnn', 'crnn', 'residual_crnn'])
@@ -122,14 +124,18 @@ def test_the_card_explains_how_to_use_them_without_ecg_jax(
   )
 
 
-def test_the_card_describes_the_run(model_folder, small_run):
+def test_the_card_describes_the_run(model_folder, small_run, small_data):
   card = (model_folder / 'MODEL_CARD.md').read_text()
   scores = artifacts.read_scores(small_run / 'fold1' / 'scores.json')
   test = scores['sets']['test']
   for text in (
     'not a medical device',
     'was not calibrated',
-    'no basis for answers about real ones',
+    f'Trained on {small_data.dataset.spec.description}.',
+    'N, A, O, ~, in this order',
+    'at 300 samples a second',
+    '1/1000 mV',
+    'the mean F1 of N, A and O.',
     'fold(s) 1 of the run `small`',
     f'| 1                       | {test["records"]:>7} |',
     f' {test["score"]:.1f} |',

@@ -10,9 +10,11 @@ import pytest
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 
+CLASSES = schema.CHALLENGE.classes
+
 label_maps = st.dictionaries(
   st.text('0123456789', min_size=4, max_size=4),
-  st.sampled_from(schema.CLASSES),
+  st.sampled_from(CLASSES),
   max_size=60,
 )
 
@@ -25,21 +27,22 @@ def some_labels(records: int = 120) -> dict[str, str]:
   label_maps, st.integers(1, 7), st.integers(0, 99), st.randoms()
 )
 def test_divide_partitions_every_class_evenly(labels, parts, seed, random):
-  divided = folds.divide(labels, parts, seed)
+  divided = folds.divide(labels, CLASSES, parts, seed)
   assert sorted(r for part in divided for r in part) == sorted(labels)
   assert all(part == sorted(part) for part in divided)
-  for name in schema.CLASSES:
+  for name in CLASSES:
     counts = [sum(labels[r] == name for r in part) for part in divided]
     assert max(counts) - min(counts) <= 1
   # Whatever the order of the labels.
   items = list(labels.items())
   random.shuffle(items)
-  assert folds.divide(dict(items), parts, seed) == divided
+  assert folds.divide(dict(items), CLASSES, parts, seed) == divided
 
 
 def test_seed_changes_the_division():
   labels = some_labels()
-  assert folds.divide(labels, 5, 14) != folds.divide(labels, 5, 15)
+  one, other = (folds.divide(labels, CLASSES, 5, seed) for seed in (14, 15))
+  assert one != other
 
 
 @pytest.mark.parametrize('holdout', [False, True])
@@ -59,6 +62,21 @@ def test_folds_test_every_record_once(num_folds, parts, holdout):
   for sets in table['folds'].values():
     rest = len(sets['train']) + len(sets['validation'])
     assert abs(len(sets['validation']) - rest / parts) <= 4
+
+
+TWO = schema.DatasetSpec(
+  classes=('sinus', 'other rhythm'), num_folds=3, sampling_rate=100
+)
+
+
+def test_a_datasets_own_folds_have_its_classes_and_number():
+  labels = {f'r{i:03d}': TWO.classes[i % 5 == 0] for i in range(60)}
+  table = folds.published(labels, TWO)
+  assert list(table['folds']) == ['0', '1', '2']
+  assert table['algorithm'].startswith('by class in the order sinus other')
+  folds.check_table(table, labels)
+  for sets in table['folds'].values():
+    assert [labels[r] for r in sets['test']].count('other rhythm') == 4
 
 
 def test_published_folds(real_data):
@@ -104,6 +122,15 @@ def test_impossible_folds_are_refused(arguments, message):
 def test_malformed_labels_are_refused(text, message):
   with pytest.raises(InputError, match=message):
     folds.parse_labels(text, source='labels')
+
+
+def test_labels_have_the_classes_of_their_dataset():
+  found = folds.parse_labels(
+    'a,other rhythm\n', source='labels', classes=TWO.classes
+  )
+  assert found == {'a': 'other rhythm'}
+  with pytest.raises(InputError, match='a class of sinus, other rhythm'):
+    folds.parse_labels('a,N\n', source='labels', classes=TWO.classes)
 
 
 def test_labels_are_joined_by_name_whatever_their_line_ends():
@@ -196,6 +223,17 @@ def test_command_writes_the_table_it_was_asked_for(tmp_path, labels_file):
   )
   names = sorted(path.name for path in tmp_path.iterdir())
   assert names == ['folds.json', 'labels.csv']
+
+
+def test_command_takes_other_classes(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  labels = {f'r{i:03d}': TWO.classes[i % 2] for i in range(40)}
+  lines = [f'{record},{label}\n' for record, label in labels.items()]
+  (tmp_path / 'labels.csv').write_text(''.join(lines))
+  arguments = ['--labels', 'labels.csv', '--num_folds', '3']
+  arguments += ['--classes', 'sinus,other rhythm', '--out', 'folds.json']
+  assert folds.main(arguments) == 0
+  assert folds.read_table('folds.json') == folds.published(labels, TWO)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From samples to logits: padding, augmentation, lengths and the loss."""
 
+import dataclasses
 import functools
 import io
 import zipfile
@@ -12,24 +13,34 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecg_jax import registry
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward, preprocessing
-from ecg_jax.models.augmentation import Augmentation
+from ecg_jax.models.augmentation import drop_bursts
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.training import optimizer
 from tests import helpers, tiny_models
 
-SPECTROGRAM = preprocessing.Spectrogram(window_samples=16, hop_samples=8)
-OFF, BURSTS = Augmentation(), Augmentation(bursts=True)
+SPECTROGRAM = preprocessing.Spectrogram(
+  window_samples=16, hop_samples=8, sampling_rate=300
+)
+
+
+def _bursts(span, share):
+  options = (('burst_share', share), ('burst_span_samples', span))
+  return (registry.WithOptions(drop_bursts, options),)
+
+
+BURSTS = _bursts(15, 0.2)
 NARROW, WIDE = 400, 603
 
 
 @functools.cache
-def _network(name, *, augmentation=OFF, spectrogram=SPECTROGRAM, **fields):
+def _network(name, *, augmentations=(), spectrogram=SPECTROGRAM, **fields):
   if name != 'residual_crnn':
     fields = {'layers_per_block': 1, **fields}
   model = tiny_models.create(name, **fields)
-  return forward.Network(model, spectrogram, augmentation)
+  return forward.Network(model, spectrogram, augmentations)
 
 
 def _network_variables(network):
@@ -83,7 +94,7 @@ def _evaluate(network, batch, kind='all'):
   seed=st.integers(0, 99),
 )
 def test_logits_of_a_recording_are_its_own(name, normalise, lengths, seed):
-  spectrogram = preprocessing.Spectrogram(16, 8, normalise=normalise)
+  spectrogram = dataclasses.replace(SPECTROGRAM, normalise=normalise)
   network = _network(name, spectrogram=spectrogram)
   signals = _signals(lengths, seed)
   wide = _batch(signals[::-1], rows=5, width=WIDE, behind=32767)
@@ -115,7 +126,9 @@ def test_logits_of_real_records_do_not_depend_on_padding(
   signals = [np.resize(signals[0], 18286), np.resize(signals[1], 30000)]
   signals.append(signals[0][:64])
   network = _network(
-    name, spectrogram=preprocessing.Spectrogram(), reduction=reduction
+    name,
+    spectrogram=preprocessing.Spectrogram(sampling_rate=300),
+    reduction=reduction,
   )
   together = _evaluate(network, _batch(signals, rows=4, width=33333, behind=-9))
   for row, signal in enumerate(signals):
@@ -192,7 +205,7 @@ def test_training_on_a_batch_does_not_depend_on_padding_or_masked_rows(
   name, kind, fields, lengths, seed
 ):
   """Statistics, loss and gradients, with all that is random switched on."""
-  network = _network(name, augmentation=BURSTS, dropout=0.3, **fields)
+  network = _network(name, augmentations=BURSTS, dropout=0.3, **fields)
   given_lengths, wanted = zip(*lengths, strict=True)
   signals = _signals(given_lengths, seed)
   batch = functools.partial(_batch, signals, lengths=wanted)
@@ -236,7 +249,7 @@ def test_model_is_given_the_whole_resampled_recording():
 
 def test_bursts_are_fresh_each_step_and_differ_between_records():
   # With the convolutions frozen nothing else is random or common to a batch.
-  network = _network('crnn', augmentation=BURSTS)
+  network = _network('crnn', augmentations=BURSTS)
   batch = _batch(_signals([300]) * 3, rows=4, width=NARROW)
   train = functools.partial(_train, network, batch, kind='lstm')
   one, other = train(seed=1), train(seed=2)
@@ -256,7 +269,7 @@ def test_bursts_are_fresh_each_step_and_differ_between_records():
 @pytest.mark.parametrize('length', [300, 533])
 def test_bursts_have_their_span_in_the_resampled_recording(length):
   span, rows = 15, 300
-  network = _network('cnn', augmentation=Augmentation(True, span, 0.02))
+  network = _network('cnn', augmentations=_bursts(span, 0.02))
   batch = _batch([np.ones(400)] * rows, rows=rows, width=400)
   batch = batch._replace(lengths=np.full(rows, length, np.int32))
   signal, lengths = jax.jit(

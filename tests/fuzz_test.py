@@ -63,7 +63,7 @@ def test_labels(content):
   if accepts_or_explains(
     lambda: found.update(folds.parse_labels(text, source='labels.csv'))
   ):
-    assert set(found.values()) <= {*schema.CLASSES}
+    assert set(found.values()) <= {*schema.CHALLENGE.classes}
 
 
 def _archive():
@@ -85,7 +85,7 @@ def test_archives(content):
   )
 
 
-LABELS = {f'A{i:05d}': schema.CLASSES[i % 4] for i in range(16)}
+LABELS = {f'A{i:05d}': schema.CHALLENGE.classes[i % 4] for i in range(16)}
 TABLE = json.dumps(
   folds.make_folds(LABELS, num_folds=2, train_validation_parts=2)
 ).encode()

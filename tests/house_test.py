@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -15,11 +16,12 @@ FILES = sorted(
 # Files and folders of the package, in the order of the data's path: each may
 # import those of the lines above it, and a folder its own files.
 ORDER = [
-  'errors default_config',
-  'runtime config_checks',
-  'cli',
+  'errors',
+  'runtime registry',
+  'fields',
+  'default_config cli',
   'recordings',
-  'configuration',
+  'configuration stored_config',
   'datasets',
   'input_pipeline',
   'models',
@@ -31,22 +33,23 @@ ORDER = [
 ]
 
 # Library -> the folders and modules that import it. The first can turn a file
-# into code; a config is a Python program by design.
+# into code; a config is a Python program by design, and so is what it names.
 LIBRARIES = {
   **dict.fromkeys(
     ('pickle', 'marshal', 'shelve', 'dill', 'joblib', 'yaml'), ''
   ),
   'runpy': 'ecg_jax.configuration',
   'tensorflow': '',
-  'tensorflow_datasets': 'ecg_jax.datasets ecg_jax.input_pipeline',
-  'flax': 'ecg_jax.models ecg_jax.training',
+  'tensorflow_datasets': 'ecg_jax.datasets',
+  'flax': 'ecg_jax.experiment ecg_jax.models ecg_jax.training',
   'orbax': 'ecg_jax.runs ecg_jax.runtime',
   'optax': 'ecg_jax.training',
   'ml_collections': (
     'configs ecg_jax.configuration ecg_jax.default_config ecg_jax.experiment'
     ' ecg_jax.prediction.ensemble ecg_jax.runs.artifacts'
     ' ecg_jax.runs.finished_run ecg_jax.training.job'
-    ' ecg_jax.training.train_runs tools.benchmark tools.plot_augmentation'
+    ' ecg_jax.stored_config ecg_jax.training.train_runs'
+    ' tools.benchmark tools.plot_augmentation'
   ),
 }
 
@@ -54,17 +57,33 @@ LIBRARIES = {
 DEVICE_LIBRARIES = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 NO_DEVICE = [
   'ecg_jax.configuration',
+  'ecg_jax.stored_config',
   'ecg_jax.datasets',
   'ecg_jax.evaluation.calibration',
   'ecg_jax.evaluation.tables',
+  'ecg_jax.fields',
   'ecg_jax.input_pipeline.sampler',
   'ecg_jax.prediction.ecg_plot',
   'ecg_jax.recordings',
+  'ecg_jax.registry',
   'ecg_jax.runs.artifacts',
   'ecg_jax.runs.metrics_csv',
   'tools.calibrate',
   'tools.summarize',
 ]
+
+# Module -> what it runs Python files and modules with that have no name here.
+LOADERS = {
+  'ecg_jax.configuration': {'run_path'},
+  'ecg_jax.registry': {
+    *('import_module', 'spec_from_file_location', 'module_from_spec'),
+    *('exec_module', 'SourceFileLoader'),
+  },
+}
+_LOADER = re.compile(
+  'import_module|run_path|run_module|.*spec_from_.*|.*from_spec'
+  '|(exec|load)_module|.*FileLoader'
+)
 
 # Limits of the package.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 450, 90, 9
@@ -182,9 +201,24 @@ def test_no_call_turns_data_into_code():
         assert node.arg != 'allow_pickle', name
 
 
+def test_only_what_a_config_names_is_run():
+  found = {}
+  for name, tree in TREES.items():
+    for node in ast.walk(tree):
+      # Of x.attr, of a name, and of `from x import name`.
+      used = getattr(node, 'attr', getattr(node, 'id', None))
+      used = getattr(node, 'name', used)
+      if isinstance(used, str) and _LOADER.fullmatch(used):
+        found.setdefault(name, set()).add(used)
+  assert found == LOADERS
+
+
 def test_flax_makes_no_decision_outside_of_the_models():
-  """Beside them it gives a type (forward) and a pytree (train_state)."""
-  for name in ('ecg_jax.models.forward', 'ecg_jax.training.train_state'):
+  """Beside them it gives types (forward) and a pytree (train_state)."""
+  for name in (
+    *('ecg_jax.experiment', 'ecg_jax.models.forward'),
+    'ecg_jax.training.train_state',
+  ):
     used = {
       node.attr
       for node in ast.walk(TREES[name])

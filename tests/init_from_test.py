@@ -166,7 +166,7 @@ def tuned_run(small_run, small_config, small_data, train_job, tmp_path):
   folds.write_table(table, config.data.folds_file)
   data = experiment.FoldedDataset(dataset, table)
   folder = tmp_path / 'tuned'
-  artifacts.begin_run(folder, config, data.digests())
+  artifacts.begin_run(folder, config, data.digests(), dataset.measured_spec())
   artifacts.write_labels(folder / 'labels.csv', dataset.all_labels())
   phases = (Phase('lstm', 1, 1e-3),)
   job = job_lib.make_job(config, data, 1, folder)

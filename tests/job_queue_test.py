@@ -222,10 +222,10 @@ def test_weights_and_repeats_are_of_the_folds_train_set(
   for fold in (0, 1):
     job = make_job(config, small_data, fold, tmp_path)
     train_set = job.fold.sets['train']
-    own = loss.class_weights(classes[train_set])
+    own = loss.class_weights(classes[train_set], 4)
     np.testing.assert_array_equal(job.fold.weights, own[classes])
-    repeats = sampler.class_repeats(classes[train_set])
+    repeats = sampler.class_repeats(classes[train_set], 4)
     np.testing.assert_array_equal(job.sampler.repeats, repeats)
-    assert (own != loss.class_weights(classes)).any()
+    assert (own != loss.class_weights(classes, 4)).any()
     weights.append(own)
   assert (weights[0] != weights[1]).any()

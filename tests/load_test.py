@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ecg_jax
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
@@ -26,8 +26,8 @@ def test_a_signal_is_classified_by_the_folds(model):
   [expected] = calibration.softmax(model.folds.logits([COUNTS])[0], 1.0)
   probabilities = list(found.probabilities.values())
   np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
-  assert list(found.probabilities) == list(schema.CLASSES)
-  assert found.predicted == schema.CLASSES[expected.argmax()]
+  assert list(found.probabilities) == list(CHALLENGE.classes)
+  assert found.predicted == CHALLENGE.classes[expected.argmax()]
   assert found.agreement == 1
   [(start, end, answer)] = found.windows
   assert (start, end) == (0, len(COUNTS) / 300)

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import jax
 import pytest
 
 from ecg_jax import configuration, main
+from ecg_jax.datasets import schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
@@ -218,7 +220,7 @@ def test_workdir_that_cannot_be_written_to(tmp_path):
 def test_workdir_of_another_config(tmp_path):
   config = configuration.parse(configuration.define_flags(), ['main', *TINY])
   digests = {'dataset': '', 'labels': {}, 'folds': ''}
-  artifacts.begin_run(tmp_path / 'run', config, digests)
+  artifacts.begin_run(tmp_path / 'run', config, digests, schema.SYNTHETIC)
   before = (tmp_path / 'run' / 'config.json').read_bytes()
   err = refusal(
     *command(tmp_path), '--config.seed=1', '--config.model.reduction=stride'
@@ -272,7 +274,12 @@ def test_a_run_leaves_exactly_its_artifacts(finished):
 
 def test_config_json(finished):
   content = read_json(finished[0] / 'run' / 'config.json')
-  assert content.keys() == {'config', 'versions', 'commit', 'digests'}
+  assert content.keys() == {
+    *('config', 'versions', 'commit', 'digests', 'dataset')
+  }
+  spec = schema.DatasetSpec.from_json(content['dataset'])
+  assert 9000 <= spec.longest_samples <= 18_286
+  assert dataclasses.replace(spec, longest_samples=18_286) == schema.SYNTHETIC
   digests = content['digests']
   assert digests.keys() == {'dataset', 'labels', 'folds', 'records'}
   assert digests['labels'].keys() == {'v1', 'v2', 'v3'}

@@ -1,5 +1,6 @@
 """AdamW against Optax's; what a phase trains, how long, at what rate."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax import models
-from ecg_jax.training import optimizer, train_state
+from ecg_jax.errors import InputError
+from ecg_jax.fields.training import PhaseFields
+from ecg_jax.models.crnn import CRNN
+from ecg_jax.training import learning_rate, optimizer, train_state
 from ecg_jax.training.phases import Phase, make_phases
 
 
@@ -34,7 +37,7 @@ def test_update_is_optax_adamw_that_decays_kernels(learning_rate, weight_decay):
   adam = optax.adamw(learning_rate, weight_decay=weight_decay, mask=_kernels)
   params = expected = jax.tree.map(jnp.asarray, _tree(0))
   moments, state = optimizer.fresh_moments(params), adam.init(params)
-  update = jax.jit(optimizer.Optimizer(weight_decay).update)
+  update = jax.jit(optimizer.Optimizer(weight_decay=weight_decay).update)
   for step in range(1, 6):
     gradients = _tree(step)
     params, moments = update(params, gradients, moments, learning_rate)
@@ -57,21 +60,21 @@ def test_split_divides_the_top_level_and_loses_nothing():
     optimizer.split(params, ('attention',))
 
 
-PHASES = {
-  'kinds': ('auxiliary', 'lstm', 'all', 'all', 'all'),
-  'epochs': (500, 100, 200, 200, 200),
-  'learning_rates': (1e-3, 1e-3, 1e-3, 1e-4, 1e-5),
-  'schedule': 'constant',
-  'warmup_epochs': 0.0,
-}
+PHASES = PhaseFields(
+  kinds=('auxiliary', 'lstm', 'all', 'all', 'all'),
+  epochs=(500, 100, 200, 200, 200),
+  learning_rates=(1e-3, 1e-3, 1e-3, 1e-4, 1e-5),
+)
 
 
 @pytest.mark.parametrize('max_epochs', [None, 1, 150, 1000])
 def test_max_epochs_caps_each_phase(max_epochs):
-  phases = make_phases(**PHASES, max_epochs=max_epochs)
+  phases = make_phases(PHASES, max_epochs)
   assert phases == tuple(
     Phase(kind, min(epochs, max_epochs or epochs), rate)
-    for kind, epochs, rate in zip(*list(PHASES.values())[:3], strict=True)
+    for kind, epochs, rate in zip(
+      PHASES.kinds, PHASES.epochs, PHASES.learning_rates, strict=True
+    )
   )
   # Only the auxiliary phase is evaluated without the LSTM.
   assert [phase.evaluated_as for phase in phases] == ['auxiliary'] + 4 * ['all']
@@ -86,7 +89,7 @@ def test_rate_rises_to_its_highest_and_falls_with_the_schedule_alone(
 ):
   phase = Phase('all', epochs, 2e-3, schedule, warmup_epochs)
   times = np.linspace(0, epochs, 201)
-  rates = np.array([phase.rate_at(time) for time in times])
+  rates = np.array([learning_rate.rate_at(phase, time) for time in times])
   rising, after = rates[times < warmup_epochs], rates[times >= warmup_epochs]
   np.testing.assert_allclose(
     rising, 2e-3 * times[times < warmup_epochs] / max(warmup_epochs, 1e-9)
@@ -99,7 +102,7 @@ def test_rate_rises_to_its_highest_and_falls_with_the_schedule_alone(
     assert (np.diff(after) < 0).all()
     assert after[-1] == pytest.approx(0, abs=1e-9)
     # Half of the way in time is half of the way down.
-    middle = phase.rate_at((warmup_epochs + epochs) / 2)
+    middle = learning_rate.rate_at(phase, (warmup_epochs + epochs) / 2)
     assert middle == pytest.approx(1e-3)
 
 
@@ -133,20 +136,19 @@ def test_average_of_what_is_not_trained_keeps_its_bits():
 
 
 def test_phases_of_unequal_number_are_refused():
-  with pytest.raises(ValueError, match='zip'):
-    make_phases(**{**PHASES, 'epochs': (1, 2)}, max_epochs=None)
+  with pytest.raises(InputError, match=r'epochs is \(1, 2\): set one for each'):
+    dataclasses.replace(PHASES, epochs=(1, 2))
 
 
 def test_a_phase_begins_with_zero_moments_of_what_it_trains():
   tree = lambda: {'kernel': jnp.ones((2, 3))}  # noqa: E731
-  crnn = models.MODELS['crnn']
-  names = set().union(*crnn.trained.values())
+  names = set().union(*CRNN.trained.values())
   variables = {
     'params': {name: tree() for name in names},
     'batch_stats': {'convolutions': tree()},
   }
   key = jax.random.key(0)
-  for trained in crnn.trained.values():
+  for trained in CRNN.trained.values():
     state = train_state.begin_phase(variables, 17, key, trained, averaged=True)
     assert state.step == 17
     assert state.variables == variables

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward
 from ecg_jax.runtime import figures
@@ -48,7 +49,7 @@ def test_augmented_views_are_what_the_forward_pass_makes(
 ):
   """The model in training is given the spectrograms that are drawn."""
   views, model = make_views(), Recorder()
-  network = experiment.make_network(small_config)
+  network = experiment.make_network(small_config, CHALLENGE)
   network = dataclasses.replace(network, model=model)
   lengths = np.array([len(view.signal) for view in views], np.int32)
   forward.train_logits(
@@ -114,8 +115,8 @@ def test_bursts_are_shown_whole_where_the_record_is_zero_itself(
 @pytest.mark.parametrize(
   ('fields', 'highest', 'unit'),
   [
-    ({}, 32, '(counts² / Hz)'),
-    ({'kept_bins': 20}, 19, '(counts² / Hz)'),
+    ({}, 32, '((1/1000 mV)² / Hz)'),
+    ({'kept_bins': 20}, 19, '((1/1000 mV)² / Hz)'),
     ({'normalise': 'record'}, 32, '((deviation / 200)² / Hz)'),
   ],
 )
@@ -126,9 +127,9 @@ def test_axes_of_the_spectrogram_are_true(
   config = small_config.copy_and_resolve_references()
   config.spectrogram.update(fields)
   views = plot_augmentation.make_views(small_data.dataset, 'S00003', config, 1)
-  spectrogram = experiment.make_network(config).spectrogram
+  spectrogram = experiment.make_network(config, CHALLENGE).spectrogram
   monkeypatch.setattr(figures, 'encode', lambda figure, dpi: figure)
-  figure = plot_augmentation.plot_views(views, 'title', spectrogram, 1)
+  figure = plot_augmentation.plot_views(views, 'title', spectrogram, 1, 1000.0)
   panels = [axes for axes in figure.axes if axes.images]
   assert len(panels) == 2
   for panel in panels:
@@ -203,4 +204,4 @@ def test_record_of_the_command(call, small_data, tmp_path, monkeypatch, capsys):
   dataset = dataclasses.replace(small_data.dataset, classes=classes)
   healthy = dataclasses.replace(small_data, dataset=dataset)
   assert call(out, data=healthy) == 2
-  assert 'no record in atrial fibrillation' in capsys.readouterr().err
+  assert 'no record of class A' in capsys.readouterr().err

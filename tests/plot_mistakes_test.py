@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
-from ecg_jax.datasets import schema
 from ecg_jax.runs import artifacts
 from tests import made_up_run
 from tools import plot_mistakes
@@ -18,13 +17,14 @@ def run(small_config, small_data, tmp_path, monkeypatch):
   config = small_config.copy_and_resolve_references()
   config.folds = (0, 1)
   folder = tmp_path / 'run'
-  artifacts.begin_run(folder, config, small_data.digests())
+  spec = small_data.dataset.spec
+  artifacts.begin_run(folder, config, small_data.digests(), spec)
   labels = small_data.dataset.labels('v3')
   rng = np.random.default_rng(0)
   sets, wrong = {}, {}
   for name in ('test', 'validation'):
     records = sorted(small_data.table['folds']['0'][name])
-    classes = np.array([schema.CLASSES.index(labels[x]) for x in records])
+    classes = np.array([spec.classes.index(labels[x]) for x in records])
     probabilities = rng.dirichlet(np.ones(4), len(records))
     own = probabilities[np.arange(len(records)), classes]
     mistaken = probabilities.argmax(axis=1) != classes

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 from ecg_jax import predict
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
 from ecg_jax.prediction import (
   aggregation,
   attribution,
+  ensemble,
   outputs,
   predictor,
   report,
@@ -65,7 +67,7 @@ def read_csv(path):
 
 
 def probabilities_of(row):
-  return np.array([float(row[f'probability_{x}']) for x in schema.CLASSES])
+  return np.array([float(row[f'probability_{x}']) for x in CHALLENGE.classes])
 
 
 def write_all(folder):
@@ -90,7 +92,7 @@ def test_every_format_gets_the_same_answer(call, tmp_path):
   code, printed, _ = call(tmp_path / 'all', *outputs, *MILLIVOLT)
   assert code == 0
   rows = read_csv(out)
-  assert list(rows[0]) == report.COLUMNS
+  assert list(rows[0]) == report.columns(CHALLENGE.classes)
   assert [row['recording'] for row in rows] == names
   shown = [line.split() for line in printed.splitlines()]
   assert [line[0] for line in shown] == ['recording', *names]
@@ -99,7 +101,7 @@ def test_every_format_gets_the_same_answer(call, tmp_path):
   assert sum(first) == pytest.approx(1)
   for row in rows:
     np.testing.assert_allclose(probabilities_of(row), first, atol=1e-3)
-    assert row['predicted'] == schema.CLASSES[np.argmax(first)]
+    assert row['predicted'] == CHALLENGE.classes[np.argmax(first)]
     assert row['status'].startswith('answered')
     assert float(row['end_seconds']) == len(COUNTS) / 300
   assert answers.read_text() == ''.join(
@@ -371,13 +373,51 @@ def test_an_unknown_lead_fails_with_those_there(call, tmp_path):
   assert ' V5 ' in printed
 
 
+def test_a_dataset_without_roles_has_plain_summaries(small_run):
+  spec = DatasetSpec(classes=('a', 'b'), sampling_rate=100)
+  answer = aggregation.Prediction('b', np.array([0.25, 0.75]), 1.0)
+  result = predictor.RecordingResult('r', spec, seconds=60, windowed=True)
+  for k in (0, 30):
+    result.windows.append(aggregation.WindowPrediction(k, k + 30, answer))
+  result.summary = aggregation.summarize(result.windows, spec)
+  assert result.probabilities == {'a': 0.25, 'b': 0.75}
+  assert report.rows(result)[-1]['status'] == 'mean of 2 windows'
+  table = report.format_table([result], spec.classes)
+  assert table.splitlines()[0].split() == [
+    *('recording', 'lead', 'seconds', 'prediction', 'a', 'b', 'agreement')
+  ]
+  assert 'episode' not in table
+  text = report.to_csv([result], spec.classes)
+  assert text.splitlines()[0].split(',')[5:7] == [
+    *('probability_a', 'probability_b')
+  ]
+  assert report.to_answers([result]) == 'r,b\n'
+  model = ensemble.load(small_run)
+  settings = predictor.Settings()
+  [written] = json.loads(report.to_json([result], model, settings))[
+    'recordings'
+  ]
+  assert written['summary'].keys() == {'share_of_time', 'answered_seconds'}
+  result.spec = dataclasses.replace(spec, episode_class='b', noise_class='a')
+  result.summary = aggregation.summarize(result.windows, result.spec)
+  status = 'mean of the 2 of 2 windows that are not a'
+  assert report.rows(result)[-1]['status'] == status
+  table = report.format_table([result], spec.classes)
+  assert '1 episode of b, the longest 0:01:00 from 0:00:00' in table
+  [written] = json.loads(report.to_json([result], model, settings))[
+    'recordings'
+  ]
+  assert written['summary']['episodes_of_b'] == [[0, 60]]
+  assert written['summary']['longest_episode_of_b'] == [0, 60]
+
+
 def test_noise_alone_is_called_so():
   noise = aggregation.Prediction('~', np.array([0.1, 0.1, 0.1, 0.7]), 1.0)
-  result = predictor.RecordingResult('a', seconds=90, windowed=True)
+  result = predictor.RecordingResult('a', CHALLENGE, seconds=90, windowed=True)
   for k in (0, 30, 60):
     window = aggregation.WindowPrediction(k, k + 30, noise)
     result.windows.append(window)
-  result.summary = aggregation.summarize(result.windows)
+  result.summary = aggregation.summarize(result.windows, CHALLENGE)
   last = report.rows(result)[-1]
   assert last['predicted'] == '~'
   assert last['status'] == 'mean of 3 windows, all noise'

@@ -19,7 +19,9 @@ from ecg_jax.recordings import lead
 @pytest.fixture(scope='module')
 def model(small_run):
   """A run with fold 1; its longest record is taken to be short."""
-  return dataclasses.replace(ensemble.load(small_run), longest_samples=1500)
+  found = ensemble.load(small_run)
+  spec = dataclasses.replace(found.spec, longest_samples=1500)
+  return dataclasses.replace(found, spec=spec)
 
 
 def signal(seed, samples):
@@ -29,7 +31,7 @@ def signal(seed, samples):
 
 def opener(counts, **fields):
   stated = {'sampling_rate': 300, 'units': 'counts', 'name': 'r'}
-  recording = lead.from_array(counts, **stated)
+  recording = lead.from_array(counts, counts_per_millivolt=1000.0, **stated)
   return lambda: dataclasses.replace(recording, **fields)
 
 
@@ -50,7 +52,9 @@ def check_windows(result, model, windows):
   logits = model.logits(windows)
   assert len(result.windows) == len(windows)
   for index, (_, _, one) in enumerate(result.windows):
-    two = aggregation.combine(logits[:, index], temperature=1.0)
+    two = aggregation.combine(
+      logits[:, index], model.spec.classes, temperature=1.0
+    )
     assert one.predicted == two.predicted
     np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-5)
 
@@ -96,7 +100,7 @@ def test_recordings_are_classified_together_as_alone(
   starts = [0, 600, 1200, 1800, 2400, 3000, 3100]
   assert [round(300 * x.start) for x in b.windows] == starts
   check_windows(b, model, [parts['b'][k : k + 900] for k in starts])
-  assert repr(b.summary) == repr(aggregation.summarize(b.windows))
+  assert repr(b.summary) == repr(aggregation.summarize(b.windows, model.spec))
 
 
 def test_what_cannot_be_read_leaves_the_others_alone(model):
@@ -223,7 +227,9 @@ def test_settings_reach_the_prediction(model, monkeypatch):
   options = []
   combine = aggregation.combine
   monkeypatch.setattr(
-    aggregation, 'combine', lambda x, **k: options.append(k) or combine(x, **k)
+    aggregation,
+    'combine',
+    lambda *x, **k: options.append(k) or combine(*x, **k),
   )
   monkeypatch.setattr(calibration, 'read', lambda *_: 1.7)
   predict(model, recordings, vote=True, abstain=0.2)
@@ -258,6 +264,13 @@ def test_warnings_count_the_windows(model):
   assert text.endswith('(in 1 of 7 windows)')
 
 
+def test_nothing_is_compared_with_records_that_were_not_measured(model):
+  flat = np.zeros(900, np.int16)
+  assert predict_one(model, flat).warnings
+  spec = dataclasses.replace(model.spec, ranges=None)
+  assert not predict_one(dataclasses.replace(model, spec=spec), flat).warnings
+
+
 def test_memory_does_not_grow_with_the_recording(model, monkeypatch):
   """A recording that would take 40 times what is allowed."""
   monkeypatch.setattr(predictor, '_CHUNK_SAMPLES', 20_000)
@@ -272,7 +285,9 @@ def test_memory_does_not_grow_with_the_recording(model, monkeypatch):
     longest = max(longest, stop - start)
     return np.zeros(stop - start)
 
-  empty = lead.from_array(np.zeros(9), sampling_rate=rate, units='mV')
+  empty = lead.from_array(
+    np.zeros(9), sampling_rate=rate, units='mV', counts_per_millivolt=1000.0
+  )
   recording = dataclasses.replace(empty, num_samples=seconds * rate, read=read)
   predict_one(fast, signal(0, 900), window=10, stride=10)
   tracemalloc.start()

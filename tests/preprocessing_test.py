@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ecg_jax.models import preprocessing
 
-SPECTROGRAM = preprocessing.Spectrogram()
+SPECTROGRAM = preprocessing.Spectrogram(sampling_rate=300)
 SIZE = 1000
 
 compiled = jax.jit(preprocessing.log_spectrogram, static_argnums=2)
@@ -46,7 +46,7 @@ def _batch(signals, size=SIZE, behind=0.0):
 def _check_against_scipy(signals, size):
   found, frames = log_spectrogram(*_batch(signals, size), SPECTROGRAM)
   # The power itself, from the same program with a floor that cuts nothing.
-  unfloored = preprocessing.Spectrogram(power_floor=1e-30)
+  unfloored = dataclasses.replace(SPECTROGRAM, power_floor=1e-30)
   power, _ = log_spectrogram(*_batch(signals, size), unfloored)
   power = np.exp(power.astype(np.float64))
   for row, signal in enumerate(signals):
@@ -88,8 +88,10 @@ def test_equals_scipy_on_real_records(real_data):
 def test_other_windows_and_rates_equal_scipy():
   rng = np.random.default_rng(0)
   signal = np.rint(rng.normal(0, 200, SIZE))
-  for window, hop, rate in [(33, 11, 250.0), (50, 50, 300.0), (32, 1, 500.0)]:
-    spectrogram = preprocessing.Spectrogram(window, hop, 1e-3, rate)
+  for window, hop, rate in [(33, 11, 250), (50, 50, 300), (32, 1, 500)]:
+    spectrogram = preprocessing.Spectrogram(
+      window_samples=window, hop_samples=hop, sampling_rate=rate
+    )
     found, frames = log_spectrogram(*_batch([signal]), spectrogram)
     expected = _scipy_power(signal, spectrogram)
     assert found.shape[1] == frames[0] == len(expected)
@@ -109,7 +111,7 @@ def test_values_and_gradients_are_finite():
   signals = [np.zeros(SIZE), np.full(500, 99), extremes, np.ones(63), []]
   batch, lengths = _batch(signals)
   for normalise in 'none', 'record':
-    spectrogram = preprocessing.Spectrogram(normalise=normalise)
+    spectrogram = dataclasses.replace(SPECTROGRAM, normalise=normalise)
 
     @jax.jit
     def total(batch, spectrogram=spectrogram):
@@ -168,15 +170,28 @@ def test_normalisation_is_of_the_valid_samples():
   batch, lengths = _batch(signals)
   unchanged = preprocessing.normalise(jnp.asarray(batch), lengths, SPECTROGRAM)
   np.testing.assert_array_equal(unchanged, batch)
-  scaled = preprocessing.normalise(
-    jnp.asarray(batch), lengths, preprocessing.Spectrogram(normalise='record')
-  )
+  by_record = dataclasses.replace(SPECTROGRAM, normalise='record')
+  scaled = preprocessing.normalise(jnp.asarray(batch), lengths, by_record)
   scaled = np.asarray(scaled)
   for row, signal in zip(scaled[:2], signals[:2], strict=True):
     expected = (signal - signal.mean()) * (200 / signal.std())
     np.testing.assert_allclose(row[: len(signal)], expected, atol=0.01)
     assert not np.any(row[len(signal) :])
   assert not np.any(scaled[2])
+
+
+@pytest.mark.parametrize('normalise', ['none', 'record'])
+def test_another_unit_of_the_same_signal_changes_nothing(normalise):
+  signal = np.random.default_rng(0).normal(0, 300, (1, SIZE)).astype('f4')
+  lengths = np.array([900], np.int32)
+  found = []
+  for unit in (1000.0, 250.0):
+    spectrogram = dataclasses.replace(
+      SPECTROGRAM, normalise=normalise, counts_per_millivolt=unit
+    )
+    counts = jnp.asarray(signal * (unit / 1000))
+    found.append(preprocessing.normalise(counts, lengths, spectrogram))
+  np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize('kept', [1, 20, 33])

@@ -27,6 +27,7 @@ from ecg_jax.recordings import lead as lead_lib
 from tests import helpers
 
 RATE = 300
+ENCODING = lead_lib.Encoding(RATE, 1000.0)
 STATED = {'sampling_rate': 300.0, 'units': 'counts'}
 _, COUNTS, _ = generator.generate_record(0, 3)
 
@@ -96,12 +97,25 @@ def write_npy(folder, array):
   return folder / 'a.npy'
 
 
+def open_recording(path, **options):
+  return lead_lib.open_recording(path, ENCODING, **options)
+
+
+def window_counts(recording, *part, **options):
+  return resampling.window_counts(recording, ENCODING, *part, **options)
+
+
 def counts_of(path, **options):
-  return resampling.window_counts(lead_lib.open_recording(path, **options))
+  return window_counts(open_recording(path, **options))
 
 
 def recording_of(signal, sampling_rate=300, units='mV'):
-  return lead_lib.from_array(signal, sampling_rate=sampling_rate, units=units)
+  return lead_lib.from_array(
+    signal,
+    sampling_rate=sampling_rate,
+    units=units,
+    counts_per_millivolt=ENCODING.counts_per_millivolt,
+  )
 
 
 def check_all_formats(folder, counts):
@@ -216,18 +230,16 @@ def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
     baseline=[0, 0],
     write_dir=str(tmp_path),
   )
-  recording = lead_lib.open_recording(tmp_path / 'b.hea')
+  recording = open_recording(tmp_path / 'b.hea')
   assert (recording.lead, recording.sampling_rate) == ('ECG', 300)
-  assert_array_equal(
-    resampling.window_counts(recording, 3.01, 2), small[903:1503]
-  )
+  assert_array_equal(window_counts(recording, 3.01, 2), small[903:1503])
 
 
 def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
   path = write_raw(tmp_path, f'a 1 300\n{ECG_LINE}')
-  recording = lead_lib.open_recording(path)
-  assert_array_equal(resampling.window_counts(recording), COUNTS)
-  found = resampling.window_counts(recording, 5, 10)
+  recording = open_recording(path)
+  assert_array_equal(window_counts(recording), COUNTS)
+  found = window_counts(recording, 5, 10)
   assert_array_equal(found, COUNTS[1500:4500])
 
 
@@ -237,9 +249,9 @@ def test_a_wfdb_header_without_a_rate_needs_one(tmp_path, comment):
   path = write_raw(tmp_path, f'a 1{comment}\n{ECG_LINE}')
   with pytest.raises(InputError, match=r'a\.hea does not say its sampling rat'):
     counts_of(path)
-  recording = lead_lib.open_recording(path, sampling_rate=300)
+  recording = open_recording(path, sampling_rate=300)
   assert (recording.sampling_rate, recording.notes) == (300, ())
-  assert_array_equal(resampling.window_counts(recording), COUNTS)
+  assert_array_equal(window_counts(recording), COUNTS)
   path = write_raw(tmp_path, f'a 1 300{comment}\n{ECG_LINE}')
   assert_array_equal(counts_of(path), COUNTS)
 
@@ -248,12 +260,12 @@ def test_a_wfdb_header_without_a_rate_needs_one(tmp_path, comment):
 def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
   record = f'a 1 300 {len(COUNTS)}\na.dat 16'
   path = write_raw(tmp_path, f'{record}{gain}\n', COUNTS // 8)
-  recording = lead_lib.open_recording(path)
+  recording = open_recording(path)
   assert recording.notes == ('no gain stated: taken to be 200 a mV',)
-  found = resampling.window_counts(recording)
+  found = window_counts(recording)
   assert_array_equal(found, COUNTS // 8 * 5)
   path.write_text(f'{record} 200\n')
-  assert not lead_lib.open_recording(path).notes
+  assert not open_recording(path).notes
 
 
 @pytest.mark.parametrize(
@@ -273,11 +285,11 @@ def test_gain_is_that_of_the_segments_not_of_their_layout(
   )
   path = tmp_path / 's.hea'
   path.write_text(f's/{2 + bool(first)} 1 300 6000\n{first}s1 3000\ns2 3000\n')
-  recording = lead_lib.open_recording(path)
+  recording = open_recording(path)
   notes = [note.partition(':')[0] for note in recording.notes]
   assert notes == noted * ['no gain stated']
   expected = np.tile(counts * (5 if noted else 1), 2)
-  assert_array_equal(resampling.window_counts(recording), expected)
+  assert_array_equal(window_counts(recording), expected)
 
 
 def write_segments(folder):
@@ -297,20 +309,18 @@ def write_segments(folder):
 def test_segments_of_a_recording_are_one(tmp_path):
   path = write_segments(tmp_path)
   assert find.find([tmp_path], with_arrays=False) == [path]
-  recording = lead_lib.open_recording(path, lead='v5')
+  recording = open_recording(path, lead='v5')
   assert (recording.lead, recording.num_samples) == ('V5', 5700)
   found = recording.millivolt(2000, 5000) * 1000
   assert_allclose(found[:1000], COUNTS[2000:3000] // 2, atol=1e-3)
   assert np.isnan(found[1000:2200]).all()
   assert_allclose(found[2200:], COUNTS[3000:3800], atol=1e-3)
-  assert_array_equal(
-    resampling.window_counts(recording, 14, 5), COUNTS[3000:4500]
-  )
+  assert_array_equal(window_counts(recording, 14, 5), COUNTS[3000:4500])
   with pytest.raises(InputError, match=r'no samples at 10\.00 s'):
-    resampling.window_counts(recording, 9, 3)
-  lost = lead_lib.open_recording(path, lead='MLII')
+    window_counts(recording, 9, 3)
+  lost = open_recording(path, lead='MLII')
   with pytest.raises(InputError, match='no samples'):
-    resampling.window_counts(lost, 14, 5)
+    window_counts(lost, 14, 5)
 
 
 def test_what_is_found(tmp_path):
@@ -371,7 +381,7 @@ def test_units(units):
   scale = {'mV': 1e-3, 'V': 1e-6}.get(units, 1.0)
   recording = recording_of(COUNTS * scale, units=units)
   assert not recording.notes
-  assert_array_equal(resampling.window_counts(recording), COUNTS)
+  assert_array_equal(window_counts(recording), COUNTS)
 
 
 def _wave(rate, seconds, frequency=7.3):
@@ -382,15 +392,44 @@ def _wave(rate, seconds, frequency=7.3):
 
 @pytest.mark.parametrize('rate', [100, 128, 250, 257, 360, 500, 999.5, 1000])
 def test_resampling_keeps_a_tone_and_its_time(rate):
-  found = resampling.window_counts(recording_of(_wave(rate, 20), rate), 5, 10)
+  found = window_counts(recording_of(_wave(rate, 20), rate), 5, 10)
   assert found.shape == (3000,)
   expected = 1000 * _wave(300, 20)[1500:4500]
   assert np.abs(found - expected).max() < 4
 
 
+@pytest.mark.parametrize('wanted', [50, 100, 250, 500])
+@pytest.mark.parametrize('unit', [200.0, 1000.0])
+def test_windows_have_the_rate_and_unit_of_the_model(wanted, unit):
+  """Band-passed too, where the band would end above half of the rate."""
+  encoding = lead_lib.Encoding(wanted, unit)
+  recording = recording_of(_wave(360, 20), 360)
+  found = resampling.window_counts(recording, encoding, 5, 10)
+  expected = unit * _wave(wanted, 20)[5 * wanted : 15 * wanted]
+  assert_allclose(found, expected, atol=0.006 * unit)
+  assert resampling.num_counts(recording, wanted) == 20 * wanted
+  filtered = resampling.window_counts(recording, encoding, 5, 10, bandpass=True)
+  assert_allclose(filtered, expected - 3 * unit, atol=0.05 * unit)
+
+
+def test_counts_and_a_mat_without_header_are_as_the_models_records(tmp_path):
+  scipy.io.savemat(tmp_path / 'a.mat', {'val': COUNTS[None]}, format='4')
+  encoding = lead_lib.Encoding(500, 200.0)
+  recording = lead_lib.open_recording(tmp_path / 'a.mat', encoding)
+  assert recording.notes == (
+    'no header: taken to have 500 samples a second',
+    'no header: taken to be in units of 1/200 mV',
+  )
+  assert recording.sampling_rate == 500
+  found = resampling.window_counts(recording, encoding)
+  assert_array_equal(found, COUNTS)
+  again = lead_lib.from_array(COUNTS, counts_per_millivolt=200.0, **STATED)
+  assert_allclose(again.millivolt(0, 9), COUNTS[:9] / 200, rtol=1e-6)
+
+
 def test_resampling_takes_away_what_300_hz_cannot_hold():
   recording = recording_of(_wave(1000, 20, 190) - 3, 1000)
-  assert np.abs(resampling.window_counts(recording, 2, 16)).max() <= 1
+  assert np.abs(window_counts(recording, 2, 16)).max() <= 1
 
 
 @pytest.mark.parametrize('bandpass', [False, True])
@@ -404,9 +443,9 @@ def test_a_window_does_not_depend_on_how_it_was_cut(
 ):
   rng = np.random.default_rng(0)
   recording = recording_of(rng.normal(0, 1, round(30 * rate)), rate)
-  whole = resampling.window_counts(recording, bandpass=bandpass)
-  assert len(whole) == resampling.num_counts(recording)
-  found = resampling.window_counts(recording, start, seconds, bandpass=bandpass)
+  whole = window_counts(recording, bandpass=bandpass)
+  assert len(whole) == resampling.num_counts(recording, RATE)
+  found = window_counts(recording, start, seconds, bandpass=bandpass)
   at = round(start * 300)
   expected = whole[at : at + round(seconds * 300)].astype(int)
   assert len(found) == len(expected)
@@ -427,8 +466,8 @@ def test_a_bridged_gap_behind_a_window_is_no_matter_of_the_cut(
   first = round(seconds * rate) + behind
   samples[first : first + gap] = np.nan
   recording = recording_of(samples, rate)
-  whole = resampling.window_counts(recording)
-  found = resampling.window_counts(recording, 0, seconds)
+  whole = window_counts(recording)
+  found = window_counts(recording, 0, seconds)
   np.testing.assert_array_equal(found, whole[: len(found)])
 
 
@@ -436,7 +475,7 @@ def test_bandpass_keeps_the_heart_and_takes_the_rest():
   times = np.arange(9000) / 300
   for frequency, least, most in ((0.05, 0, 20), (8, 970, 1030), (100, 0, 40)):
     recording = recording_of(np.sin(2 * np.pi * frequency * times))
-    found = resampling.window_counts(recording, 10, 10, bandpass=True)
+    found = window_counts(recording, 10, 10, bandpass=True)
     assert least <= np.abs(found).max() <= most
 
 
@@ -445,16 +484,16 @@ def test_short_gaps_are_bridged_and_long_ones_refused():
   signal[1000:1015] = np.nan
   signal[3000] = np.inf
   recording = recording_of(signal)
-  assert_array_equal(resampling.window_counts(recording), np.arange(9000))
+  assert_array_equal(window_counts(recording), np.arange(9000))
   signal[5000:5016] = np.nan
   recording = recording_of(signal)
   with pytest.raises(InputError, match=r'at 16\.67 s'):
-    resampling.window_counts(recording)
-  resampling.window_counts(recording, 0, 5000 / 300)
-  resampling.window_counts(recording, 5016 / 300, 10)
+    window_counts(recording)
+  window_counts(recording, 0, 5000 / 300)
+  window_counts(recording, 5016 / 300, 10)
   for part in ((0, 5001 / 300), (5015 / 300, 10)):
     with pytest.raises(InputError, match='no samples'):
-      resampling.window_counts(recording, *part)
+      window_counts(recording, *part)
 
 
 @pytest.mark.parametrize('count', [1, 3, 900])
@@ -499,9 +538,7 @@ def test_nothing_but_gaps_is_refused_with_the_name(tmp_path, count):
 def test_texts(tmp_path, text, lead, expected):
   path = tmp_path / 'a.txt'
   path.write_text(text, encoding='utf-8', newline='')
-  recording = lead_lib.open_recording(
-    path, lead=lead, sampling_rate=300, units='mV'
-  )
+  recording = open_recording(path, lead=lead, sampling_rate=300, units='mV')
   assert_allclose(recording.millivolt(0, recording.num_samples), expected)
 
 
@@ -537,8 +574,10 @@ def test_the_longer_axis_of_an_array_is_time(shape):
   array = np.zeros(shape)
   rows = array if shape[0] == 3 else array.T
   rows[1] = np.arange(9000)
-  recording = lead_lib.from_array(array, lead='1', **STATED)
-  assert_array_equal(resampling.window_counts(recording), np.arange(9000))
+  recording = lead_lib.from_array(
+    array, lead='1', counts_per_millivolt=1000.0, **STATED
+  )
+  assert_array_equal(window_counts(recording), np.arange(9000))
 
 
 @pytest.mark.parametrize(
@@ -554,13 +593,13 @@ def test_the_longer_axis_of_an_array_is_time(shape):
 def test_what_is_assumed_or_not_used_is_noted(tmp_path, name, given, notes):
   write_wfdb(tmp_path, COUNTS)
   scipy.io.savemat(tmp_path / 'a.mat', {'val': COUNTS})
-  recording = lead_lib.open_recording(tmp_path / name, **given)
+  recording = open_recording(tmp_path / name, **given)
   assert [note.split(':')[0] for note in recording.notes] == notes
-  assert_array_equal(resampling.window_counts(recording), COUNTS)
+  assert_array_equal(window_counts(recording), COUNTS)
 
 
 def test_numbers_out_of_range_are_clipped_and_not_missing(tmp_path):
-  found = resampling.window_counts(recording_of(np.array([1e30, -1e30, 0.0])))
+  found = window_counts(recording_of(np.array([1e30, -1e30, 0.0])))
   assert found.tolist() == [32767, -32768, 0]
   (tmp_path / 'a.csv').write_text('1e300\n-1e300\n0\n')
   write_npy(tmp_path, [1e300, -1e300, 0])
@@ -724,20 +763,20 @@ def test_broken_files_are_explained(tmp_path, monkeypatch):
 @pytest.mark.parametrize('rate', [0.0, -1.0, np.nan, np.inf, 49.0, 1e9])
 def test_impossible_rates_are_refused(rate, tmp_path):
   with pytest.raises(InputError, match='sampling rate of'):
-    lead_lib.from_array(COUNTS, sampling_rate=rate, units='mV')
+    recording_of(COUNTS, rate)
   path = write_npy(tmp_path, COUNTS)
   with pytest.raises(InputError, match=r'a\.npy has a sampling rate of'):
-    lead_lib.open_recording(path, sampling_rate=rate, units='mV')
+    open_recording(path, sampling_rate=rate, units='mV')
 
 
 def test_what_a_file_does_not_state_has_to_be_given(tmp_path):
   path = write_npy(tmp_path, COUNTS)
   for options in ({}, {'units': 'mV'}):
     with pytest.raises(InputError, match='--sampling_rate'):
-      lead_lib.open_recording(path, **options)
+      open_recording(path, **options)
   for units in (None, 'furlong'):
     with pytest.raises(InputError, match='--units'):
-      lead_lib.open_recording(path, sampling_rate=300, units=units)
+      open_recording(path, sampling_rate=300, units=units)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason='root reads everything')

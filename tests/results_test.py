@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.evaluation import calibration, summary
 from ecg_jax.runs import predictions
 
@@ -41,7 +42,9 @@ def test_kept_summary_is_that_of_the_predictions(run):
   for set_name in predictions.FILES:
     assert not summary.summarize(run, set_name)['missing']
   kept = _rounded((run / 'summary.json').read_text())
-  computed = _rounded(json.dumps(summary.summarize(run)))
+  found = summary.summarize(run)
+  del found['spec']  # It is not written.
+  computed = _rounded(json.dumps(found))
   # Drawn at random, which each version may do in its own way.
   interval = kept.pop('pooled_interval')
   assert computed.pop('pooled_interval') == pytest.approx(interval, abs=0.1)
@@ -207,7 +210,10 @@ def test_calibration_is_that_of_the_run(monkeypatch):
   for (name, *cells), key in zip(rows, calibrate.MEASURES, strict=True):
     assert name.startswith(calibrate.MEASURES[key])
     assert cells == [f'{found[key]:.4f}' for found in figures]
-  kept = {x: calibration.withhold(after, labels, x) for x in (0.0, 0.7, 0.9)}
+  kept = {
+    x: calibration.withhold(after, labels, x, CHALLENGE)
+    for x in (0.0, 0.7, 0.9)
+  }
   assert (
     f'{100 * kept[0.7].coverage:.0f} % at 0.7 with a score of'
     f' {kept[0.7].score:.1f} instead of {kept[0.0].score:.1f},'

@@ -10,10 +10,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_jax.input_pipeline import sampler
+from ecg_jax.input_pipeline import buckets, heart_rate, sampler
 from ecg_jax.models import loss
 
-RESAMPLING = sampler.Resampling(60.0, 120.0)
+RESAMPLING = heart_rate.Resampling(60.0, 120.0)
 
 
 def _lengths(number, seed=0):
@@ -135,7 +135,7 @@ def test_chunks_of_the_buckets_are_mixed():
 def test_resampled_rates_are_uniform_in_heart_rate():
   number = 20000
   chunks = _epoch(number, lengths=np.full(number, 9000))
-  rates = sampler.HEART_RATE * 9000 / _valid(chunks, 'lengths')
+  rates = heart_rate.HEART_RATE * 9000 / _valid(chunks, 'lengths')
   uniform = scipy.stats.uniform(RESAMPLING.slowest, 60)
   assert scipy.stats.kstest(rates, uniform.cdf).pvalue > 0.01
   # Uniform in length would fail by far.
@@ -180,7 +180,7 @@ def _cost(lengths, bounds):
 def test_bounds_compute_the_fewest_samples(multiples, num_buckets):
   """Against all choices of bounds at the lengths, which lie on the grid."""
   lengths = 32 * np.array(multiples)
-  bounds = sampler.bucket_bounds(
+  bounds = buckets.bucket_bounds(
     lengths, num_buckets=num_buckets, resampling=None
   )
   assert 1 <= len(bounds) <= num_buckets
@@ -211,7 +211,7 @@ def test_last_bound_and_window_hold_every_recording(seed, num_buckets, augment):
       own = lengths[chunk.records[chunk.mask]]
       assert own.max() <= chunk.bucket.window <= lengths.max()
   # The longest at the slowest rate too.
-  slowest = np.float64(RESAMPLING.slowest if augment else sampler.HEART_RATE)
+  slowest = np.float64(RESAMPLING.slowest if augment else heart_rate.HEART_RATE)
   longest = RESAMPLING.lengths(lengths.max(), slowest)
   assert longest <= draws.buckets[-1].samples
 
@@ -220,8 +220,8 @@ def test_last_bound_and_window_hold_every_recording(seed, num_buckets, augment):
 def test_window_holds_what_any_rate_makes_fit_the_bucket(
   slowest, factor, samples
 ):
-  resampling = sampler.Resampling(slowest, slowest * factor)
-  window = sampler._window(samples, 10**9, resampling)
+  resampling = heart_rate.Resampling(slowest, slowest * factor)
+  window = buckets.window_samples(samples, 10**9, resampling)
   rates = np.linspace(resampling.slowest, resampling.fastest, 9)
   assert (resampling.lengths(np.int64(window + 1), rates) > samples).all()
 
@@ -252,13 +252,13 @@ def _classes(counts):
   'counts', [(5076, 758, 2415, 279), (10, 0, 5, 1), (1, 0, 0, 0), (3, 3, 3, 3)]
 )
 def test_class_weights_are_the_formula(counts):
-  weights = loss.class_weights(_classes(counts))
+  weights = loss.class_weights(_classes(counts), 4)
   assert weights.dtype == np.float32
   for weight, count in zip(weights, counts, strict=True):
     percentage = 100 * count / sum(counts)
     expected = 0.8 + 0.2 * 100 / percentage if count else 0
     assert weight == pytest.approx(expected, rel=1e-6)
-  weights = loss.class_weights(_classes(counts), 0.3)
+  weights = loss.class_weights(_classes(counts), 4, 0.3)
   for weight, count in zip(weights, counts, strict=True):
     expected = (sum(counts) / count) ** 0.3 if count else 0
     assert weight == pytest.approx(expected, rel=1e-6)
@@ -267,7 +267,7 @@ def test_class_weights_are_the_formula(counts):
 @given(st.lists(st.integers(0, 400), min_size=4, max_size=4).filter(any))
 def test_class_repeats_are_the_formula_in_whole_numbers(counts):
   classes = _classes(counts)
-  repeats = sampler.class_repeats(classes)
+  repeats = sampler.class_repeats(classes, 4)
   total = sum(counts)
   for label, repeat in zip(classes, repeats, strict=True):
     # int(100 * 0.2 / (100 * count / total)) + 1, without rounding.
@@ -278,7 +278,7 @@ def test_class_repeats_are_the_formula_in_whole_numbers(counts):
 def test_compensated_epochs_draw_classes_as_repeated_and_cut_to_the_set():
   counts = np.array([600, 80, 290, 30])
   classes = _classes(counts)
-  repeats = sampler.class_repeats(classes)
+  repeats = sampler.class_repeats(classes, 4)
   drawn = np.zeros(1000, int)
   epochs = 60
   for epoch in range(epochs):

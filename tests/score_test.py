@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from ecg_jax.evaluation import score
+from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
+from ecg_jax.errors import ConfigError, InputError
+from ecg_jax.evaluation import calibration, score
 
 
 def _reference(pairs):
@@ -36,7 +38,7 @@ def test_agrees_with_reference_on_random_labels():
     number = rng.integers(1, 40)
     pairs = rng.choice(actual, number), rng.choice(predicted, number)
     pairs = list(zip(*pairs, strict=True))
-    found = score.scores(_confusion(pairs))
+    found = score.scores(_confusion(pairs), CHALLENGE)
     total, accuracy, f1 = _reference(pairs)
     assert found['records'] == number
     assert found['score'] == pytest.approx(total)
@@ -57,8 +59,10 @@ def test_agrees_with_reference_on_random_labels():
 
 def test_noise_counts_only_through_the_errors_of_others():
   confusion = np.diag([10, 10, 10, 0])
-  right = score.scores(confusion + np.diag([0, 0, 0, 5]))
-  wrong = score.scores(confusion + np.eye(4, dtype=int)[[3, 1, 2, 0]] * 5)
+  right = score.scores(confusion + np.diag([0, 0, 0, 5]), CHALLENGE)
+  wrong = score.scores(
+    confusion + np.eye(4, dtype=int)[[3, 1, 2, 0]] * 5, CHALLENGE
+  )
   assert right['score'] == 100
   assert wrong['classes']['~']['f1'] == 0
   assert 0 < wrong['score'] < 100
@@ -66,37 +70,140 @@ def test_noise_counts_only_through_the_errors_of_others():
 
 def test_result_is_plain_json_and_an_empty_set_scores_zero():
   for confusion in (np.zeros((4, 4), np.int32), np.full((4, 4), 7.0)):
-    found = score.scores(confusion)
+    found = score.scores(confusion, CHALLENGE)
     assert json.loads(json.dumps(found)) == found
-  empty = score.scores(np.zeros((4, 4), np.int32))
+  empty = score.scores(np.zeros((4, 4), np.int32), CHALLENGE)
   assert empty['score'] == empty['accuracy'] == empty['records'] == 0
   assert all(values['undefined'] for values in empty['classes'].values())
 
 
 def test_wrong_shape_is_refused():
   with pytest.raises(ValueError, match=r'\(3, 4\)'):
-    score.scores(np.zeros((3, 4), np.int32))
+    score.scores(np.zeros((3, 4), np.int32), CHALLENGE)
 
 
 def test_interval_is_that_of_records_drawn_with_replacement():
   confusion = np.array(
     [[60, 1, 9, 1], [2, 20, 3, 0], [9, 2, 30, 1], [1, 0, 1, 5]]
   )
-  low, high = score.bootstrap_interval(confusion)
-  assert (low, high) == score.bootstrap_interval(confusion)
+  low, high = score.bootstrap_interval(confusion, CHALLENGE)
+  assert (low, high) == score.bootstrap_interval(confusion, CHALLENGE)
   cells = np.repeat(np.arange(16), confusion.ravel())
   rng = np.random.default_rng(1)
   found = []
   for _ in range(2000):
     drawn = rng.choice(cells, len(cells))
     again = np.bincount(drawn, minlength=16).reshape(4, 4)
-    found.append(score.scores(again)['score'])
+    found.append(score.scores(again, CHALLENGE)['score'])
   expected = np.quantile(found, [0.025, 0.975])
   np.testing.assert_allclose([low, high], expected, atol=0.5)
-  assert low + 5 < score.scores(confusion)['score'] < high - 2
-  half = score.bootstrap_interval(confusion, share=0.5)
+  assert low + 5 < score.scores(confusion, CHALLENGE)['score'] < high - 2
+  half = score.bootstrap_interval(confusion, CHALLENGE, share=0.5)
   assert low < half[0] < half[1] < high
 
 
 def test_interval_of_perfect_predictions_is_a_point():
-  assert score.bootstrap_interval(np.eye(4, dtype=int) * 9) == (100.0, 100.0)
+  assert score.bootstrap_interval(np.eye(4, dtype=int) * 9, CHALLENGE) == (
+    100.0,
+    100.0,
+  )
+
+
+THREE = DatasetSpec(
+  classes=('a', 'b', 'c'), scored_classes=('c', 'a'), sampling_rate=100
+)
+
+
+def test_score_is_the_mean_of_the_scored_classes_of_any_dataset():
+  confusion = np.array([[8, 1, 0], [2, 3, 1], [0, 0, 4]])
+  found = score.scores(confusion, THREE)
+  f1 = {name: values['f1'] for name, values in found['classes'].items()}
+  assert list(f1) == ['a', 'b', 'c']
+  assert found['score'] == (f1['c'] + f1['a']) / 2
+  low, high = score.bootstrap_interval(confusion, THREE)
+  assert low < found['score'] < high
+  perfect_but_b = np.array([[9, 0, 0], [0, 0, 0], [0, 0, 9]])
+  ends = score.bootstrap_interval(perfect_but_b, THREE)
+  assert ends == (100.0, 100.0)
+
+
+def test_kappa_is_the_agreement_beyond_chance():
+  # The example of Cohen (1960), table 1 in shares of 200.
+  confusion = np.array([[88, 14, 18], [10, 40, 10], [2, 6, 12]])
+  assert score.kappa(confusion) == pytest.approx(0.492, abs=5e-4)
+  assert score.kappa(np.diag([3, 4, 5])) == 1
+  assert score.kappa(np.outer([2, 1], [3, 6])) == pytest.approx(0)
+  assert np.isnan(score.kappa(np.zeros((3, 3), int)))
+  assert np.isnan(score.kappa(np.diag([3, 0, 0])))
+
+
+def _predictions(number=50):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 3, number).astype(np.int32)
+  return labels, rng.dirichlet(np.ones(3), number).astype(np.float32)
+
+
+def test_metrics_get_what_their_parameters_name():
+  labels, probabilities = _predictions()
+  seen = {}
+
+  def all_of_it(spec, probabilities, predicted, labels, confusion):
+    seen.update(locals())
+    labels[:] = 0  # It may change what it gets.
+    return np.float32(0.25)
+
+  metrics = {
+    'all_of_it': all_of_it,
+    'kappa': score.kappa,
+    'first': lambda labels: int(labels[0]),
+    'not_a_number': lambda: np.nan,
+    'infinite': lambda: -np.inf,
+    'brier_score': calibration.brier_score,
+  }
+  found = score.measure(metrics, labels, probabilities, THREE)
+  predicted = probabilities.argmax(axis=1)
+  confusion = score.confusion_matrix(labels, predicted, 3)
+  assert found == {
+    'all_of_it': 0.25,
+    'kappa': score.kappa(confusion),
+    'first': labels[0],
+    'not_a_number': None,
+    'infinite': None,
+    'brier_score': calibration.brier_score(
+      probabilities.astype(np.float64), labels
+    ),
+  }
+  assert json.loads(json.dumps(found)) == found
+  assert seen['spec'] is THREE
+  for name, expected in (
+    ('probabilities', probabilities),
+    ('predicted', predicted),
+    ('confusion', confusion),
+  ):
+    np.testing.assert_array_equal(seen[name], expected)
+    kind = np.float64 if name == 'probabilities' else np.int64
+    assert seen[name].dtype == kind
+
+
+@pytest.mark.parametrize(
+  ('name', 'metric', 'message'),
+  [
+    ('mine', lambda confusion, beta: 0, "'mine' has the parameter 'beta': use"),
+    ('mine', lambda *args: 0, "'mine' has the parameter 'args'"),
+    ('mine', 3, "'mine' is no function"),
+    ('mine', lambda labels: labels, "'mine' returned .*no number"),
+    ('mine', lambda: '0.5', "'mine' returned '0.5', no number"),
+    ('mine', lambda: None, "'mine' returned None, no number"),
+    ('mine', lambda labels: 1 // 0, r"'mine' failed \(ZeroDivisionError"),
+    ('loss', lambda: 0, "'loss' is called like a column"),
+    ('score', lambda: 0, "'score' is called like a column"),
+    ('f1_a', lambda: 0, "'f1_a' is called like a column"),
+  ],
+)
+def test_metric_that_cannot_be_used_is_named(name, metric, message):
+  with pytest.raises(InputError, match=message) as error:
+    score.measure({name: metric}, *_predictions(), THREE)
+  assert str(error.value).endswith('.')
+  assert '\n' not in str(error.value)
+  is_defect = 'failed' in message
+  assert isinstance(error.value, ConfigError) == is_defect

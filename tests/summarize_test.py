@@ -11,8 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax.evaluation import summary, tables
+from ecg_jax import registry
+from ecg_jax.datasets.schema import DatasetSpec
+from ecg_jax.evaluation import score, summary, tables
 from ecg_jax.runs import metrics_csv
+from ecg_jax.runtime import figures
 from tests import made_up_run
 from tools import summarize
 
@@ -52,6 +55,11 @@ def _make_run(folder, folds=(0, 1, 2), letters='NAO~', **fields):
   return pairs
 
 
+def _without_spec(found):
+  """As it is written."""
+  return {name: value for name, value in found.items() if name != 'spec'}
+
+
 def _f1(pairs, name):
   correct = sum(label == answer == name for label, answer in pairs)
   mentions = sum((a == name) + (b == name) for a, b in pairs)
@@ -84,7 +92,8 @@ def test_figures_are_those_of_the_label_pairs(tmp_path, set_name):
   # All validation sets here begin with the same record, test sets share none.
   assert (found['repeated_records'] > 0) == (set_name == 'validation')
   assert found['missing'] == {}
-  assert json.loads(json.dumps(found)) == found
+  kept = _without_spec(found)
+  assert json.loads(json.dumps(kept)) == kept
 
 
 def test_table_has_a_line_a_fold_with_one_decimal(tmp_path):
@@ -182,7 +191,7 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert (run / 'summary.md').read_text(encoding='utf-8') == printed
   content = json.loads((run / 'summary.json').read_text())
-  assert content == summary.summarize(run)
+  assert content == _without_spec(summary.summarize(run))
   # The validation set never replaces the test scores.
   assert summarize.main([str(run), '--set', 'validation']) == 0
   assert json.loads((run / 'summary.json').read_text()) == content
@@ -201,7 +210,8 @@ def test_list_of_runs_has_a_row_a_seed(tmp_path, capsys):
   assert rows[::2] == names
   assert (tmp_path / 'summary.md').read_text(encoding='utf-8') == printed
   runs = json.loads((tmp_path / 'summary.json').read_text())['runs']
-  assert runs == [summary.summarize(tmp_path / name) for name in names]
+  found = [summary.summarize(tmp_path / name) for name in names]
+  assert runs == [_without_spec(one) for one in found]
   for name in names:
     assert (tmp_path / name / 'summary.md').exists()
 
@@ -318,3 +328,233 @@ def test_wrong_folders_get_one_sentence(tmp_path, refusal):
   arguments = [run, '--plot', run / 'config.json']
   sentence = refusal(summarize.main, *arguments, prints=True)
   assert 'cannot be written' in sentence
+
+
+# Other datasets, and metrics of one's own.
+
+THREE = DatasetSpec(
+  classes=('a', 'b', 'c'), scored_classes=('a', 'c'), sampling_rate=100
+)
+METRIC = """
+import numpy as np
+
+def misses(labels, predicted):
+  return float(np.sum(labels != predicted))
+
+def none(labels):
+  return np.nan
+"""
+
+
+@pytest.fixture
+def metric_file(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(METRIC)
+  return path
+
+
+@pytest.fixture
+def measured_run(tmp_path, metric_file):
+  """A run with two folds of three classes, and three metrics."""
+  names = ['kappa', f'{metric_file}:misses', f'{metric_file}:none']
+  run = tmp_path / 'run'
+  made_up_run.write_config(run, (0, 1), THREE, metrics=names)
+  content = json.loads((run / 'config.json').read_text())
+  content['metric_sources'] = registry.source_digests(names)
+  (run / 'config.json').write_text(json.dumps(content))
+  metrics = {
+    name.rpartition(':')[2]: registry.find('metrics', name, registry.METRICS)
+    for name in names
+  }
+  rng = np.random.default_rng(0)
+  for fold in (0, 1):
+    sets = {}
+    for name in ('test', 'validation'):
+      records = [f'{name}{fold}{k:02}' for k in range(30)]
+      probabilities = rng.dirichlet(np.ones(3), 30).astype(np.float32)
+      sets[name] = records, rng.integers(0, 3, 30), probabilities
+    made_up_run.write_fold(run, fold, sets, spec=THREE, metrics=metrics)
+  return run
+
+
+def _wrong(found):
+  return found['records'] - int(np.trace(found['confusion']))
+
+
+def test_metrics_are_in_the_summary_and_the_table(measured_run, capsys):
+  found = summary.summarize(measured_run)
+  assert found['spec'] == THREE
+  assert 'lost_metrics' not in found
+  wrong = [_wrong(found['folds'][fold]) for fold in '01']
+  for fold, count in zip('01', wrong, strict=True):
+    scores = found['folds'][fold]
+    kappa = score.kappa(np.array(scores['confusion']))
+    expected = {'kappa': kappa, 'misses': count, 'none': None}
+    assert scores['metrics'] == expected
+  assert found['mean']['misses'] == statistics.mean(wrong)
+  deviation = found['standard_deviation']
+  assert deviation['misses'] == pytest.approx(statistics.stdev(wrong))
+  assert found['mean']['none'] is deviation['none'] is None
+  assert found['pooled']['metrics']['misses'] == sum(wrong)
+  assert summarize.main([str(measured_run)]) == 0
+  header, _, first, *_, mean, pooled = (
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in capsys.readouterr().out.splitlines()[2:8]
+  )
+  assert header == [
+    *('fold', 'records', 'score', 'F1 a', 'F1 b', 'F1 c', 'accuracy'),
+    *('kappa', 'misses', 'none'),
+  ]
+  kappa = found['folds']['0']['metrics']['kappa']
+  assert first[-3:] == [f'{kappa:.3f}', f'{wrong[0]:.3f}', '–']
+  spread = f'{statistics.mean(wrong):.3f} ± {statistics.stdev(wrong):.3f}'
+  assert mean[-2:] == [spread, '–']
+  assert pooled[-2:] == [f'{sum(wrong):.3f}', '–']
+  kept = json.loads((measured_run / 'summary.json').read_text())
+  assert kept == _without_spec(found)
+
+
+def test_a_metric_that_is_not_what_it_was_is_computed_anew_and_said(
+  measured_run,
+):
+  """It may have been corrected since, or draw random numbers."""
+  before = summary.summarize(measured_run)
+  path = measured_run / 'fold1' / 'scores.json'
+  content = json.loads(path.read_text())
+  content['sets']['test']['metrics']['misses'] += 1
+  path.write_text(json.dumps(content))
+  found = summary.summarize(measured_run)
+  assert found['folds'] == before['folds']
+  [reason] = found['lost_metrics'].values()
+  assert 'computed anew' in reason
+  assert f'misses: {reason}.' in tables.format_table([found])
+
+
+def _change(path):
+  path.write_text(path.read_text() + '\n')
+
+
+def _break(path):
+  path.write_text('1 / 0')
+
+
+@pytest.mark.parametrize(
+  ('lose', 'reason'),
+  [
+    (pathlib.Path.unlink, 'changed since or does not exist'),
+    (_change, 'has been changed since'),
+  ],
+)
+def test_metric_that_is_lost_keeps_the_values_of_the_folds(
+  measured_run, metric_file, lose, reason
+):
+  before = summary.summarize(measured_run)
+  lose(metric_file)
+  found = summary.summarize(measured_run)
+  assert found['folds'] == before['folds']
+  assert found['mean'] == before['mean']
+  assert found['pooled']['metrics']['misses'] is None
+  kappa = before['pooled']['metrics']['kappa']
+  assert found['pooled']['metrics']['kappa'] == kappa
+  assert found['lost_metrics'].keys() == {'misses', 'none'}
+  text = tables.format_table([found])
+  assert f'run: misses: not computed over all folds ({metric_file}' in text
+  assert reason in text
+
+
+@pytest.mark.parametrize(
+  ('lose', 'reason'), [(pathlib.Path.unlink, 'no file'), (_break, 'ZeroDivisi')]
+)
+def test_metric_of_unknown_content_is_lost_if_it_cannot_be_imported(
+  measured_run, metric_file, lose, reason
+):
+  """Of a run that keeps no digests."""
+  path = measured_run / 'config.json'
+  content = json.loads(path.read_text())
+  del content['metric_sources']
+  path.write_text(json.dumps(content))
+  other = metric_file.with_name('other.py')
+  path.write_text(path.read_text().replace(str(metric_file), str(other)))
+  other.touch()
+  lose(other)
+  found = summary.summarize(measured_run)
+  assert reason in found['lost_metrics']['misses']
+  assert found['mean']['misses'] > 0
+
+
+def test_folds_of_starts_with_other_metrics_are_summarized(measured_run):
+  path = measured_run / 'fold0' / 'scores.json'
+  content = json.loads(path.read_text())
+  metrics = content['sets']['test']['metrics']
+  metrics['another'] = 3.0
+  missing = metrics.pop('misses')
+  path.write_text(json.dumps(content))
+  found = summary.summarize(measured_run)
+  assert found['folds']['0']['metrics']['misses'] == missing
+  assert 'another' not in found['folds']['0']['metrics']
+
+
+def test_runs_of_several_datasets_are_in_one_table(measured_run, tmp_path):
+  _make_run(tmp_path / 'other')
+  runs = [tmp_path / 'other', measured_run]
+  text = tables.format_table([summary.summarize(run) for run in runs])
+  rows = [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in text.splitlines()
+    if line.startswith('|')
+  ]
+  header, _, other, _, run, _ = rows
+  assert header[3:] == [
+    *('records', 'score', 'F1 N', 'F1 A', 'F1 O', 'F1 ~', 'F1 a', 'F1 b'),
+    *('F1 c', 'accuracy', 'kappa', 'misses', 'none'),
+  ]
+  columns = {name: place for place, name in enumerate(header)}
+  for name in ('F1 a', 'kappa'):
+    assert other[columns[name]] == '–'
+    assert '±' in run[columns[name]]
+  assert run[columns['F1 N']] == '–'
+
+
+def test_learning_curves_have_a_panel_for_each_metric(
+  measured_run, monkeypatch
+):
+  figures_drawn = []
+  monkeypatch.setattr(
+    figures, 'encode', lambda figure, **_: figures_drawn.append(figure)
+  )
+  columns = [*metrics_csv.COLUMNS, 'validation_kappa', 'host']
+  rows = ['0,1,10,1.0,0.9,50.0,1e-3,9.0,1.5,0.25,a', '0,2,20,0.8,,,1e-3,9,1,,a']
+  text = '\n'.join([','.join(columns), *rows])
+  (measured_run / 'fold0' / 'metrics.csv').write_text(text)
+  found = summary.summarize(measured_run)
+  assert 'learning_curves.png' in summarize.plot(measured_run, found)
+  axes = figures_drawn[0].axes
+  assert [panel.get_ylabel() for panel in axes] == [
+    *('train loss', 'validation loss', 'validation score (%)'),
+    'validation kappa',
+  ]
+  drawn = [line.get_ydata() for line in axes[-1].lines if len(line.get_ydata())]
+  assert [values.tolist() for values in drawn] == [[0.25]]
+  confusion = figures_drawn[-1].axes[0]
+  assert [x.get_text() for x in confusion.get_xticklabels()] == ['a', 'b', 'c']
+
+
+def test_what_a_newer_version_adds_is_skipped(tmp_path):
+  """In config.json, scores.json and the CSV files."""
+  _make_run(tmp_path / 'run')
+  before = summary.summarize(tmp_path / 'run')
+  for name in ('config.json', 'fold0/scores.json'):
+    path = tmp_path / 'run' / name
+    content = json.loads(path.read_text())
+    content['added'] = {'by': 'a newer version'}
+    for scores in content.get('sets', {}).values():
+      scores['added'] = 1
+      scores['classes']['N']['added'] = 2
+    path.write_text(json.dumps(content))
+  for name in ('predictions.csv', 'metrics.csv'):
+    path = tmp_path / 'run' / 'fold0' / name
+    header, *lines = path.read_text().splitlines()
+    text = [f'{header},added', *(f'{line},"x,y"' for line in lines)]
+    path.write_text('\n'.join(text))
+  assert summary.summarize(tmp_path / 'run') == before
+  assert len(summarize.plot(tmp_path / 'run', before)) == 3

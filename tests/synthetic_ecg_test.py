@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.datasets.synthetic_ecg import generator
 
 SECONDS = 30
-CLASSES = schema.CLASSES
+RATE = CHALLENGE.sampling_rate
+CLASSES = CHALLENGE.classes
 
 
 @pytest.fixture(scope='module')
@@ -158,11 +159,11 @@ def test_every_other_rhythm_is_abnormal_and_sinus_rhythm_is_not():
 
 def wave_before_r(rng, beats):
   """Mean ECG 0.25 to 0.06 s before R above its ends, as a share of R."""
-  ecg = generator.draw_waves(rng, beats, SECONDS * generator.SAMPLING_RATE)
+  ecg = generator.draw_waves(rng, beats, SECONDS * RATE)
   offsets = np.arange(-75, 1)
   # Beats with a long diastole: no T wave runs into the time before them.
   long = beats.intervals >= np.quantile(beats.intervals, 0.6)
-  peaks = np.rint(beats.times[long] * generator.SAMPLING_RATE).astype(int)
+  peaks = np.rint(beats.times[long] * RATE).astype(int)
   peaks = peaks[(peaks > 75) & (peaks < len(ecg))]
   mean = ecg[peaks[:, None] + offsets].mean(0)
   return (mean[:57].max() - mean[0]) / mean[-1]

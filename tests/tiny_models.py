@@ -5,7 +5,12 @@ import functools
 import jax
 import numpy as np
 
-from ecg_jax import models
+from ecg_jax.models import variables as variables_lib
+from ecg_jax.models.cnn import CNN
+from ecg_jax.models.crnn import CRNN
+from ecg_jax.models.residual_crnn import ResidualCRNN
+
+MODELS = {'cnn': CNN, 'crnn': CRNN, 'residual_crnn': ResidualCRNN}
 
 FIELDS = {
   'cnn': {'width': 4, 'growth': 2, 'blocks': 2, 'layers_per_block': 2},
@@ -27,12 +32,14 @@ DROPOUTS = {
 def create(name, *, dropout=0.0, **fields):
   """A model with that rate wherever it has dropout."""
   rates = dict.fromkeys(DROPOUTS[name], dropout)
-  return models.create_model(name, **FIELDS[name] | rates | fields)
+  values = {'num_classes': 4} | FIELDS[name] | rates | fields
+  model = MODELS[name]
+  return model(model.config_type(**values))
 
 
 def variable_shapes(model, bins):
   return jax.eval_shape(
-    lambda key: models.initialise(model, key, bins), jax.random.key(0)
+    lambda key: variables_lib.initialise(model, key, bins), jax.random.key(0)
   )
 
 

@@ -16,12 +16,18 @@ import pytest
 from ecg_jax import experiment
 from ecg_jax.errors import TrainingError
 from ecg_jax.evaluation import eval_step
-from ecg_jax.evaluation import metrics as metrics_lib
+from ecg_jax.evaluation import sums as sums_lib
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.models import forward
 from ecg_jax.runs import checkpoint
 from ecg_jax.runtime import sharding
-from ecg_jax.training import fold_run, optimizer, train_loop, train_step
+from ecg_jax.training import (
+  fold_run,
+  learning_rate,
+  optimizer,
+  train_loop,
+  train_step,
+)
 from ecg_jax.training.job import Job, make_job
 from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
@@ -155,6 +161,7 @@ def _evaluate(job, variables, set_name):
     sharding.replicate(variables, mesh),
     put_data(job, mesh),
     job.sampler.evaluation_chunks(set_name),
+    fold=job.fold,
     network=job.network,
     kind='all',
     mesh=mesh,
@@ -167,7 +174,7 @@ def _evaluate(job, variables, set_name):
 def test_run_saved_and_stopped_after_each_chunk_ends_the_same(
   undisturbed, small_job, train_job, read_result, tmp_path
 ):
-  job = small_job(tmp_path, checkpoint_minutes=0.0)
+  job = small_job(tmp_path, checkpoint_minutes=1e-9)
   # The second dispatch comes after the save of the first.
   for _ in range(len(undisturbed.chunks) + len(undisturbed.saves)):
     assert not train_job(job, stop_after=2)
@@ -532,7 +539,7 @@ def test_devices_send_gradients_and_statistics_once_and_nothing_else(
   expected += sum(array.size for array in jax.tree.leaves(trained)) + 1
   assert sent == expected
   assert len(in_step) <= 2 * len(channels) + 2
-  assert len(sums) - len(in_step) <= len(metrics_lib.Metrics._fields)
+  assert len(sums) - len(in_step) <= len(sums_lib.Sums._fields)
 
 
 def test_step_goes_down_the_mean_weighted_loss_of_the_valid_rows(
@@ -587,14 +594,13 @@ def test_each_step_draws_bursts_and_dropout_afresh(small_job, tmp_path, source):
   job = small_job(tmp_path, training_buckets=1)
   rate = 0.3 if source == 'dropout' else 0.0
   job = with_model(job, dropout_convolution=rate)
-  changes = job.network.augmentation
-  changes = dataclasses.replace(changes, bursts=source == 'bursts')
-  job = with_fields(job, augmentation=changes)
+  bursts = job.network.augmentations if source == 'bursts' else ()
+  job = with_fields(job, augmentations=bursts)
   program = Program(job, 'auxiliary')
   chunk = dataclasses.replace(program.chunks[0], num_steps=1)
   # The same records and weights each time: the rate is zero.
   results = [program.train(chunk, rate=0) for _ in range(4)]
-  losses = {float(result.metrics.loss) for result in results}
+  losses = {float(result.sums.loss) for result in results}
   assert len(losses) == (1 if source == 'nothing' else 4)
 
 
@@ -914,7 +920,7 @@ def test_average_is_what_is_evaluated_kept_and_resumed(
   for index, phase in enumerate(job.phases):
     for epoch in range(1, phase.epochs + 1):
       chunks = job.sampler.training_chunks(index, epoch)
-      expected += phase.chunk_rates(epoch, len(chunks))
+      expected += learning_rate.chunk_rates(phase, epoch, len(chunks))
   np.testing.assert_allclose(rates, expected, rtol=1e-6)
   assert 0 < min(rates) < 2e-3 < 8e-3 < max(rates) <= 1e-2
   # Stopped in each phase and started again, it ends the same.
@@ -940,21 +946,33 @@ def test_weight_decay_shrinks_the_kernels(regularised_job, tmp_path):
 
 
 def test_gradient_that_is_not_finite_is_bad_though_the_loss_is(
-  small_job, tmp_path, monkeypatch
+  small_job, tmp_path
 ):
-  program = Program(small_job(tmp_path))
-  losses = train_step.weighted_cross_entropy
+  job = small_job(tmp_path)
 
   @jax.custom_jvp
   def steep(x):
     return x
 
   steep.defjvp(lambda values, tangents: (values[0], math.inf * tangents[0]))
-  monkeypatch.setattr(
-    train_step, 'weighted_cross_entropy', lambda *args: steep(losses(*args))
-  )
-  # The last test of the file: the others use what is compiled.
-  train_step.train_chunk.clear_cache()
-  bad_step = program.train(program.chunks[0]).bad_step
-  train_step.train_chunk.clear_cache()
-  assert int(bad_step) == 0
+  loss = lambda *args: steep(job.network.loss(*args))  # noqa: E731
+  program = Program(with_fields(job, loss=loss))
+  assert int(program.train(program.chunks[0]).bad_step) == 0
+
+
+def test_the_loss_of_the_network_is_trained_and_reported(small_job, tmp_path):
+  job = small_job(tmp_path)
+  tripled = lambda *args: 3 * job.network.loss(*args)  # noqa: E731
+  found = []
+  for one in (job, with_fields(job, loss=tripled)):
+    program = Program(one)
+    variables = one.initial_variables()
+    trained = float(program.train(program.chunks[0]).sums.loss)
+    moments = jax.tree.leaves(program.state.optimizer_state.mu)
+    largest = max(float(np.abs(array).max()) for array in moments)
+    scores = _evaluate(one, variables, 'validation').scores
+    found.append((scores['loss'], trained, largest))
+  (evaluated, *plain), (evaluated_by_own, *by_own) = found
+  assert evaluated_by_own == pytest.approx(3 * evaluated, rel=1e-5)
+  # Two steps, of which the second starts where AdamW's first ended.
+  np.testing.assert_allclose(by_own, 3 * np.array(plain), rtol=0.05)

@@ -193,9 +193,10 @@ def test_columns_of_another_version_are_accepted_and_preserved(tmp_path):
   path = tmp_path / 'metrics.csv'
   metrics_csv.MetricsFile(path, 0, 0, enabled=True).append(row(0, 1))
   plain = metrics_csv.read(path)
+  assert list(plain) == list(metrics_csv.COLUMNS)
   header, line = path.read_text().splitlines()
   path.write_text(f'speed,{header},note\n2.5,{line},good\n')
-  np.testing.assert_array_equal(metrics_csv.read(path), plain)
+  assert metrics_csv.read(path) == plain
   metrics_csv.MetricsFile(path, 0, 1, enabled=True).append(row(0, 2))
   extra = {'speed': '2.5', 'note': 'good'}
   first, second = written([row(0, 1), row(0, 2)])
@@ -207,3 +208,28 @@ def test_only_the_process_that_reports_writes_rows(tmp_path):
   path = tmp_path / 'metrics.csv'
   metrics_csv.MetricsFile(path, 0, 0, enabled=False).append({'epoch': 1})
   assert not path.exists()
+
+
+def test_metrics_have_columns_of_their_own(tmp_path):
+  path = tmp_path / 'metrics.csv'
+  names = ('kappa', 'mine')
+  values = {'validation_kappa': 0.625, 'validation_mine': None}
+  rows = [row(0, 1) | values, row(0, 2, validated=False)]
+  file = metrics_csv.MetricsFile(path, 0, 0, enabled=True, metrics=names)
+  for epoch in rows:
+    file.append(epoch)
+  header = path.read_text().splitlines()[0].split(',')
+  assert header == [*row(0, 1), 'validation_kappa', 'validation_mine']
+  found = metrics_csv.read(path)
+  assert list(found) == header
+  np.testing.assert_array_equal(found['validation_kappa'], [0.625, np.nan])
+  np.testing.assert_array_equal(found['validation_mine'], [np.nan, np.nan])
+  # A start without them keeps the columns, one with another adds its own.
+  file = metrics_csv.MetricsFile(path, 0, 1, enabled=True, metrics=('new',))
+  file.append(row(0, 2) | {'validation_new': 2.0})
+  found = metrics_csv.read(path)
+  np.testing.assert_array_equal(found['validation_new'], [np.nan, 2.0])
+  np.testing.assert_array_equal(found['validation_kappa'], [0.625, np.nan])
+  path.write_text(path.read_text().replace('0.625', 'high'))
+  with pytest.raises(InputError, match='Line 2 of'):
+    metrics_csv.read(path)

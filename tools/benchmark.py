@@ -33,7 +33,7 @@ from absl import flags
 from jax.extend import core
 from jax.sharding import Mesh
 
-from ecg_jax import cli, configuration, experiment, models
+from ecg_jax import cli, configuration, experiment
 from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, tables
@@ -41,6 +41,7 @@ from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward, preprocessing
+from ecg_jax.models import variables as variables_lib
 from ecg_jax.runs import artifacts
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding, startup
@@ -280,7 +281,8 @@ def random_dataset(lengths: np.ndarray) -> Dataset:
     signal=rng.integers(-1000, 1000, lengths.sum(), dtype=np.int16),
     offsets=np.cumsum(lengths) - lengths,
     lengths=lengths,
-    classes=dict.fromkeys(schema.LABEL_VERSIONS, classes),
+    classes=dict.fromkeys(schema.CHALLENGE.label_versions, classes),
+    spec=schema.CHALLENGE,
   )
 
 
@@ -343,7 +345,7 @@ def step_flops(network: forward.Network, batch_size: int) -> int:
   bins = network.spectrogram.bins
   frames = preprocessing.num_frames(FIXED_SAMPLES, network.spectrogram)
   variables = jax.eval_shape(
-    lambda: models.initialise(network.model, jax.random.key(0), bins)
+    lambda: variables_lib.initialise(network.model, jax.random.key(0), bins)
   )
   traced = jax.make_jaxpr(
     lambda *arrays: network.model.apply(*arrays, train=False, kind='all')
@@ -467,7 +469,9 @@ def benchmark(
 
   def evaluate_alone(chunk):
     begun = time.perf_counter()
-    eval_step.evaluate(variables, arrays, [chunk], mesh=mesh, **evaluated)
+    eval_step.evaluate(
+      variables, arrays, [chunk], fold=job.fold, mesh=mesh, **evaluated
+    )
     return time.perf_counter() - begun
 
   def lower_evaluation(chunk):

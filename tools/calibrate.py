@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ecg_jax import cli
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import calibration, summary, tables
 from ecg_jax.runs import predictions
 from ecg_jax.runtime import figures, files
@@ -57,7 +58,7 @@ def rescale_test(
   test: Sequence[predictions.Predictions],
   validation: Sequence[predictions.Predictions],
 ) -> np.ndarray:
-  """Test probabilities after calibration, float64 [n, 4], fold after fold.
+  """Test probabilities after calibration, float64 [n, C], fold after fold.
 
   A test record of one fold is a validation record of another. So that no record
   takes part in its own evaluation, each fold's test set is calibrated without
@@ -79,8 +80,8 @@ def plot_reliability(
   """Draws accuracy over confidence before and after, with the counts.
 
   Args:
-    before: Probabilities, [n, 4].
-    after: Probabilities, [n, 4].
+    before: Probabilities, [n, C].
+    after: Probabilities, [n, C].
     labels: Integer [n].
     title: Title of the picture.
 
@@ -128,20 +129,25 @@ def plot_reliability(
       panel.set_axisbelow(True)
       panel.spines[['top', 'right']].set_visible(False)
     lower.set_xlabel('confidence (%)')
-  panels[0, 0].set(ylabel='accuracy (%)', xlim=(20, 100), ylim=(0, 100))
+  least = 10 * (10 // before.shape[1])  # No confidence is lower.
+  panels[0, 0].set(ylabel='accuracy (%)', xlim=(least, 100), ylim=(0, 100))
   panels[1, 0].set_ylabel('records')
   panels[0, 0].legend(frameon=False, loc='upper left', fontsize=9)
   return figures.encode(figure, dpi=110)
 
 
 def plot_coverage(
-  probabilities: np.ndarray, labels: np.ndarray, title: str
+  probabilities: np.ndarray,
+  labels: np.ndarray,
+  spec: DatasetSpec,
+  title: str,
 ) -> bytes:
   """Draws score and accuracy over the share of records that are answered.
 
   Args:
-    probabilities: [n, 4].
+    probabilities: [n, C].
     labels: Integer [n].
+    spec: What the records are.
     title: Title of the picture.
 
   Returns:
@@ -152,13 +158,13 @@ def plot_coverage(
   axes.set_title(title)
   thresholds = np.arange(191) / 200  # From 0 to 0.95, with those shown.
   found = [
-    calibration.withhold(probabilities, labels, float(threshold))
+    calibration.withhold(probabilities, labels, float(threshold), spec)
     for threshold in thresholds
   ]
   found = [one for one in found if one.coverage]
   for color, name, values in (
     ('C0', 'accuracy', [one.accuracy for one in found]),
-    ('C1', 'challenge score', [one.score for one in found]),
+    ('C1', 'score', [one.score for one in found]),
   ):
     axes.plot(
       [100 * one.coverage for one in found], values, color=color, label=name
@@ -232,6 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     'run_folder', metavar='RUN_FOLDER', type=cli.path_argument
   )
   folder = parser.parse_args(arguments).run_folder
+  spec = summary.read_spec(folder)
   by_fold = summary.read_set(folder, 'validation')
   validation = list(by_fold.values())
   test = list(summary.read_set(folder, 'test').values())
@@ -244,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
     'after': calibration.measures(after, labels),
   }
   selected = [
-    calibration.withhold(after, labels, threshold)
+    calibration.withhold(after, labels, threshold, spec)
     for threshold in SHOWN_THRESHOLDS
   ]
   selected = [one for one in selected if one.coverage]
@@ -256,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
       before, after, labels, f'{name}, test set: temperature {temperature:.2f}'
     ),
     'coverage.png': plot_coverage(
-      after, labels, f'{name}, test set: when unsure answers are withheld'
+      after, labels, spec, f'{name}, test set: when unsure answers are withheld'
     ),
   }
   for file, content in pictures.items():
@@ -275,6 +282,11 @@ def main(arguments: Sequence[str]) -> int:
     f'{name}: temperature {temperature:.3f}, fitted to {fitted_to:,}'
     f' validation answers of {len(validation)} folds\n'
   )
+  if calibration.is_at_bound(temperature):
+    print(
+      'This is the bound of what is fitted: the validation sets are too small'
+      ' or too easy to tell, so the probabilities are not to be trusted.\n'
+    )
   print(format_report(measured, selected, len(labels)))
   for file in (*pictures, calibration.FILE):
     print(folder / file)

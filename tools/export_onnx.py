@@ -3,12 +3,14 @@
     pip install --no-deps -r tools/onnx_requirements.txt
     python tools/export_onnx.py RUN_FOLDER --out MODEL.onnx
 
-The model classifies one recording of up to 61 s at a time: `signal`, int16
-[1, 18286], counts of 1/1000 mV at 300 Hz, with any padding; `length`, int32
-[1], its samples; `probabilities`, float32 [1, 4], order N, A, O, ~. The shape
-is fixed, since jax2onnx cannot convert this network with a dynamic one;
-`python -m ecg_jax.export` writes programs of any shape. The file is written
-only if its outputs in ONNX Runtime equal those of the folds.
+The model classifies one recording at a time, as long as the longest it was
+trained on (of the PhysioNet/CinC Challenge 2017: 61 s, 18,286 samples) or
+shorter: `signal`, int16 [1, samples], with any padding; `length`, int32 [1],
+its samples; `probabilities`, float32 [1, C]. The file's properties state the
+classes in their order, the sampling rate and the unit. The shape is fixed,
+since jax2onnx cannot convert this network with a dynamic one; `python -m
+ecg_jax.export` writes programs of any shape. The file is written only if its
+outputs in ONNX Runtime equal those of the folds.
 """
 
 import importlib.util
@@ -100,12 +102,13 @@ def convert(folds: Any, temperature: float) -> bytes:
       input_names=['signal', 'length'],
       output_names=['probabilities'],
     )
+  spec = folds.spec
   onnx.helper.set_model_props(
     model,
     {
-      'classes': 'N,A,O,~',
-      'sampling_rate_hz': '300',
-      'unit': '1/1000 mV',
+      'classes': ','.join(spec.classes),
+      'sampling_rate_hz': str(spec.sampling_rate),
+      'unit': f'1/{spec.counts_per_millivolt:g} mV',
       'folds': ','.join(map(str, folds.folds)),
       'temperature': repr(temperature),
       'notice': 'not a medical device',
@@ -128,7 +131,8 @@ def compare(content: bytes, folds: Any, temperature: float) -> float:
   rng = np.random.default_rng(0)
   shortest = folds.network.spectrogram.window_samples
   differences = []
-  for length in (shortest, 9_000, folds.longest_samples):
+  half_a_minute = min(30 * folds.spec.sampling_rate, folds.longest_samples)
+  for length in (shortest, half_a_minute, folds.longest_samples):
     for deviation in (3, 30, 300):
       window = rng.normal(0, deviation, length).astype(np.int16)
       signal = np.full((1, folds.longest_samples), 12_345, np.int16)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from ecg_jax import cli, configuration, experiment
 from ecg_jax.errors import InputError
-from ecg_jax.input_pipeline import sampler
+from ecg_jax.input_pipeline import heart_rate, sampler
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.models import forward, preprocessing
@@ -33,7 +33,7 @@ class View(NamedTuple):
   """A record as the model receives it."""
 
   signal: np.ndarray
-  """float32 [samples], counts of 1/1000 mV."""
+  """float32 [samples], counts."""
   dropped: np.ndarray
   """bool [samples], True where a burst set the signal to zero."""
   spectrogram: np.ndarray
@@ -73,9 +73,9 @@ def make_views(
     sets={'train': np.zeros(augmentations, np.int32)},
     key=(config.seed, 0),
     repeats=None,
-    max_samples=config.augmentation.max_samples,
+    max_samples=experiment.max_samples(config, dataset.spec),
     resampling=resampling,
-    shortest=config.spectrogram.window_samples,
+    shortest=experiment.make_spectrogram(config, dataset.spec).window_samples,
     training_buckets=1,
     evaluation_buckets=1,
     batch_size=augmentations,
@@ -98,7 +98,7 @@ def make_views(
     labels=jnp.zeros(rows, jnp.int32),
     weights=jnp.zeros(rows),
   )
-  network = experiment.make_network(config)
+  network = experiment.make_network(config, dataset.spec)
   key, _ = jax.random.split(jax.random.key(config.seed))  # as train_logits
   signals, lengths = forward.augment(network, batch, key, samples=longest)
   whole = batch.signal[0].astype(signals.dtype)
@@ -113,7 +113,7 @@ def make_views(
       signal=np.asarray(signals[row, :samples]),
       dropped=np.asarray(dropped[row, :samples]),
       spectrogram=np.asarray(spectrograms[row, : frames[row]]),
-      heart_rate=sampler.HEART_RATE * used[row] / samples,
+      heart_rate=heart_rate.HEART_RATE * used[row] / samples,
     )
     for row, samples in enumerate(map(int, lengths))
   ]
@@ -124,6 +124,7 @@ def plot_views(
   title: str,
   spectrogram: preprocessing.Spectrogram,
   seconds: float,
+  counts_per_millivolt: float,
 ) -> bytes:
   """Draws the first seconds of the record in each view, a row per view.
 
@@ -133,6 +134,7 @@ def plot_views(
     spectrogram: Settings of the views' spectrograms.
     seconds: Seconds of the record to draw; a view is stretched by its heart
       rate.
+    counts_per_millivolt: Unit of the views' signals.
 
   Returns:
     A PNG file.
@@ -141,7 +143,7 @@ def plot_views(
   hop = spectrogram.hop_samples / sampling_rate
   half_window = spectrogram.window_samples / sampling_rate / 2
   half_bin = sampling_rate / spectrogram.window_samples / 2
-  ratios = [sampler.HEART_RATE / view.heart_rate for view in views]
+  ratios = [heart_rate.HEART_RATE / view.heart_rate for view in views]
   shown = [round(seconds * ratio * sampling_rate) for ratio in ratios]
   powers = [
     view.spectrogram[: max(1, preprocessing.num_frames(samples, spectrogram))]
@@ -158,7 +160,8 @@ def plot_views(
     zip(views, ratios, shown, powers, strict=True)
   ):
     left, right = panels[row]
-    trace, dropped = view.signal[:samples] / 1000, view.dropped[:samples]
+    trace = view.signal[:samples] / counts_per_millivolt
+    dropped = view.dropped[:samples]
     time = np.arange(len(trace)) / sampling_rate
     marks = {'color': '#0072b2', 'linestyle': '--', 'linewidth': 1}
     for second in range(int(seconds) + 1):
@@ -177,7 +180,7 @@ def plot_views(
     )
     left.plot(time, trace, color='black', linewidth=0.8)
     left.set_ylabel('mV')
-    name = f'as {view.heart_rate:.0f} bpm of {sampler.HEART_RATE:.0f}'
+    name = f'as {view.heart_rate:.0f} bpm of {heart_rate.HEART_RATE:.0f}'
     left.set_title(name if row else 'as recorded', loc='left', fontsize=11)
     image = right.imshow(
       power.T,
@@ -208,7 +211,7 @@ def plot_views(
     frameon=False,
     borderpad=0,
   )
-  unit = 'counts²'
+  unit = '(1/1000 mV)²'
   if spectrogram.normalise == 'record':
     unit = f'(deviation / {preprocessing.NORMALISED_DEVIATION:g})²'
   figure.colorbar(
@@ -228,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
   flags.DEFINE_string(
     'record',
     None,
-    "name of the record; default: the dataset's first of class A",
+    "name of the record; default: the dataset's first of its episode class",
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -253,14 +256,16 @@ def main(argv: Sequence[str]) -> int:
   labels = data.dataset.labels(config.label_version)
   record = values.record
   if record is None:
-    record = next((name for name in labels if labels[name] == 'A'), None)
-  if record is None:
-    raise InputError(
-      'The dataset has no record in atrial fibrillation: name one of another'
-      ' class with --record.'
-    )
+    wanted = data.dataset.spec.episode_class
+    usable = [name for name in labels if wanted in (None, labels[name])]
+    if not usable:
+      raise InputError(
+        f'The dataset has no record of class {wanted}: name one of another'
+        ' class with --record.'
+      )
+    record = usable[0]
   views = make_views(data.dataset, record, config, values.augmentations)
-  spectrogram = experiment.make_network(config).spectrogram
+  spectrogram = experiment.make_spectrogram(config, data.dataset.spec)
   duration = len(views[0].signal) / spectrogram.sampling_rate
   seconds = min(values.seconds, duration)
   part = 'all' if seconds == duration else f'the first {seconds:g} s'
@@ -268,7 +273,9 @@ def main(argv: Sequence[str]) -> int:
     f'Record {record} (class {labels[record]}), {part} of its {duration:.3g} s,'
     ' as recorded and with the random augmentation of training'
   )
-  files.write_atomically(out, plot_views(views, title, spectrogram, seconds))
+  unit = data.dataset.spec.counts_per_millivolt
+  picture = plot_views(views, title, spectrogram, seconds, unit)
+  files.write_atomically(out, picture)
   print(out)
   return 0
 

@@ -10,6 +10,7 @@ these. Labels, predictions and signals are the run's; nothing is recomputed.
 
 import pathlib
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,17 +18,12 @@ import _path  # noqa: F401 - makes ecg_jax importable
 from matplotlib.figure import Figure
 
 from ecg_jax import cli
-from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.input_pipeline.dataset import Dataset
-from ecg_jax.models import preprocessing
 from ecg_jax.prediction import ecg_plot
 from ecg_jax.runs import finished_run
 from ecg_jax.runtime import figures, files
-
-SAMPLING_RATE = int(preprocessing.Spectrogram.sampling_rate)
-"""Sampling rate of all records, in Hz."""
 
 SHOWN_SECONDS = 30
 """Seconds drawn from the start of a record."""
@@ -41,12 +37,9 @@ class Mistake(NamedTuple):
   label: str
   predicted: str
   probabilities: tuple[float, ...]
-  """Probabilities in the order N, A, O, ~."""
-
-  @property
-  def own(self) -> float:
-    """The probability of the record's own class."""
-    return self.probabilities[schema.CLASSES.index(self.label)]
+  """In the order of the dataset's classes."""
+  own: float
+  """Probability of the record's own class."""
 
 
 def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
@@ -55,13 +48,15 @@ def read_mistakes(run_folder: pathlib.Path, set_name: str) -> list[Mistake]:
   Raises:
     InputError: The run has no finished fold or is damaged.
   """
+  classes = summary.read_spec(run_folder).classes
   mistakes = [
     Mistake(
       record,
       fold,
-      schema.CLASSES[label],
-      schema.CLASSES[predicted],
+      classes[label],
+      classes[predicted],
       tuple(probabilities),
+      own=probabilities[label],
     )
     for fold, predictions in summary.read_set(run_folder, set_name).items()
     for record, label, predicted, probabilities in zip(
@@ -105,12 +100,15 @@ def plot_records(
     bottom=0.45 / figure.get_figheight(),
     hspace=0.35,
   )
+  spec = dataset.spec
+  rate = spec.sampling_rate
   positions = dataset.find([mistake.record for mistake in mistakes])
   for panel, mistake, index in zip(panels, mistakes, positions, strict=True):
     start, length = dataset.offsets[index], int(dataset.lengths[index])
-    shown = min(length, SHOWN_SECONDS * SAMPLING_RATE)
-    trace = dataset.signal[start : start + shown] / 1000
-    ecg_plot.draw_trace(panel, trace, SAMPLING_RATE)
+    shown = min(length, SHOWN_SECONDS * rate)
+    counts = dataset.signal[start : start + shown]
+    trace = counts / spec.counts_per_millivolt
+    ecg_plot.draw_trace(panel, trace, rate)
     # A few spikes must not flatten the rest.
     low, high = ecg_plot.robust_range(trace)
     room = 0.25 * max(high - low, 0.1)
@@ -118,11 +116,11 @@ def plot_records(
     chances = ', '.join(
       f'{name} {100 * probability:.0f} %'
       for name, probability in zip(
-        schema.CLASSES, mistake.probabilities, strict=True
+        spec.classes, mistake.probabilities, strict=True
       )
     )
     panel.set_title(
-      f'{mistake.record}, {length / SAMPLING_RATE:.0f} s, fold {mistake.fold}:'
+      f'{mistake.record}, {length / rate:.0f} s, fold {mistake.fold}:'
       f' labeled {mistake.label}, called {mistake.predicted} ({chances})',
       loc='left',
       fontsize=9,
@@ -168,7 +166,11 @@ def main(arguments: Sequence[str]) -> int:
   rows = []
   for (label, predicted), found in confusions(mistakes).items():
     kind = f'{label} called {predicted}'
-    name = f'{label}_as_{predicted}.png'.replace('~', 'noise')
+    noise = data.dataset.spec.noise_class
+    words = [label, predicted]
+    if 'noise' not in data.dataset.spec.classes:
+      words = ['noise' if x == noise else x for x in words]
+    name = f'{urllib.parse.quote("_as_".join(words), safe=" ")}.png'
     pictures[name] = (
       found,
       f'{kind}, {len(found)} records, the most confident',

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ecg_jax import cli
-from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary as summary_lib
 from ecg_jax.evaluation import tables
@@ -27,9 +26,9 @@ from ecg_jax.runtime import files as files_lib
 
 
 def plot_learning_curves(
-  summary: dict[str, Any], metrics: dict[int, np.ndarray]
+  summary: dict[str, Any], metrics: dict[int, dict[str, np.ndarray]]
 ) -> bytes:
-  """Draws losses and validation score over the epochs of all phases.
+  """Draws losses, validation score and metrics over the epochs of all phases.
 
   A phase starts at the same x for all folds, even where one of them stopped
   early in the phase before. A dot marks the epoch whose weights were saved; a
@@ -37,39 +36,46 @@ def plot_learning_curves(
 
   Args:
     summary: Result of `ecg_jax.evaluation.summary.summarize`.
-    metrics: Result of `metrics_csv.read` by fold, with no rows for a fold that
-      has no such file.
+    metrics: Result of `metrics_csv.read` by fold, with empty columns for a fold
+      that has no such file.
 
   Returns:
     A PNG file.
   """
-  rows = np.concatenate(list(metrics.values()))
-  phases = np.arange(int(rows[:, 0].max()) + 1)
-  lengths = [rows[rows[:, 0] == p, 1].max(initial=0) for p in phases]
+  labels = {
+    'train_loss': 'train loss',
+    'validation_loss': 'validation loss',
+    'validation_score': 'validation score (%)',
+  }
+  for name in dict.fromkeys(name for one in metrics.values() for name in one):
+    if name not in metrics_csv.COLUMNS:
+      labels[name] = name.replace('_', ' ', 1)
+  phase_of, epoch_of = (
+    np.concatenate([one[name] for one in metrics.values()])
+    for name in ('phase', 'epoch')
+  )
+  phases = np.arange(int(phase_of.max()) + 1)
+  lengths = [epoch_of[phase_of == p].max(initial=0) for p in phases]
   starts = np.concatenate([[0], np.cumsum(lengths)])
-  figure = Figure(figsize=(9, 8), layout='constrained')
+  height = 2 + 2 * len(labels)
+  figure = Figure(figsize=(9, height), layout='constrained')
   figure.suptitle(f'{summary["run"]}: learning curves')
-  panels = figure.subplots(3, 1, sharex=True)
-  for panel, column, label in zip(
-    panels,
-    ('train_loss', 'validation_loss', 'validation_score'),
-    ('train loss', 'validation loss', 'validation score (%)'),
-    strict=True,
-  ):
+  panels = figure.subplots(len(labels), 1, sharex=True)
+  for panel, (column, label) in zip(panels, labels.items(), strict=True):
     for fold, values in metrics.items():
       best = summary['folds'].get(str(fold), {}).get('best')
       name = f'fold {fold}' if best else f'fold {fold} (unfinished)'
-      name = name if len(values) else f'fold {fold} (no epochs)'
+      name = name if len(values['epoch']) else f'fold {fold} (no epochs)'
       for phase in phases:
-        part = values[values[:, 0] == phase]
-        y = part[:, metrics_csv.COLUMNS.index(column)]
-        part, y = part[np.isfinite(y)], y[np.isfinite(y)]
-        x = starts[phase] + part[:, 1]
+        y = values.get(column, np.full(len(values['epoch']), np.nan))
+        part = (values['phase'] == phase) & np.isfinite(y)
+        epochs, y = values['epoch'][part], y[part]
+        x = starts[phase] + epochs
         # One point makes no line: show it as a marker.
         style = '-' if len(x) > 1 else '.'
         panel.plot(x, y, style, color=f'C{fold}', linewidth=1.2)
         if best and best['phase'] == phase and column != 'train_loss':
-          saved = part[:, 1] == best['epoch']
+          saved = epochs == best['epoch']
           marker = {'markeredgecolor': 'black', 'zorder': 3}
           panel.plot(x[saved], y[saved], 'o', color=f'C{fold}', **marker)
       panel.plot([], [], color=f'C{fold}', label=name)
@@ -103,7 +109,7 @@ def plot_learning_curves(
 
 
 def plot_score_over_time(
-  summary: dict[str, Any], metrics: dict[int, np.ndarray]
+  summary: dict[str, Any], metrics: dict[int, dict[str, np.ndarray]]
 ) -> bytes:
   """Draws each fold's validation score over the minutes of its training steps.
 
@@ -117,16 +123,14 @@ def plot_score_over_time(
   Returns:
     A PNG file.
   """
-  seconds = metrics_csv.COLUMNS.index('seconds')
-  score = metrics_csv.COLUMNS.index('validation_score')
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
-  for fold, rows in metrics.items():
-    minutes = np.cumsum(rows[:, seconds]) / 60
-    known = np.isfinite(rows[:, score])
+  for fold, columns in metrics.items():
+    minutes = np.cumsum(columns['seconds']) / 60
+    known = np.isfinite(columns['validation_score'])
     axes.plot(
       minutes[known],
-      rows[known, score],
+      columns['validation_score'][known],
       '.-',
       color=f'C{fold}',
       label=f'fold {fold}',
@@ -154,7 +158,9 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
   pooled = summary['pooled']
   counts = np.array(pooled['confusion'])
   shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  figure = Figure(figsize=(6, 5.6), layout='constrained')
+  classes = list(pooled['classes'])
+  more = 0.9 * max(0, len(classes) - 4)
+  figure = Figure(figsize=(6 + more, 5.6 + more), layout='constrained')
   axes = figure.subplots()
   image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
   for (row, column), share in np.ndenumerate(shares):
@@ -167,8 +173,8 @@ def plot_confusion(summary: dict[str, Any]) -> bytes:
       fontsize=12,
       color='white' if share > 50 else 'black',
     )
-  axes.set_xticks(range(len(schema.CLASSES)), schema.CLASSES, fontsize=12)
-  axes.set_yticks(range(len(schema.CLASSES)), schema.CLASSES, fontsize=12)
+  axes.set_xticks(range(len(classes)), classes, fontsize=12)
+  axes.set_yticks(range(len(classes)), classes, fontsize=12)
   axes.set_xlabel('predicted')
   axes.set_ylabel('actual')
   axes.tick_params(length=0)
@@ -204,10 +210,10 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
     metrics[fold] = (
       metrics_csv.read(path)
       if path.exists()
-      else np.empty((0, len(metrics_csv.COLUMNS)))
+      else dict.fromkeys(metrics_csv.COLUMNS, np.empty(0))
     )
   plots = {}
-  if any(map(len, metrics.values())):
+  if any(len(columns['epoch']) for columns in metrics.values()):
     plots['learning_curves.png'] = plot_learning_curves(summary, metrics)
     plots['score_over_time.png'] = plot_score_over_time(summary, metrics)
   if summary['pooled']:

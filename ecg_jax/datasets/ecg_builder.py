@@ -1,6 +1,8 @@
 """The TFDS builder that the datasets of recordings derive from."""
 
 import abc
+import inspect
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,18 +10,37 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ecg_jax.datasets import folds, schema
+from ecg_jax.errors import ConfigError, InputError
 
 
 class EcgBuilder(tfds.core.GeneratorBasedBuilder):
-  """Recordings, one split for the test set of each published fold.
+  """Recordings, one split for the test set of each fold.
 
-  The splits fold0 to fold4 have their records in ascending order.
+  The splits fold0, fold1, ... have their records in ascending order.
 
   Attributes:
+    SPEC: what the records are.
+    VERSION: to be raised when the records change.
     HOMEPAGE: where the dataset is described; None if nowhere.
   """
 
+  SPEC: ClassVar[schema.DatasetSpec]
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES: ClassVar = {'1.0.0': 'First version.'}
   HOMEPAGE: ClassVar[str | None] = None
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'Name the folder with the files.'
+
+  def __init_subclass__(cls, **options: Any) -> None:
+    """Does for a file that is in no package what TFDS does for a package."""
+    if not cls.__module__.startswith('ecg_jax.'):
+      # Files in other folders may have classes of the same name.
+      options['skip_registration'] = True
+    if '.' not in cls.__module__:
+      path = pathlib.Path(inspect.getfile(cls))
+      cls.pkg_dir_path = path.parent
+      if cls.__name__ == 'Builder':
+        cls.name = vars(cls).get('name', path.stem)
+    super().__init_subclass__(**options)
 
   @abc.abstractmethod
   def make_records(
@@ -27,11 +48,35 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> Sequence[schema.Record]:
     """Returns all records, verified, sorted by name."""
 
+  def _make_records(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> Sequence[schema.Record]:
+    try:
+      records = self.make_records(dl_manager)
+    except InputError:
+      raise
+    except AssertionError as error:  # How TFDS reports that there is no folder.
+      if 'manual' not in str(error).lower():
+        raise
+      raise InputError(
+        f'The dataset {self.name} needs the folder with its files: name it with'
+        ' --config.data.manual_dir.'
+      ) from error
+    except Exception as error:  # It is a program: it can raise anything.
+      if type(self).__module__.startswith('ecg_jax.'):
+        raise
+      raise ConfigError(
+        f'make_records of the dataset {self.name} failed'
+        f' ({type(error).__name__}: {error}): fix it.'
+      ) from error
+    check_records(records, self.SPEC)
+    return records
+
   def _info(self) -> tfds.core.DatasetInfo:
     """Describes the dataset."""
     return self.dataset_info_from_configs(
-      features=ecg_features(),
-      supervised_keys=('signal', 'label_v3'),
+      features=ecg_features(self.SPEC),
+      supervised_keys=('signal', f'label_{self.SPEC.label_versions[-1]}'),
       homepage=self.HOMEPAGE,
       disable_shuffling=True,
     )
@@ -40,15 +85,16 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
     """Makes all records before the first one is written."""
-    records = self.make_records(dl_manager)
-    labels = {record.name: record.labels['v2'] for record in records}
-    table = folds.make_folds(labels, num_folds=schema.NUM_FOLDS)
+    records = self._make_records(dl_manager)
+    version = self.SPEC.folds_label_version
+    labels = {record.name: record.labels[version] for record in records}
+    table = folds.published(labels, self.SPEC)
     membership = _fold_membership(table)
     return {
       fold: self._generate_examples(
         [r for r in records if membership[r.name][fold] == 'test'], membership
       )
-      for fold in _fold_names()
+      for fold in _fold_names(self.SPEC)
     }
 
   def _generate_examples(
@@ -60,21 +106,55 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
         'record': record.name,
         'signal': record.signal,
         **{f'label_{v}': label for v, label in record.labels.items()},
-        'sampling_rate': schema.SAMPLING_RATE,
+        'sampling_rate': self.SPEC.sampling_rate,
         'fold_membership': membership[record.name],
       }
       yield record.name, example
 
 
-def ecg_features() -> tfds.features.FeaturesDict:
+def check_records(
+  records: Sequence[schema.Record], spec: schema.DatasetSpec
+) -> None:
+  """Raises InputError unless records are what the dataset's spec says."""
+  for record in records:
+    if not isinstance(record, schema.Record):
+      raise InputError(
+        f'make_records returns {type(record).__name__} {str(record)[:40]!r}:'
+        ' return a list of schema.Record.'
+      )
+  names = [record.name for record in records]
+  if names != sorted(set(names)):
+    raise InputError(
+      'make_records returns records whose names are not sorted or occur twice:'
+      ' sort them by name, and give each one name.'
+    )
+  for name, signal, labels in records:
+    problem = ''
+    if signal.dtype != np.int16 or signal.ndim != 1 or not len(signal):
+      problem = (
+        f'a signal of {signal.dtype} {list(signal.shape)}: make it int16'
+      )
+      problem += f' [samples], in counts of 1/{spec.counts_per_millivolt:g} mV'
+    elif not isinstance(labels, dict):
+      problem = f'the labels {labels!r}: give a dictionary, version -> class'
+    elif {*labels} != {*spec.label_versions}:
+      problem = f'labels of the versions {sorted(labels)}: label it in each of'
+      problem += f' {list(spec.label_versions)}'
+    elif not {*labels.values()} <= {*spec.classes}:
+      problem = f'the labels {labels}: use the classes {list(spec.classes)}'
+    if problem:
+      raise InputError(f'Record {name} has {problem}.')
+
+
+def ecg_features(spec: schema.DatasetSpec) -> tfds.features.FeaturesDict:
   """Describes one recording.
 
   Returns:
-    record: name. signal: int16 (samples,), 1/1000 mV. label_v1, label_v2,
-    label_v3: class by version of the labels. sampling_rate: int32, Hz.
-    fold_membership: the set that the record is in, for fold0 to fold4.
+    record: name. signal: int16 (samples,), counts. label_VERSION: class by
+    version of the labels. sampling_rate: int32, Hz. fold_membership: the set
+    that the record is in, for each fold.
   """
-  label = tfds.features.ClassLabel(names=schema.CLASSES)
+  label = tfds.features.ClassLabel(names=spec.classes)
   membership = tfds.features.ClassLabel(names=schema.SETS)
   return tfds.features.FeaturesDict(
     {
@@ -83,17 +163,17 @@ def ecg_features() -> tfds.features.FeaturesDict:
       'signal': tfds.features.Tensor(
         shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
       ),
-      **{f'label_{version}': label for version in schema.LABEL_VERSIONS},
+      **{f'label_{version}': label for version in spec.label_versions},
       'sampling_rate': tfds.features.Scalar(np.int32),
       'fold_membership': tfds.features.FeaturesDict(
-        dict.fromkeys(_fold_names(), membership)
+        dict.fromkeys(_fold_names(spec), membership)
       ),
     }
   )
 
 
-def _fold_names() -> list[str]:
-  return [f'fold{fold}' for fold in range(schema.NUM_FOLDS)]
+def _fold_names(spec: schema.DatasetSpec) -> list[str]:
+  return [f'fold{fold}' for fold in range(spec.num_folds)]
 
 
 def _fold_membership(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:

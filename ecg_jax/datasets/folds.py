@@ -30,18 +30,21 @@ from ecg_jax.runtime import files
 
 _ADVICE = 'name a file that can be read'
 
-ALGORITHM = (
-  'by class in the order N A O ~: sorted ids, RandomState(seed).shuffle, '
+_ALGORITHM = (
+  'by class in the order {}: sorted ids, RandomState(seed).shuffle, '
   'array_split; validation = part 1 of the division of what is not test'
 )
 
 
-def parse_labels(text: str, *, source: str) -> dict[str, str]:
+def parse_labels(
+  text: str, *, source: str, classes: Sequence[str] = schema.CHALLENGE.classes
+) -> dict[str, str]:
   """Reads lines `record,label`.
 
   Args:
     text: content of a label file, one record a line.
     source: name of the file, for messages.
+    classes: names of the classes.
 
   Returns:
     Record -> class, in the order of the file.
@@ -52,10 +55,10 @@ def parse_labels(text: str, *, source: str) -> dict[str, str]:
   labels: dict[str, str] = {}
   for number, line in enumerate(text.splitlines(), 1):
     record, _, label = line.partition(',')
-    if not record or label not in schema.CLASSES:
+    if not record or label not in classes:
       raise InputError(
         f'Line {number} of {source} is {line!r}: write record,class with a '
-        f'class of {", ".join(schema.CLASSES)}.'
+        f'class of {", ".join(classes)}.'
       )
     if record in labels:
       raise InputError(
@@ -66,11 +69,14 @@ def parse_labels(text: str, *, source: str) -> dict[str, str]:
   return labels
 
 
-def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
+def divide(
+  labels: Mapping[str, str], classes: Sequence[str], parts: int, seed: int
+) -> list[list[str]]:
   """Divides records into parts in which every class has its share.
 
   Args:
-    labels: record -> class, one of CLASSES.
+    labels: record -> class.
+    classes: names of the classes, in the order in which they are divided.
     parts: number of parts.
     seed: seed of NumPy's RandomState, whose stream is frozen.
 
@@ -78,7 +84,7 @@ def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
     The parts, each a sorted list of records.
   """
   divided: list[list[str]] = [[] for _ in range(parts)]
-  for class_name in schema.CLASSES:
+  for class_name in classes:
     records = np.array(sorted(r for r, c in labels.items() if c == class_name))
     np.random.RandomState(seed).shuffle(records)
     shares = np.array_split(records, parts)
@@ -90,6 +96,7 @@ def divide(labels: Mapping[str, str], parts: int, seed: int) -> list[list[str]]:
 def make_folds(
   labels: Mapping[str, str],
   *,
+  classes: Sequence[str] = schema.CHALLENGE.classes,
   num_folds: int = 5,
   train_validation_parts: int = 6,
   seed: int = 14,
@@ -98,7 +105,8 @@ def make_folds(
   """Draws a table of folds; the defaults on labels v2 give the published one.
 
   Args:
-    labels: record -> class, one of CLASSES.
+    labels: record -> class.
+    classes: names of the classes.
     num_folds: number of folds; every record is in exactly one test set.
     train_validation_parts: number of parts that the records outside of the test
       set are divided into; one of them is the validation set.
@@ -119,11 +127,12 @@ def make_folds(
     )
   if not 0 <= seed < 2**32:
     raise InputError(f'Seed {seed} is out of range: use 0 to {2**32 - 1}.')
-  left_out = divide(labels, num_folds + 1, seed)[-1] if holdout else []
+  left_out = divide(labels, classes, num_folds + 1, seed)[-1] if holdout else []
   rest = _without(labels, left_out)
   folds = {}
-  for fold, test in enumerate(divide(rest, num_folds, seed)):
-    parts = divide(_without(rest, test), train_validation_parts, seed)
+  for fold, test in enumerate(divide(rest, classes, num_folds, seed)):
+    remaining = _without(rest, test)
+    parts = divide(remaining, classes, train_validation_parts, seed)
     validation = parts.pop(1)
     train = sorted(record for part in parts for record in part)
     folds[str(fold)] = {'train': train, 'validation': validation, 'test': test}
@@ -135,12 +144,24 @@ def make_folds(
           'are too few: ask for fewer folds or parts.'
         )
   return {
-    'algorithm': ALGORITHM,
+    'algorithm': _ALGORITHM.format(' '.join(classes)),
     'seed': seed,
     'labels_sha256': labels_digest(labels),
     'holdout': left_out,
     'folds': folds,
   }
+
+
+def published(
+  labels: Mapping[str, str], spec: schema.DatasetSpec
+) -> dict[str, Any]:
+  """The table of a dataset's own folds, which runs use unless told otherwise.
+
+  Args:
+    labels: record -> class in the version of `spec.folds_label_version`.
+    spec: the dataset's description.
+  """
+  return make_folds(labels, classes=spec.classes, num_folds=spec.num_folds)
 
 
 def labels_digest(labels: Mapping[str, str]) -> str:
@@ -286,6 +307,11 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument(
     '--labels', type=pathlib.Path, required=True, help='csv of record,class'
   )
+  parser.add_argument(
+    '--classes',
+    default=','.join(schema.CHALLENGE.classes),
+    help="names of the classes, like 'normal,other'; default: %(default)s",
+  )
   parser.add_argument('--num_folds', type=int, default=5)
   parser.add_argument('--train_validation_parts', type=int, default=6)
   parser.add_argument('--seed', type=int, default=14)
@@ -293,9 +319,11 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('--out', required=True, help='JSON file to write')
   args = parser.parse_args(arguments)
   text = files.read_text(args.labels, _ADVICE)
-  labels = parse_labels(text, source=str(args.labels))
+  classes = args.classes.split(',')
+  labels = parse_labels(text, source=str(args.labels), classes=classes)
   table = make_folds(
     labels,
+    classes=classes,
     num_folds=args.num_folds,
     train_validation_parts=args.train_validation_parts,
     seed=args.seed,

@@ -6,7 +6,6 @@ does only this, for clusters whose compute nodes have no network.
 """
 
 import contextlib
-import importlib
 import io
 import os
 import pathlib
@@ -15,22 +14,22 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from ecg_jax import cli, configuration
-from ecg_jax.config_checks import DATASETS
+from ecg_jax import cli, configuration, registry
+from ecg_jax.datasets.ecg_builder import EcgBuilder
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
 
 def prepare(
   name: str, *, manual_dir: str | None, data_dir: str | None
-) -> tfds.core.DatasetBuilder:
+) -> EcgBuilder:
   """Loads a dataset, after building it if that was not done before.
 
   Several processes may prepare the same dataset at once: one builds it, the
   others wait and load it. A dataset is in its folder only when complete.
 
   Args:
-    name: one of DATASETS.
+    name: a dataset's name, as `find_builder` finds it.
     manual_dir: folder with the source files, which are then never downloaded;
       ignored if the dataset is already prepared.
     data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
@@ -42,23 +41,20 @@ def prepare(
     InputError: the name is unknown, the source is unavailable or not the
       official one, or the folder is not writable or damaged.
   """
-  if name not in DATASETS:
-    raise InputError(
-      f'There is no dataset {name!r}: use one of {", ".join(DATASETS)}.'
-    )
+  find_builder(name)
   root = pathlib.Path(data_dir or '~/tensorflow_datasets').expanduser()
-  builder = _builder(name, root)
+  builder = _builder(name, root, manual_dir)
   if not builder.data_path.exists():
     try:
       folder = _source_folder(manual_dir)
       with files.locked(root, wait=True, flag='--config.data.data_dir'):
         # Another process may have built it while this one waited.
-        builder = _builder(name, root)
+        builder = _builder(name, root, manual_dir)
         # Building takes a few seconds; the output of TFDS would only distract.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
           # Without one, TFDS would look into a folder that all datasets share.
-          nowhere = os.fspath(root / f'.{name}.no_manual_dir')
+          nowhere = os.fspath(root / f'.{builder.name}.no_manual_dir')
           source = tfds.download.DownloadConfig(manual_dir=folder or nowhere)
           builder.download_and_prepare(download_config=source)
     # array_record raises RuntimeError where the file system refuses.
@@ -71,11 +67,40 @@ def prepare(
   return builder
 
 
-def _builder(name: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
+def find_builder(name: str) -> type[EcgBuilder]:
+  """The class of a dataset's builder.
+
+  Args:
+    name: a key of `registry.DATASETS`, or where one of your own is.
+
+  Raises:
+    InputError: there is none, or it does not say what its records are.
+  """
+  builder = registry.find('data.name', name, registry.DATASETS)
+  is_builder = isinstance(builder, type) and issubclass(builder, EcgBuilder)
+  if not (is_builder and hasattr(builder, 'SPEC')):
+    raise InputError(
+      f'data.name is {name!r}, which is no dataset: name a class that derives'
+      ' from ecg_jax.datasets.ecg_builder.EcgBuilder and has a SPEC.'
+    )
+  return builder
+
+
+def _builder(
+  name: str, root: pathlib.Path, manual_dir: str | None
+) -> EcgBuilder:
   """The builder of a dataset, with what is in its folder now."""
-  path = f'ecg_jax.datasets.{name}.{name}_dataset_builder'
-  module = importlib.import_module(path)
-  return module.Builder(data_dir=os.fspath(root), file_format='array_record')
+  builder = find_builder(name)
+  if name not in registry.DATASETS:
+    # Whatever may change its records makes another dataset.
+    identity = {
+      'name': registry.absolute(name),
+      'source': registry.source_digests([name]),
+      'spec': builder.SPEC.to_json(),
+      'manual_dir': manual_dir and os.path.abspath(manual_dir),
+    }
+    root /= f'own_{files.digest(identity)[:12]}'
+  return builder(data_dir=os.fspath(root), file_format='array_record')
 
 
 def _source_folder(manual_dir: str | None) -> str | None:

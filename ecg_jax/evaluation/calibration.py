@@ -2,7 +2,7 @@
 
 Probabilities are softmax(logits / temperature). The temperature is fitted to
 validation sets (Guo et al. 2017, arXiv 1706.04599); it never changes which
-class is the most probable. n: records.
+class is the most probable. n: records, C: classes.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import score
 from ecg_jax.runtime import files
@@ -45,7 +46,7 @@ class Coverage(NamedTuple):
   coverage: float
   """Share of the records that reach it."""
   score: float
-  """Challenge score of these records, in percent."""
+  """Score of these records, in percent."""
   accuracy: float
   """Accuracy of these records, in percent."""
 
@@ -54,12 +55,12 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
   """Converts logits to probabilities at a temperature.
 
   Args:
-    logits: Float [..., 4]; log-probabilities work as well. Minus infinity
+    logits: Float [..., C]; log-probabilities work as well. Minus infinity
       marks an impossible class.
     temperature: Above 1 lowers the confidence, below 1 raises it.
 
   Returns:
-    float64 [..., 4]; each row sums to 1.
+    float64 [..., C]; each row sums to 1.
   """
   scaled = np.asarray(logits, np.float64) / temperature
   powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
@@ -67,7 +68,7 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-  """Converts probabilities, float [..., 4], from temperature 1 to another."""
+  """Converts probabilities, float [..., C], from temperature 1 to another."""
   with np.errstate(divide='ignore'):
     return softmax(np.log(probabilities), temperature)
 
@@ -76,8 +77,8 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
   """Fits the temperature of the greatest likelihood, between 0.1 and 10.
 
   Args:
-    probabilities: Float [n, 4] at temperature 1.
-    labels: Integer [n], order N, A, O, ~.
+    probabilities: Float [n, C] at temperature 1.
+    labels: Integer [n].
   """
   # Takes half a second, which every start of a prediction would pay.
   from scipy import optimize
@@ -90,8 +91,13 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> float:
   return math.exp(found.x)
 
 
+def is_at_bound(temperature: float) -> bool:
+  """Whether a fitted temperature would be beyond the bounds of the fit."""
+  return not 1.01 / _MAX < temperature < _MAX / 1.01
+
+
 def loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-  """Mean cross-entropy of probabilities, float [n, 4], and integer [n]."""
+  """Mean cross-entropy of probabilities, float [n, C], and integer [n]."""
   own = probabilities[np.arange(len(labels)), labels]
   # A float32 probability of 0 was too small to represent.
   return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
@@ -101,7 +107,7 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
   """Mean over records of the squared distance to the one-hot label.
 
   Args:
-    probabilities: Float [n, 4].
+    probabilities: Float [n, C].
     labels: Integer [n].
 
   Returns:
@@ -115,7 +121,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
   """Sorts predictions by confidence and counts the correct ones.
 
   Args:
-    probabilities: Float [n, 4].
+    probabilities: Float [n, C].
     labels: Integer [n].
   """
   confidence = probabilities.max(axis=1)
@@ -136,7 +142,7 @@ def expected_calibration_error(
   """Mean over records of the gap between confidence and accuracy of their bin.
 
   Args:
-    probabilities: Float [n, 4].
+    probabilities: Float [n, C].
     labels: Integer [n].
 
   Returns:
@@ -154,14 +160,18 @@ def measures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def withhold(
-  probabilities: np.ndarray, labels: np.ndarray, threshold: float
+  probabilities: np.ndarray,
+  labels: np.ndarray,
+  threshold: float,
+  spec: DatasetSpec,
 ) -> Coverage:
   """Scores the part of a set whose confidence reaches a threshold.
 
   Args:
-    probabilities: Float [n, 4].
+    probabilities: Float [n, C].
     labels: Integer [n].
     threshold: Minimum confidence.
+    spec: What the records are.
 
   Returns:
     The scores, NaN if no record is left.
@@ -170,7 +180,10 @@ def withhold(
   if not confident.any():
     return Coverage(threshold, 0.0, math.nan, math.nan)
   predicted = probabilities[confident].argmax(axis=1)
-  found = score.scores(score.confusion_matrix(labels[confident], predicted))
+  confusion = score.confusion_matrix(
+    labels[confident], predicted, spec.num_classes
+  )
+  found = score.scores(confusion, spec)
   coverage = float(confident.mean())
   return Coverage(threshold, coverage, found['score'], found['accuracy'])
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from ecg_jax import experiment
-from ecg_jax.evaluation import metrics as metrics_lib
+from ecg_jax.evaluation import score
+from ecg_jax.evaluation import sums as sums_lib
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
-from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.runs import predictions
 from ecg_jax.runtime import collectives, sharding
 
@@ -28,7 +28,7 @@ class Result(NamedTuple):
   records: np.ndarray
   """int32 [n], positions in the dataset."""
   probabilities: np.ndarray
-  """float32 [n, 4], order N, A, O, ~."""
+  """float32 [n, C], in the order of `DatasetSpec.classes`."""
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'kind', 'mesh'))
@@ -40,7 +40,7 @@ def evaluate_chunk(
   network: forward.Network,
   kind: str,
   mesh: AbstractMesh,
-) -> tuple[metrics_lib.Metrics, jax.Array]:
+) -> tuple[sums_lib.Sums, jax.Array]:
   """Evaluates the batches of a chunk.
 
   Args:
@@ -52,24 +52,26 @@ def evaluate_chunk(
     mesh: How many devices the rows are divided over.
 
   Returns:
-    Sums over the chunk's records, and probabilities, float32 [K, B, 4].
+    Sums over the chunk's records, and probabilities, float32 [K, B, C].
   """
 
   def run(variables, data, chunk):
     def step(index, carry):
-      metrics, probabilities = carry
+      sums, probabilities = carry
       batch = device_data.take_batch(data, chunk, index)
       logits = forward.evaluate_logits(network, variables, batch, kind=kind)
-      losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
+      losses = network.loss(logits, batch.labels, batch.weights)
       rows = jax.nn.softmax(logits)
-      metrics = metrics.add(rows, batch.labels, losses, batch.mask)
-      return metrics, probabilities.at[index].set(rows)
+      sums = sums.add(rows, batch.labels, losses, batch.mask)
+      return sums, probabilities.at[index].set(rows)
 
-    probabilities = jnp.zeros((*chunk.mask.shape, 4))
-    metrics, probabilities = jax.lax.fori_loop(
-      0, chunk.num_steps, step, (metrics_lib.Metrics.empty(), probabilities)
+    size = network.num_classes
+    nothing = sums_lib.Sums.empty(size)
+    probabilities = jnp.zeros((*chunk.mask.shape, size))
+    sums, probabilities = jax.lax.fori_loop(
+      0, chunk.num_steps, step, (nothing, probabilities)
     )
-    return collectives.total(metrics), collectives.gather(probabilities, axis=1)
+    return collectives.total(sums), collectives.gather(probabilities, axis=1)
 
   return sharding.on_own_rows(run, mesh)(variables, data, chunk)
 
@@ -79,6 +81,7 @@ def evaluate(
   data: device_data.Data,
   chunks: Sequence[Chunk],
   *,
+  fold: experiment.Fold,
   network: forward.Network,
   kind: str,
   mesh: Mesh,
@@ -89,6 +92,7 @@ def evaluate(
     variables: `params` and `batch_stats`.
     data: The dataset.
     chunks: From `Sampler.evaluation_chunks`.
+    fold: Whose records they are, with their labels and the metrics.
     network: The static half of the forward pass.
     kind: Which part of the model is in use.
     mesh: The devices.
@@ -96,7 +100,7 @@ def evaluate(
   Returns:
     Scores and probabilities, in the order of records.
   """
-  outputs: list[tuple[metrics_lib.Metrics, jax.Array]] = []
+  outputs: list[tuple[sums_lib.Sums, jax.Array]] = []
   devices = mesh.abstract_mesh
   for inputs in device_data.feed(data, chunks, mesh):
     outputs.append(
@@ -107,19 +111,20 @@ def evaluate(
     if isinstance(data, device_data.HostData):
       # What is on the device is not to grow with the set.
       jax.block_until_ready(outputs[:-1])
-  return collect(chunks, outputs)
+  return collect(chunks, outputs, fold)
 
 
 def collect(
   chunks: Sequence[Chunk],
-  outputs: Sequence[tuple[metrics_lib.Metrics, jax.Array]],
+  outputs: Sequence[tuple[sums_lib.Sums, jax.Array]],
+  fold: experiment.Fold,
 ) -> Result:
   """Waits for the outputs of `evaluate_chunk`, in the order of records."""
   fetched = sharding.fetch(list(outputs))
   # In float64: what is added up does not depend on how it was chunked.
   total = jax.tree.map(
     lambda *parts: np.sum(np.array(parts, np.float64), axis=0),
-    *[metrics for metrics, _ in fetched],
+    *[sums for sums, _ in fetched],
   )
   records = np.concatenate([chunk.records[chunk.mask] for chunk in chunks])
   probabilities = np.concatenate(
@@ -129,9 +134,16 @@ def collect(
     ]
   )
   order = np.argsort(records)
-  return Result(
-    metrics_lib.finalise(total), records[order], probabilities[order]
-  )
+  records, probabilities = records[order], probabilities[order]
+  spec = fold.dataset.spec
+  scores = sums_lib.finalise(total, spec)
+  if fold.metrics:
+    labels = fold.dataset.classes[fold.label_version][records]
+    with jax.transfer_guard('allow'):  # One's own may use JAX.
+      scores['metrics'] = score.measure(
+        fold.metrics, labels, probabilities, spec
+      )
+  return Result(scores, records, probabilities)
 
 
 def write_predictions(
@@ -146,4 +158,5 @@ def write_predictions(
     labels=[labels[record] for record in records],
     probabilities=result.probabilities,
     fold=fold.number,
+    classes=fold.dataset.spec.classes,
   )

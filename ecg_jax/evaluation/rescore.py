@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from ecg_jax import experiment
+from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.runs import artifacts, finished_run, predictions
@@ -34,10 +35,17 @@ def evaluate_run(
     of a run: config.json, foldK/scores.json and predictions.
 
   Raises:
-    InputError: The run has no finished fold, or the data are not the run's.
+    InputError: The run has no finished fold or no such labels, or the data are
+      not the run's.
   """
   folders = {'manual_dir': manual_dir, 'data_dir': data_dir}
   config = finished_run.read_config(run_folder, **folders)
+  spec = artifacts.read_spec(run_folder)
+  if label_version not in (None, *spec.label_versions):
+    raise InputError(
+      f'--label_version is {label_version!r}: use one of the run,'
+      f' {", ".join(spec.label_versions)}.'
+    )
   finished = finished_run.finished_folds(run_folder, config)
   data = finished_run.load_data(run_folder, config)
 
@@ -47,11 +55,11 @@ def evaluate_run(
   scored.folds = finished
   out = run_folder / f'evaluation_{set_name}_{version}'
   digests = artifacts.read_run(run_folder)['digests']
-  artifacts.begin_run(out, scored, digests)
+  artifacts.begin_run(out, scored, digests, spec)
 
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = device_data.put_dataset(data.dataset, version, mesh)
-  network = experiment.make_network(config)
+  network = experiment.make_network(config, spec)
   for number in finished:
     fold = experiment.make_fold(config, data, number, label_version=version)
     chunks = experiment.make_sampler(config, fold).evaluation_chunks(set_name)
@@ -59,6 +67,7 @@ def evaluate_run(
       finished_run.restore(run_folder, config, number, network, mesh),
       device_data.with_weights(arrays, fold.weights, mesh),
       chunks,
+      fold=fold,
       network=network,
       kind='all',
       mesh=mesh,

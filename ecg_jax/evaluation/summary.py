@@ -2,16 +2,28 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ecg_jax.datasets import schema
+from ecg_jax import registry
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import score
-from ecg_jax.runs import predictions
+from ecg_jax.runs import predictions, run_spec
 from ecg_jax.runtime import files
+
+
+class _Run(NamedTuple):
+  """What config.json says of a run."""
+
+  config: dict[str, Any]
+  spec: DatasetSpec
+  metrics: dict[str, Callable[..., Any] | None]
+  """The config's metrics by name; None for one that cannot be computed."""
+  lost: dict[str, str]
+  """Why one cannot be, or is not what scores.json has."""
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -23,13 +35,22 @@ def _read_json(path: pathlib.Path) -> Any:
     ) from error
 
 
-def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
+def _read_run(run_folder: pathlib.Path) -> _Run:
   path = run_folder / 'config.json'
   folds = None
-  match _read_json(path):
+  run = _read_json(path)
+  match run:
     case {'config': {'folds': folds, 'data': {}} as config}:
       if folds and isinstance(folds, list) and {*map(type, folds)} == {int}:
-        return config
+        try:
+          spec = run_spec.of_run(run)
+          sources = dict(run.get('metric_sources', {}))
+          names = [str(name) for name in config.get('metrics', ())]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+          raise InputError(
+            f'{path} is damaged ({error}): restore it.'
+          ) from error
+        return _Run(config, spec, *_find_metrics(names, sources))
     case {'config': {'folds': folds}}:
       pass
   raise InputError(
@@ -38,14 +59,41 @@ def _read_config(run_folder: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def measures(set_scores: dict[str, Any]) -> dict[str, float]:
-  """The columns of a table, in percent: score, F1 of each class, accuracy."""
-  classes = set_scores['classes']
-  f1 = {f'f1_{name}': classes[name]['f1'] for name in schema.CLASSES}
+def _find_metrics(
+  names: Sequence[str], sources: Mapping[str, str]
+) -> tuple[dict[str, Callable[..., Any] | None], dict[str, str]]:
+  """The metrics that a config names, and why one cannot be computed."""
+  metrics: dict[str, Callable[..., Any] | None] = {}
+  lost = {}
+  for name in names:
+    short = name.rpartition(':')[2]
+    metrics[short] = None
+    expected = sources.get(name)
+    try:
+      if expected not in (None, registry.source_digests([name]).get(name)):
+        raise InputError(f'{name} has been changed since or does not exist')
+      metrics[short] = registry.find('metrics', name, registry.METRICS)
+    except InputError as error:
+      reason = str(error).removesuffix('.')
+      lost[short] = f'not computed over all folds ({reason})'
+  return metrics, lost
+
+
+def measures(set_scores: dict[str, Any]) -> dict[str, float | None]:
+  """The columns of a table.
+
+  Args:
+    set_scores: Scores of a set.
+
+  Returns:
+    Score, F1 of each class and accuracy, in percent, and the metrics.
+  """
+  f1 = {f'f1_{k}': found['f1'] for k, found in set_scores['classes'].items()}
   return {
     'score': set_scores['score'],
     **f1,
     'accuracy': set_scores['accuracy'],
+    **set_scores.get('metrics', {}),
   }
 
 
@@ -53,7 +101,11 @@ def _check_agreement(
   path: pathlib.Path, stored: dict[str, Any], found: dict[str, Any]
 ) -> None:
   """Checks that stored scores are those of the predictions in `path`."""
-  stated, computed = (list(measures(s).values()) for s in (stored, found))
+  own = found.get('metrics', {})  # `_score` compares these.
+  stated, computed = (
+    np.array([v for k, v in measures(scores).items() if k not in own], float)
+    for scores in (stored | {'metrics': {}}, found)
+  )
   if (
     stored['records'] != found['records']
     or stored['confusion'] != found['confusion']
@@ -67,14 +119,15 @@ def _check_agreement(
 
 
 def _read_fold(
-  run_folder: pathlib.Path, fold: int, set_name: str
-) -> tuple[dict[str, Any], list[str]] | str:
+  run_folder: pathlib.Path, run: _Run, fold: int, set_name: str
+) -> tuple[dict[str, Any], predictions.Predictions] | str:
   """Reads one fold.
 
   Returns:
     Scores from the predictions with `best`, `label_version` and
-    `max_records` of the score file, and the record names; or, for a fold that
-    is not finished, why it is not.
+    `max_records` of the score file, and the predictions; or, for a fold that
+    is not finished, why it is not. A metric that cannot be computed has the
+    value of the score file.
   """
   folder = run_folder / f'fold{fold}'
   score_file = folder / 'scores.json'
@@ -91,9 +144,10 @@ def _read_fold(
       return f'no {set_name} set in scores.json'
     if not path.exists():
       return f'no {path.name}'
-    read = predictions.read(path, fold)
-    found = score.scores(score.confusion_matrix(read.labels, read.predicted))
-    _check_agreement(path, content['sets'][set_name], found)
+    read = predictions.read(path, fold, run.spec.classes)
+    stored = content['sets'][set_name]
+    found = _score([read], run, dict(stored.get('metrics', {})))
+    _check_agreement(path, stored, found)
     best = content['best']
     found['best'] = {key: int(best[key]) for key in ('phase', 'epoch')}
     for key in ('label_version', 'max_records'):
@@ -103,7 +157,43 @@ def _read_fold(
       f'{score_file} is no score file of fold {fold} '
       f'({type(error).__name__}: {error}); score the fold again.'
     ) from error
-  return found, read.records
+  return found, read
+
+
+def _score(
+  read: Sequence[predictions.Predictions],
+  run: _Run,
+  stored: Mapping[str, float | None],
+) -> dict[str, Any]:
+  """Scores predictions together, with metrics if the config has any.
+
+  Args:
+    read: Predictions.
+    run: Whose they are.
+    stored: Values of the metrics in scores.json, if they are of a fold.
+  """
+  labels, predicted, probabilities = (
+    np.concatenate([getattr(one, name) for one in read])
+    for name in ('labels', 'predicted', 'probabilities')
+  )
+  spec = run.spec
+  confusion = score.confusion_matrix(labels, predicted, spec.num_classes)
+  found = score.scores(confusion, spec)
+  if run.metrics:
+    found['metrics'] = values = {x: stored.get(x) for x in run.metrics}
+  for name, metric in run.metrics.items():
+    if metric is None:
+      continue
+    try:
+      one = score.measure({name: metric}, labels, probabilities, spec)
+    except InputError as error:
+      run.lost[name] = f'not computed ({str(error).removesuffix(".")})'
+      continue
+    values |= one
+    before, now = np.array([stored.get(name, one[name]), one[name]], float)
+    if not np.isclose(before, now, rtol=1e-9, equal_nan=True):
+      run.lost[name] = 'computed anew, since scores.json has another value'
+  return found
 
 
 def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -176,40 +266,46 @@ def summarize(
     set_name: A key of `predictions.FILES`.
 
   Returns:
-    Values ready for JSON:
+    `spec`, the DatasetSpec of the run, and values ready for JSON:
       `run`: name of the folder, NAME/seedS for one of a list of runs;
       `set`, `data`, `label_version`, `max_records`, `max_epochs`: what was
         scored, and its limits (None: no limit);
       `folds_expected`: the folds of config.json;
       `missing`: by fold, why it is not in the figures;
-      `folds`: by fold, the result of `score.scores` and `best`, the
-        {phase, epoch} whose weights were scored;
+      `folds`: by fold, the result of `score.scores`, `metrics` if the config
+        names any (`score.measure`), and `best`, the {phase, epoch} whose
+        weights were scored;
       `mean`, `standard_deviation` (ddof 1): `measures` over these folds, None
         with fewer than one and two of them;
-      `pooled`: `score.scores` over the predictions of these folds, or None;
+      `pooled`: the same over the predictions of these folds, or None; a
+        metric that cannot be computed is None;
       `pooled_interval`: 95 % of the pooled score over resampled records,
         [low, high] in percent, or None;
       `repeated_records`: predictions in `pooled` of records that it contains
         already: always 0 for test sets, which are disjoint, while the
-        validation sets of two folds may share records.
+        validation sets of two folds may share records;
+      `lost_metrics`: by name, why a metric is not computed or not what it was,
+        if there is one.
 
   Raises:
     InputError: An artifact is damaged, contradicts another, or is not of
       this fold; the test sets of two folds share a record; or the folds are
       scored with different labels or limits.
   """
-  config = _read_config(run_folder)
+  run = _read_run(run_folder)
+  config = run.config
   expected = sorted(set(config['folds']))
   folds: dict[str, Any] = {}
   missing: dict[str, str] = {}
-  records: list[str] = []
+  read: list[predictions.Predictions] = []
   for fold in expected:
-    result = _read_fold(run_folder, fold, set_name)
+    result = _read_fold(run_folder, run, fold, set_name)
     if isinstance(result, str):
       missing[str(fold)] = result
     else:
       folds[str(fold)] = result[0]
-      records += result[1]
+      read.append(result[1])
+  records = [record for one in read for record in one.records]
   repeated = len(records) - len(set(records))
   if set_name == 'test' and repeated:
     raise InputError(
@@ -219,6 +315,7 @@ def summarize(
   full = run_folder.resolve()
   is_seed = full.name.startswith('seed')
   return {
+    'spec': run.spec,
     'run': f'{full.parent.name}/{full.name}' if is_seed else full.name,
     'set': set_name,
     'data': config['data'].get('name'),
@@ -227,8 +324,9 @@ def summarize(
     'folds_expected': expected,
     'missing': missing,
     'folds': folds,
-    **_over_folds(list(folds.values())),
+    **_over_folds(list(folds.values()), read, run),
     'repeated_records': repeated,
+    **({'lost_metrics': run.lost} if run.lost else {}),
   }
 
 
@@ -251,22 +349,43 @@ def _limits(
   return limits
 
 
-def _over_folds(folds: list[dict[str, Any]]) -> dict[str, Any]:
+def _over_folds(
+  folds: list[dict[str, Any]],
+  read: Sequence[predictions.Predictions],
+  run: _Run,
+) -> dict[str, Any]:
   """Mean, deviation and pooled scores; None where there are too few folds."""
   names = ('mean', 'standard_deviation', 'pooled', 'pooled_interval')
   found: dict[str, Any] = dict.fromkeys(names)
   if folds:
     measured = [measures(scores) for scores in folds]
-    rows = [list(values.values()) for values in measured]
-    mean = np.mean(rows, axis=0).tolist()
-    found['mean'] = dict(zip(measured[0], mean, strict=True))
-    pooled = np.sum([scores['confusion'] for scores in folds], axis=0)
-    found['pooled'] = score.scores(pooled)
-    found['pooled_interval'] = list(score.bootstrap_interval(pooled))
+    rows = np.array([list(values.values()) for values in measured], float)
+    found['mean'] = _by_name(measured[0], np.mean(rows, axis=0))
+    found['pooled'] = _score(read, run, {})
+    confusion = np.array(found['pooled']['confusion'])
+    interval = score.bootstrap_interval(confusion, run.spec)
+    found['pooled_interval'] = list(interval)
   if len(folds) > 1:
-    deviation = np.std(rows, axis=0, ddof=1).tolist()
-    found['standard_deviation'] = dict(zip(measured[0], deviation, strict=True))
+    deviation = np.std(rows, axis=0, ddof=1)
+    found['standard_deviation'] = _by_name(measured[0], deviation)
   return found
+
+
+def _by_name(
+  names: Iterable[str], values: np.ndarray
+) -> dict[str, float | None]:
+  """Values by name; None for one that is NaN."""
+  found = [None if np.isnan(value) else float(value) for value in values]
+  return dict(zip(names, found, strict=True))
+
+
+def read_spec(run_folder: pathlib.Path) -> DatasetSpec:
+  """Reads what a run's dataset is.
+
+  Raises:
+    InputError: The folder is not that of a run, or is damaged.
+  """
+  return _read_run(run_folder).spec
 
 
 def read_set(
@@ -285,6 +404,8 @@ def read_set(
     )
   name = predictions.FILES[set_name]
   return {
-    fold: predictions.read(run_folder / f'fold{fold}' / name, fold)
+    fold: predictions.read(
+      run_folder / f'fold{fold}' / name, fold, found['spec'].classes
+    )
     for fold in map(int, found['folds'])
   }

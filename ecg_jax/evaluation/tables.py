@@ -1,10 +1,10 @@
 """Formats tables of scores, and writes summaries."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import summary as summary_lib
 from ecg_jax.runtime import files
 
@@ -24,36 +24,65 @@ def write_summaries(
       write_summary(folder, list(runs.values()))
 
 
-def _is_undefined(set_scores: dict[str, Any], measure: str) -> bool:
+def _columns(summaries: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """Measure -> title of its column, of all runs; the metrics are the last."""
+  classes = [name for one in summaries for name in one['spec'].classes]
+  columns = {'score': 'score'}
+  columns |= {f'f1_{name}': f'F1 {name}' for name in classes}
+  columns |= {'accuracy': 'accuracy'}
+  measured = [name for one in summaries for name in one['mean'] or ()]
+  return columns | {name: name for name in measured if name not in columns}
+
+
+def _number(value: float | None, measure: str) -> str:
+  """Percent have a decimal, metrics three."""
+  if value is None:
+    return '–'
+  is_percent = measure in ('score', 'accuracy') or measure.startswith('f1_')
+  if is_percent:
+    return f'{value:.1f}'
+  return f'{value:.3f}' if abs(value) < 1e6 else f'{value:.3e}'
+
+
+def _is_undefined(
+  set_scores: dict[str, Any], measure: str, spec: DatasetSpec
+) -> bool:
   """Whether a 0/0 went into a measure."""
   names = [measure.removeprefix('f1_')]
   if measure == 'score':
-    names = list(schema.SCORED_CLASSES)
+    names = list(spec.scored_classes)
   classes = set_scores['classes']
   return any(classes[name]['undefined'] for name in names if name in classes)
 
 
-def _set_cells(set_scores: dict[str, Any] | None) -> list[str]:
+def _set_cells(
+  set_scores: dict[str, Any] | None, spec: DatasetSpec, measures: Iterable[str]
+) -> list[str]:
   """Number of records and the measures of one set; a dagger marks 0/0."""
   if set_scores is None:
-    return ['–'] * 7
+    return ['–', *('–' for _ in measures)]
   cells = [str(set_scores['records'])]
-  for measure, value in summary_lib.measures(set_scores).items():
-    cells.append(f'{value:.1f}{"†" * _is_undefined(set_scores, measure)}')
+  values = summary_lib.measures(set_scores)
+  for measure in measures:
+    undefined = _is_undefined(set_scores, measure, spec)
+    cells.append(f'{_number(values.get(measure), measure)}{"†" * undefined}')
   return cells
 
 
-def _mean_cells(summary: dict[str, Any]) -> list[str]:
+def _mean_cells(summary: dict[str, Any], measures: Iterable[str]) -> list[str]:
   """An empty cell for the records, and the measures as mean ± deviation."""
-  if summary['mean'] is None:
-    return _set_cells(None)
-  deviation = summary['standard_deviation']
+  mean, spec = summary['mean'], summary['spec']
+  if mean is None:
+    return _set_cells(None, spec, measures)
+  deviation = summary['standard_deviation'] or {}
   cells = ['']
-  for measure, value in summary['mean'].items():
-    spread = f'{deviation[measure]:.1f}' if deviation else '–'
+  for measure in measures:
+    value = _number(mean.get(measure), measure)
+    spread = _number(deviation.get(measure), measure)
     folds = summary['folds'].values()
-    undefined = any(_is_undefined(found, measure) for found in folds)
-    cells.append(f'{value:.1f} ± {spread}{"†" * undefined}')
+    undefined = any(_is_undefined(found, measure, spec) for found in folds)
+    known = mean.get(measure) is not None
+    cells.append(f'{value} ± {spread}{"†" * undefined}' if known else value)
   return cells
 
 
@@ -86,6 +115,10 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
         f'the folds share records; {summary["repeated_records"]} pooled '
         'predictions are of a record counted already.'
       )
+    texts += [
+      f'{name}: {reason}.'
+      for name, reason in summary.get('lost_metrics', {}).items()
+    ]
     for text in texts:
       runs.setdefault(text, []).append(summary['run'])
   notes = [
@@ -129,23 +162,27 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
       several have two lines per run: mean ± standard deviation and pooled.
 
   Returns:
-    Title, table and notes, in percent with one decimal, without a final
-    newline. Folds that are missing are named.
+    Title, table and notes, in percent with one decimal and metrics with three,
+    without a final newline. Folds that are missing are named.
   """
-  first, columns = summaries[0], ['records', 'score']
-  columns += [*(f'F1 {name}' for name in schema.CLASSES), 'accuracy']
+  first, measures = summaries[0], _columns(summaries)
+  columns = ['records', *measures.values()]
   if len(summaries) == 1:
     title = (
       f'{first["run"]}: {first["set"]} set, data {first["data"]}, '
       f'labels {first["label_version"]}, percent'
     )
     rows = [
-      [str(fold), *_set_cells(first['folds'].get(str(fold)))]
+      [
+        str(fold),
+        *_set_cells(first['folds'].get(str(fold)), first['spec'], measures),
+      ]
       for fold in first['folds_expected']
     ]
     count = f'{len(first["folds"])} of {len(first["folds_expected"])} folds'
-    rows.append([f'mean ± sd, {count}', *_mean_cells(first)])
-    rows.append([f'pooled, {count}', *_set_cells(first['pooled'])])
+    rows.append([f'mean ± sd, {count}', *_mean_cells(first, measures)])
+    pooled = _set_cells(first['pooled'], first['spec'], measures)
+    rows.append([f'pooled, {count}', *pooled])
     table = markdown_table(['fold', *columns], rows)
   else:
     title = f'{len(summaries)} runs: {first["set"]} set, '
@@ -157,8 +194,10 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
     rows = []
     for summary in summaries:
       count = f'{len(summary["folds"])} of {len(summary["folds_expected"])}'
-      rows.append([summary['run'], count, 'mean ± sd', *_mean_cells(summary)])
-      rows.append(['', '', 'pooled', *_set_cells(summary['pooled'])])
+      mean = _mean_cells(summary, measures)
+      pooled = _set_cells(summary['pooled'], summary['spec'], measures)
+      rows.append([summary['run'], count, 'mean ± sd', *mean])
+      rows.append(['', '', 'pooled', *pooled])
     table = markdown_table(['run', 'folds', 'over', *columns], rows)
   notes = [f'- {note}' for note in _notes(summaries)]
   return '\n'.join([title, '', *table, *(['', *notes] if notes else [])])
@@ -175,13 +214,18 @@ def write_summary(
   Args:
     folder: The folder that was summarized.
     summaries: Results of `summarize`. One is written as it is, several (a
-      list of runs) as {"runs": [...]}.
+      list of runs) as {"runs": [...]}, without their `spec`, which is in
+      config.json.
 
   Raises:
     InputError: The folder is not writable.
   """
   prefix = '' if summaries[0]['set'] == 'test' else f'{summaries[0]["set"]}_'
-  content = summaries[0] if len(summaries) == 1 else {'runs': list(summaries)}
+  kept = [
+    {name: value for name, value in summary.items() if name != 'spec'}
+    for summary in summaries
+  ]
+  content = kept[0] if len(kept) == 1 else {'runs': kept}
   files.write_json(folder / f'{prefix}summary.json', content, indent=2)
   files.write_atomically(
     folder / f'{prefix}summary.md', (format_table(summaries) + '\n').encode()

@@ -12,7 +12,7 @@ class Batch(NamedTuple):
   """
 
   signal: jax.Array
-  """int16 [B, W], counts of 1/1000 mV; not read behind a length."""
+  """int16 [B, W], counts of the dataset's unit; not read behind a length."""
   signal_lengths: jax.Array
   """int32 [B], valid samples of `signal`."""
   lengths: jax.Array
@@ -20,6 +20,6 @@ class Batch(NamedTuple):
   mask: jax.Array
   """bool [B], rows that hold a record."""
   labels: jax.Array
-  """int32 [B], class in the order N, A, O, ~; not read in prediction."""
+  """int32 [B], class; not read in prediction."""
   weights: jax.Array
   """float32 [B], weight of each record in the loss; not read in prediction."""

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets import ecg_builder, schema, training_range
 from ecg_jax.errors import InputError
 
 _READ_TOGETHER = 1024  # records
+
+_MEASURED = 1000  # records, at most, that ranges are measured on
 
 
 class StoredSignal:
@@ -54,22 +55,39 @@ class Dataset:
   records: tuple[str, ...]
   """Their names."""
   signal: np.ndarray | StoredSignal
-  """int16 [S], counts of 1/1000 mV, one recording behind the other."""
+  """int16 [S], in the unit of `spec`, one recording behind the other."""
   offsets: np.ndarray
   """int64 [R], where each recording starts."""
   lengths: np.ndarray
   """int64 [R], samples of each recording."""
   classes: Mapping[str, np.ndarray]
-  """By label version: int32 [R], class in the order N, A, O, ~."""
+  """By label version: int32 [R], class as an index into `spec.classes`."""
+  spec: schema.DatasetSpec
+  """What the records are."""
 
   def labels(self, version: str) -> dict[str, str]:
-    """Record -> class letter, in that version."""
-    letters = [schema.CLASSES[index] for index in self.classes[version]]
-    return dict(zip(self.records, letters, strict=True))
+    """Record -> class, in that version."""
+    names = [self.spec.classes[index] for index in self.classes[version]]
+    return dict(zip(self.records, names, strict=True))
 
   def all_labels(self) -> dict[str, dict[str, str]]:
-    """Label version -> record -> class letter."""
-    return {version: self.labels(version) for version in schema.LABEL_VERSIONS}
+    """Label version -> record -> class."""
+    return {version: self.labels(version) for version in self.classes}
+
+  def measured_spec(self) -> schema.DatasetSpec:
+    """`spec` with what it leaves to be measured on the records."""
+    ranges = self.spec.ranges
+    if ranges is None:
+      step = -(-len(self.records) // _MEASURED)
+      places = zip(self.offsets[::step], self.lengths[::step], strict=True)
+      ranges = training_range.measure(
+        (self.signal[start : start + length] for start, length in places),
+        sampling_rate=self.spec.sampling_rate,
+        counts_per_millivolt=self.spec.counts_per_millivolt,
+      )
+    return dataclasses.replace(
+      self.spec, longest_samples=int(self.lengths.max()), ranges=ranges
+    )
 
   def record_digests(self) -> dict[str, str]:
     """Record -> SHA-256 of its int16 samples (little-endian bytes)."""
@@ -86,7 +104,7 @@ class Dataset:
     return np.array([position[record] for record in records], np.int32)
 
 
-def load(builder: tfds.core.DatasetBuilder, *, in_memory: bool) -> Dataset:
+def load(builder: ecg_builder.EcgBuilder, *, in_memory: bool) -> Dataset:
   """Reads a prepared dataset (see ecg_jax.datasets.prepare).
 
   Args:
@@ -132,8 +150,9 @@ def load(builder: tfds.core.DatasetBuilder, *, in_memory: bool) -> Dataset:
       version: np.array(
         [example[f'label_{version}'] for example in examples], np.int32
       )
-      for version in schema.LABEL_VERSIONS
+      for version in builder.SPEC.label_versions
     },
+    spec=builder.SPEC,
   )
 
 
@@ -156,8 +175,8 @@ def thin(
   if max_records is None or len(records) <= max_records:
     return sorted(records)
   kept = []
-  for letter in schema.CLASSES:
-    members = sorted(record for record in records if labels[record] == letter)
+  for name in {labels[record] for record in records}:
+    members = sorted(record for record in records if labels[record] == name)
     count = round(len(members) * max_records / len(records))
     count = min(len(members), max(1, count))
     chosen = np.linspace(0, len(members), count, endpoint=False).astype(int)

@@ -9,24 +9,15 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-HEART_RATE = 80.0
-"""Beats per minute that every recording is taken to have (section 2.2)."""
-
-_QUANTUM = 32
-_LONGEST_PRODUCT = 2**32
-
-
-class Bucket(NamedTuple):
-  """Batches of about one length, which share a compiled program."""
-
-  samples: int
-  """Length that signals are computed in, after resampling."""
-  window: int
-  """Length that is cut out of the dataset, before resampling."""
+from ecg_jax.input_pipeline.buckets import (
+  Bucket,
+  bucket_bounds,
+  window_samples,
+)
+from ecg_jax.input_pipeline.heart_rate import Resampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,101 +42,16 @@ class Chunk:
   """bool [K, B], rows that hold a record."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Resampling:
-  """Random resampling: heart rates are stretched to a uniform random one."""
-
-  slowest: float
-  """Lowest heart rate, in beats per minute, if all had HEART_RATE."""
-  fastest: float
-  """Highest heart rate, in beats per minute."""
-
-  def lengths(
-    self, lengths: np.ndarray, rates: np.ndarray | float
-  ) -> np.ndarray:
-    """Samples, int64, of recordings stretched to `rates` (beats per minute)."""
-    return np.rint(lengths * (HEART_RATE / rates)).astype(np.int64)
-
-
-def longest_resampled(resampling: Resampling | None) -> int:
-  """Longest recording, in samples, whose resampling is exact in 32 bits.
-
-  Without resampling a step takes each sample by the same arithmetic.
-  """
-  stretch = HEART_RATE / resampling.slowest if resampling else 1
-  return int((_LONGEST_PRODUCT / stretch) ** 0.5) - 1
-
-
-def bucket_bounds(
-  lengths: np.ndarray, *, num_buckets: int, resampling: Resampling | None
-) -> tuple[int, ...]:
-  """Chooses the buckets that compute the fewest samples of padding.
-
-  Dynamic programming over bounds in steps of about 1/200 of the longest. With
-  resampling, each length stands for 64 evenly spaced heart rates.
-
-  Args:
-    lengths: Samples of the dataset's recordings.
-    num_buckets: How many buckets at most.
-    resampling: Random resampling, or None.
-
-  Returns:
-    Ascending upper bounds in samples; the last holds the longest recording.
-  """
-  lengths = np.asarray(lengths)
-  longest = lengths.max()
-  if resampling is not None:
-    rates = np.linspace(resampling.slowest, resampling.fastest, 65)
-    middles = (rates[1:] + rates[:-1]) / 2
-    longest = resampling.lengths(longest, resampling.slowest)
-    lengths = resampling.lengths(lengths[:, None], middles).ravel()
-  quantum = _QUANTUM * max(1, round(longest / 200 / _QUANTUM))
-  # A bound just above a length that many recordings share wastes nothing.
-  values, counts = np.unique(lengths, return_counts=True)
-  frequent = values[counts > len(lengths) / 20]
-  grid = np.arange(1, -(-longest // quantum) + 1) * quantum
-  grid[-1] = longest
-  grid = np.unique(np.concatenate([grid, frequent]))
-  below = np.searchsorted(np.sort(lengths), grid, side='right')
-  # cost[j]: samples computed for all recordings up to grid[j].
-  cost = below * grid
-  previous = np.zeros((num_buckets, len(grid)), np.int64)
-  for bucket in range(1, num_buckets):
-    steps = cost[:, None] + (below[None, :] - below[:, None]) * grid[None, :]
-    steps[np.tril_indices(len(grid), -1)] = np.iinfo(np.int64).max
-    previous[bucket] = steps.argmin(axis=0)
-    cost = steps.min(axis=0)
-  bounds, at = [], len(grid) - 1
-  for bucket in reversed(range(num_buckets)):
-    bounds.append(int(grid[at]))
-    at = previous[bucket, at]
-  return tuple(sorted(set(bounds)))
-
-
-def _window(samples: int, longest: int, resampling: Resampling | None) -> int:
-  """Samples, before resampling, that hold any recording of a bucket.
-
-  Args:
-    samples: Upper bound of the bucket.
-    longest: Samples of the longest recording of all.
-    resampling: Random resampling, or None.
-  """
-  if resampling is None:
-    return samples
-  # A length is rounded, and may have lost half a sample.
-  window = int((samples + 0.5) * resampling.fastest / HEART_RATE) + 1
-  return min(longest, window)
-
-
-def class_repeats(classes: np.ndarray) -> np.ndarray:
+def class_repeats(classes: np.ndarray, num_classes: int) -> np.ndarray:
   """How often class-compensated sampling takes each record, int [n].
 
   A record of class c is taken int(100 * 0.2 / percentage of c) + 1 times.
 
   Args:
     classes: int [n], the class of each record of the fold's train set.
+    num_classes: C.
   """
-  counts = np.bincount(classes, minlength=4)
+  counts = np.bincount(classes, minlength=num_classes)
   # In whole numbers, so that a quotient on the border is not rounded down.
   repeats = len(classes) // (5 * np.maximum(counts, 1)) + 1
   return np.where(counts > 0, repeats, 0)[classes]
@@ -189,7 +95,7 @@ class Sampler:
     )
     longest = int(used.max())
     return tuple(
-      Bucket(samples, _window(samples, longest, self.resampling))
+      Bucket(samples, window_samples(samples, longest, self.resampling))
       for samples in bounds
     )
 

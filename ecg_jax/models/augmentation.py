@@ -2,13 +2,13 @@
 
 Pure functions on arrays with explicit keys, on valid samples only. The changes
 to a recording depend on its own key, not on its padding or the rest of the
-batch. To add one, write its function, call it in `augment`, and add its fields
-to `Augmentation` and, under the same names, to `config.augmentation`.
+batch.
 
 B: batch, N: samples.
 """
 
-import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,42 +16,57 @@ import jax.numpy as jnp
 from ecg_jax.models import preprocessing
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-  """Fields of `config.augmentation` that concern the resampled signal.
+class Augmentation(Protocol):
+  """A random change of the signals of a batch; a pure function.
 
-  The sampler uses the others.
+  What it does to a recording depends on that recording and its key alone. An
+  option is a further keyword, with the value of the field of its name in
+  `config.augmentation`.
   """
 
-  bursts: bool = False
-  """Whether to drop bursts: set segments to zero, like a loose electrode."""
-  burst_span_samples: int = 15
-  """Samples zeroed around each random instant."""
-  burst_share: float = 0.2
-  """Expected fraction of a recording's samples covered, 0 (off) to below 1."""
+  def __call__(
+    self,
+    signal_BxN: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    /,
+    **options: Any,
+  ) -> jax.Array:
+    """Returns the changed signals.
+
+    Args:
+      signal_BxN: Float32 counts, zero beyond each length.
+      lengths: Int32 [B], valid samples.
+      keys: Random keys [B], one per recording.
+      **options: Its own.
+    """
 
 
 def augment(
-  signal_BxN: jax.Array, keys: jax.Array, augmentation: Augmentation
+  signal_BxN: jax.Array,
+  lengths: jax.Array,
+  keys: jax.Array,
+  augmentations: Sequence[Augmentation],
 ) -> jax.Array:
-  """Applies the random changes to resampled signals.
+  """Applies augmentations to resampled signals, in order.
 
   Args:
-    signal_BxN: Float32.
-    keys: Random keys [B], one per recording. Bursts use them directly; another
-      augmentation must derive its own by `jax.random.fold_in`.
-    augmentation: What to apply.
+    signal_BxN: Float32, zero beyond each length.
+    lengths: Int32 [B], valid samples.
+    keys: Random keys [B], one per recording. The first augmentation uses them
+      directly, the others keys folded from them.
+    augmentations: What to apply.
 
   Returns:
-    Float32 [B, N].
+    Float32 [B, N], zero beyond each length.
   """
-  if augmentation.bursts and augmentation.burst_share > 0:
-    signal_BxN = drop_bursts(
-      signal_BxN,
-      keys,
-      augmentation.burst_span_samples,
-      augmentation.burst_share,
-    )
+  for index, function in enumerate(augmentations):
+    own = keys
+    if index:
+      own = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+    signal_BxN = function(signal_BxN, lengths, own)
+    mask = preprocessing.valid(lengths, signal_BxN.shape[1])
+    signal_BxN = jnp.where(mask, signal_BxN, 0.0)
   return signal_BxN
 
 
@@ -94,24 +109,32 @@ def resample(
 
 
 def drop_bursts(
-  signal_BxN: jax.Array, keys: jax.Array, span: int, share: float
+  signal_BxN: jax.Array,
+  lengths: jax.Array,
+  keys: jax.Array,
+  *,
+  burst_span_samples: int,
+  burst_share: float,
 ) -> jax.Array:
   """Sets the samples around random instants to zero.
 
   Instants occur independently at each sample, also just outside the recording,
-  with the probability that makes a sample have at least one of the `span`
-  instants around it with probability `share`.
+  with the probability that makes a sample have at least one of the instants in
+  the span around it with probability `burst_share`.
 
   Args:
     signal_BxN: Float32.
+    lengths: Not used: what is behind a length is zero.
     keys: Random keys [B], one per recording.
-    span: Samples zeroed around each instant.
-    share: Expected fraction of samples zeroed, 0 to below 1.
+    burst_span_samples: Samples zeroed around each instant.
+    burst_share: Expected fraction of samples zeroed, 0 to below 1.
 
   Returns:
     The signal with its bursts, float32 [B, N].
   """
-  probability = 1 - (1 - share) ** (1 / span)
+  del lengths
+  span = burst_span_samples
+  probability = 1 - (1 - burst_share) ** (1 / span)
   size = signal_BxN.shape[1]
   instants = jax.vmap(
     lambda key: jax.random.bernoulli(key, probability, (size + span,))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax.fields.models import CNNFields
 from ecg_jax.models import layers, preprocessing
 
 
@@ -15,9 +16,9 @@ class CNN(nn.Module):
   B: batch, T: frames, F: frequency bins.
   """
 
-  config: layers.ConvConfig
+  config: CNNFields
 
-  config_type: ClassVar = layers.ConvConfig
+  config_type: ClassVar = CNNFields
 
   trained: ClassVar = {'all': ('convolutions', 'output')}
   """Kind of phase -> the top-level parameters that it trains."""
@@ -35,7 +36,7 @@ class CNN(nn.Module):
       kind: A key of `trained`.
 
     Returns:
-      Float32 [B, 4].
+      Float32 [B, C].
     """
     del kind
     x, lengths = layers.Convolutions(self.config, name='convolutions')(
@@ -43,4 +44,6 @@ class CNN(nn.Module):
     )
     x = x.astype(jnp.float32).mean(axis=2)
     mask_BxT = preprocessing.valid(lengths, x.shape[1])
-    return nn.Dense(4, name='output')(layers.masked_mean(x, mask_BxT))
+    return nn.Dense(self.config.num_classes, name='output')(
+      layers.masked_mean(x, mask_BxT)
+    )

@@ -1,35 +1,14 @@
 """The CRNN of the paper: convolutions, bidirectional LSTM, linear layer."""
 
-import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ecg_jax import config_checks as checks
+from ecg_jax.fields.models import CRNNFields
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.models.kernels.dropout import Dropout
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CRNNConfig(layers.ConvConfig):
-  """Fields of a CRNN."""
-
-  dropout_lstm: float
-  """Dropout rate of each LSTM layer's output and of the summary."""
-  lstm_units: int
-  """Units of each direction."""
-  lstm_layers: int
-  summary: str = 'last'
-  """'last': last state of each direction; 'mean': mean over valid frames."""
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    checks.fraction('dropout.lstm', self.dropout_lstm)
-    checks.at_least('model.lstm_units', self.lstm_units, 1)
-    checks.at_least('model.lstm_layers', self.lstm_layers, 1)
-    checks.choice('model.summary', self.summary, ('last', 'mean'))
 
 
 class CRNN(nn.Module):
@@ -38,9 +17,9 @@ class CRNN(nn.Module):
   B: batch, T: frames, F: frequency bins.
   """
 
-  config: CRNNConfig
+  config: CRNNFields
 
-  config_type: ClassVar = CRNNConfig
+  config_type: ClassVar = CRNNFields
 
   trained: ClassVar = {
     'auxiliary': ('convolutions', 'auxiliary', 'output'),
@@ -67,7 +46,7 @@ class CRNN(nn.Module):
       kind: A key of `trained`.
 
     Returns:
-      Float32 [B, 4].
+      Float32 [B, C].
     """
     x, lengths = layers.Convolutions(self.config, name='convolutions')(
       x_BxTxF, lengths, train=train and kind != 'lstm'
@@ -79,7 +58,7 @@ class CRNN(nn.Module):
       summary = nn.relu(dense(layers.masked_mean(x, mask_BxT)))
     else:
       summary = LSTMStack(self.config, name='lstm')(x, mask_BxT, train=train)
-    return nn.Dense(4, name='output')(summary)
+    return nn.Dense(self.config.num_classes, name='output')(summary)
 
 
 class LSTMStack(nn.Module):
@@ -89,7 +68,7 @@ class LSTMStack(nn.Module):
   layer and applies to the summary.
   """
 
-  config: CRNNConfig
+  config: CRNNFields
 
   @nn.compact
   def __call__(

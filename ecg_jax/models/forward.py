@@ -8,6 +8,7 @@ frames, F: frequency bins.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +16,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ecg_jax.input_pipeline.batch import Batch
-from ecg_jax.models import augmentation, preprocessing
-from ecg_jax.models.augmentation import Augmentation
+from ecg_jax.models import augmentation, loss, preprocessing
 from ecg_jax.runtime import collectives
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""Logits, float32 [B, C], labels, int32 [B], weights, float32 [B] -> float32
+[B]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +29,17 @@ class Network:
   """The static half of the forward pass: everything that is not an array."""
 
   model: nn.Module
-  """Made by `models.create_model`."""
+  """As `ecg_jax.models` describes it."""
   spectrogram: preprocessing.Spectrogram
-  augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+  augmentations: tuple[augmentation.Augmentation, ...] = ()
   """Random changes in training. Resampling comes with `Batch.lengths`."""
+  loss: Loss = loss.weighted_cross_entropy
+  """Loss of each record."""
+
+  @property
+  def num_classes(self) -> int:
+    """C, the number of logits."""
+    return self.model.config.num_classes
 
 
 def evaluate_logits(
@@ -49,7 +60,7 @@ def evaluate_logits(
     kind: Part of the model that is used (a key of `model.trained`).
 
   Returns:
-    Float32 [B, 4].
+    Float32 [B, C].
   """
   features, frames = evaluation_features(network, batch)
   return logits_of_features(network, variables, features, frames, kind=kind)
@@ -91,7 +102,7 @@ def logits_of_features(
     kind: Part of the model that is used (a key of `model.trained`).
 
   Returns:
-    Float32 [B, 4].
+    Float32 [B, C].
   """
   logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
@@ -119,7 +130,7 @@ def train_logits(
     kind: Part of the model that is used (a key of `model.trained`).
 
   Returns:
-    Logits, float32 [B, 4], and the new `batch_stats`.
+    Logits, float32 [B, C], and the new `batch_stats`.
   """
   augmentation_key, dropout_key = jax.random.split(key)
   signal, lengths = augment(network, batch, augmentation_key, samples=samples)
@@ -133,7 +144,7 @@ def train_logits(
     rngs={'dropout': dropout_key},
     mutable=['batch_stats'],
   )
-  return logits, changed['batch_stats']
+  return logits, changed.get('batch_stats', {})
 
 
 def augment(
@@ -142,7 +153,7 @@ def augment(
   """Resamples and augments the signals of a batch, as in training.
 
   Args:
-    network: Its `augmentation` is used.
+    network: Its `augmentations` are used.
     batch: Recordings and the lengths to resample them to.
     key: Random key. A row's changes depend on it and the row's position in the
       global batch, so not on how the batch is divided over devices.
@@ -157,7 +168,8 @@ def augment(
   )
   rows = collectives.own_rows(jnp.arange(collectives.size() * len(lengths)))
   keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-  return augmentation.augment(signal, keys, network.augmentation), lengths
+  signal = augmentation.augment(signal, lengths, keys, network.augmentations)
+  return signal, lengths
 
 
 def features_of(

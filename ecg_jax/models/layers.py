@@ -4,7 +4,6 @@ B: batch, T: frames, F: frequency bins, C: channels, D: features of a frame,
 H: units of one LSTM direction. A mask is bool [B, T], true in valid frames.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,71 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import config_checks as checks
+from ecg_jax.fields.models import CNNFields, LayerFields
 from ecg_jax.models import preprocessing
 from ecg_jax.models.kernels import convolution, max_pool
 from ecg_jax.models.kernels.dropout import Dropout
 from ecg_jax.runtime import collectives
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerConfig:
-  """Fields that every model has."""
-
-  dropout_convolution: float
-  """Dropout rate within the convolutions."""
-  batch_norm_momentum: float = 0.99
-  """Share of the old running average that each training step retains."""
-  batch_norm_epsilon: float = 1e-3
-  """Added to each variance."""
-  dtype: Any = jnp.float32
-  """Compute dtype of convolutions and LSTMs; parameters are float32."""
-  remat: bool = False
-  """Whether to recompute layers for the gradient, which saves memory."""
-
-  def __post_init__(self) -> None:
-    checks.fraction('dropout.convolution', self.dropout_convolution)
-    checks.fraction('model.batch_norm_momentum', self.batch_norm_momentum)
-    checks.positive('model.batch_norm_epsilon', self.batch_norm_epsilon)
-
-  @property
-  def halvings(self) -> int:
-    """How many times the model halves the number of frames."""
-    raise NotImplementedError
-
-  def batch_norm(self, name: str) -> 'BatchNorm':
-    """Creates a batch normalization layer with these constants."""
-    return BatchNorm(
-      self.batch_norm_momentum, self.batch_norm_epsilon, name=name
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvConfig(LayerConfig):
-  """Fields of the paper's convolution blocks."""
-
-  width: int
-  """Channels of the first block's layers."""
-  growth: int
-  """Channels that the last layer of each block adds."""
-  blocks: int
-  layers_per_block: int
-  reduction: str = 'max_pool'
-  """How a block halves frames and bins: 'max_pool' (2x2, the paper's) after its
-  last layer, or a 'stride' of 2 in it (the authors' code)."""
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    checks.at_least('model.width', self.width, 1)
-    checks.at_least('model.growth', self.growth, 0)
-    checks.at_least('model.blocks', self.blocks, 1)
-    checks.at_least('model.layers_per_block', self.layers_per_block, 1)
-    checks.choice('model.reduction', self.reduction, ('max_pool', 'stride'))
-
-  @property
-  def halvings(self) -> int:
-    """How many times the model halves the number of frames."""
-    return self.blocks
 
 
 def masked(x: jax.Array, mask_BxT: jax.Array) -> jax.Array:
@@ -156,6 +95,13 @@ class BatchNorm(nn.Module):
     return (x.astype(factor.dtype) * factor + offset).astype(x.dtype)
 
 
+def batch_norm(config: LayerFields, name: str) -> BatchNorm:
+  """Creates a batch normalization with the constants of a config."""
+  return BatchNorm(
+    config.batch_norm_momentum, config.batch_norm_epsilon, name=name
+  )
+
+
 class ConvolutionBlock(nn.Module):
   """Convolution layers, of which the last halves time and frequency.
 
@@ -164,7 +110,7 @@ class ConvolutionBlock(nn.Module):
   2.3).
   """
 
-  config: ConvConfig
+  config: CNNFields
   index: int
   """Position among the blocks, which determines the width."""
 
@@ -190,7 +136,7 @@ class ConvolutionBlock(nn.Module):
       x = checkpoint_name(x, 'convolution')
       lengths = -(-lengths // stride)
       mask_BxT = preprocessing.valid(lengths, x.shape[1])
-      norm = config.batch_norm(f'batch_norm_{index}')
+      norm = batch_norm(config, f'batch_norm_{index}')
       x = masked(nn.relu(norm(x, mask_BxT, train=train)), mask_BxT)
       x = Dropout(config.dropout_convolution)(x, train=train)
     if config.reduction == 'max_pool':
@@ -230,7 +176,7 @@ def run_block(
 class Convolutions(nn.Module):
   """All convolution blocks of the paper's models."""
 
-  config: ConvConfig
+  config: CNNFields
 
   @nn.compact
   def __call__(

@@ -11,7 +11,7 @@ def weighted_cross_entropy(
   """Cross-entropy of each record times its weight, float32 [B].
 
   Args:
-    logits: float32 [B, classes].
+    logits: float32 [B, C].
     labels: int32 [B].
     weights: float32 [B].
   """
@@ -23,18 +23,19 @@ def weighted_cross_entropy(
 
 
 def class_weights(
-  classes: np.ndarray, power: float | None = None
+  classes: np.ndarray, num_classes: int, power: float | None = None
 ) -> np.ndarray:
   """Loss weight of each class: 0.8 + 0.2 * 100 / its percentage (section 2.4).
 
   Args:
     classes: int [n], the class of each record of the fold's train set.
+    num_classes: C.
     power: If given, not that formula but 1 / (share of the class) ** power.
 
   Returns:
-    float32 [4]; a class without records has weight 0.
+    float32 [C]; a class without records has weight 0.
   """
-  shares = np.bincount(classes, minlength=4) / len(classes)
+  shares = np.bincount(classes, minlength=num_classes) / len(classes)
   safe = np.where(shares > 0, shares, 1)
   weights = 0.8 + 0.2 / safe if power is None else safe**-power
   return np.where(shares > 0, weights, 0).astype(np.float32)

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax import config_checks as checks
+from ecg_jax.fields.data import SpectrogramFields
+
+UNIT = 1000.0
+"""Counts per mV in which spectrograms are computed, whatever the dataset's."""
 
 # Standard deviation, in counts of 1/1000 mV, that 'record' scales every
 # recording to; near the median of the PhysioNet 2017 records, so that the power
@@ -18,44 +21,24 @@ from ecg_jax import config_checks as checks
 NORMALISED_DEVIATION = 200.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Spectrogram:
-  """Parameters of the log-spectrogram (paper, section 2.1)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spectrogram(SpectrogramFields):
+  """Parameters of the log-spectrogram, in samples of the dataset's rate."""
 
-  window_samples: int = 64
-  """Length of the Tukey window."""
-  hop_samples: int = 32
-  """Distance between the starts of neighbouring frames."""
-  power_floor: float = 1e-3
-  """Smallest power, in counts^2 / Hz, before the logarithm."""
-  sampling_rate: float = 300.0
+  sampling_rate: int
   """Samples per second, Hz."""
-  normalise: str = 'none'
-  """Scaling of the signal: 'none' or 'record', see `normalise`."""
-  kept_bins: int | None = None
-  """Number of lowest frequency bins used, or None for all."""
+  counts_per_millivolt: float = UNIT
+  """Unit of the signal."""
 
   def __post_init__(self) -> None:
-    window, hop, kept = self.window_samples, self.hop_samples, self.kept_bins
-    checks.at_least('spectrogram.window_samples', window, 2)
-    checks.at_least('spectrogram.hop_samples', hop, 1)
-    checks.require(
-      hop <= window,
-      'spectrogram.hop_samples',
-      hop,
-      f'not exceed spectrogram.window_samples, {window}',
+    super().__post_init__()
+    window, most = self.window_samples, self.window_samples // 2 + 1
+    self.require(
+      self.kept_bins is None or self.kept_bins <= most,
+      'kept_bins',
+      f'not exceed {most}, as a window of {window} samples at'
+      f' {self.sampling_rate} Hz has no more',
     )
-    checks.positive('spectrogram.power_floor', self.power_floor)
-    checks.choice('spectrogram.normalise', self.normalise, ('none', 'record'))
-    if kept is not None:
-      checks.at_least('spectrogram.kept_bins', kept, 1)
-      checks.require(
-        kept <= window // 2 + 1,
-        'spectrogram.kept_bins',
-        kept,
-        f'not exceed {window // 2 + 1}, as a window of {window} samples has no'
-        ' more',
-      )
 
   @property
   def bins(self) -> int:
@@ -81,17 +64,19 @@ def num_frames(samples: Any, spectrogram: Spectrogram) -> Any:
 def normalise(
   signal_BxN: jax.Array, lengths: jax.Array, spectrogram: Spectrogram
 ) -> jax.Array:
-  """Scales each recording according to `spectrogram.normalise`.
+  """Scales each recording to `UNIT`, and according to its `normalise`.
 
   Args:
-    signal_BxN: Float32 counts of 1/1000 mV, zero beyond each length.
+    signal_BxN: Float32 counts, zero beyond each length.
     lengths: Valid samples, int32 [B].
-    spectrogram: Its `normalise` is 'none' (unchanged, the paper's) or 'record'
-      (zero mean and NORMALISED_DEVIATION over the valid samples).
+    spectrogram: Its `normalise` is 'none' (the paper's) or 'record' (zero mean
+      and NORMALISED_DEVIATION over the valid samples).
 
   Returns:
     The signal, float32 [B, N], zero beyond each length.
   """
+  if spectrogram.counts_per_millivolt != UNIT:
+    signal_BxN = signal_BxN * (UNIT / spectrogram.counts_per_millivolt)
   if spectrogram.normalise == 'none':
     return signal_BxN
   mask = valid(lengths, signal_BxN.shape[1])

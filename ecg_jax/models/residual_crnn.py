@@ -1,6 +1,5 @@
 """A small, fast CRNN: residual convolutions over time, bidirectional LSTM."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -8,50 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax import config_checks as checks
+from ecg_jax.fields.models import ResidualCRNNFields
 from ecg_jax.models import layers, preprocessing
 from ecg_jax.models.kernels import convolution
 from ecg_jax.models.kernels.dropout import Dropout
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResidualCRNNConfig(layers.LayerConfig):
-  """Fields of a residual CRNN.
-
-  `dropout_convolution` drops whole channels, within each block and before the
-  LSTM.
-  """
-
-  dropout_output: float
-  """Dropout rate of the summaries."""
-  widths: tuple[int, ...]
-  """Channels of each stage."""
-  blocks_per_stage: int
-  kernel_frames: int
-  """Kernel size of the convolutions, odd."""
-  lstm_units: int
-  """Units of each direction."""
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    checks.fraction('dropout.output', self.dropout_output)
-    checks.require(
-      len(self.widths) > 0
-      and all(type(width) is int and width > 0 for width in self.widths),
-      'model.widths',
-      self.widths,
-      'list the channels of each stage, like (40, 64, 96)',
-    )
-    checks.at_least('model.blocks_per_stage', self.blocks_per_stage, 1)
-    frames = self.kernel_frames
-    checks.at_least('model.kernel_frames', frames, 1)
-    checks.require(frames % 2 == 1, 'model.kernel_frames', frames, 'be odd')
-    checks.at_least('model.lstm_units', self.lstm_units, 1)
-
-  @property
-  def halvings(self) -> int:
-    """How many times the model halves the number of frames."""
-    return len(self.widths)
 
 
 class ResidualCRNN(nn.Module):
@@ -64,9 +23,9 @@ class ResidualCRNN(nn.Module):
   B: batch, T: frames, F: frequency bins, C: channels.
   """
 
-  config: ResidualCRNNConfig
+  config: ResidualCRNNFields
 
-  config_type: ClassVar = ResidualCRNNConfig
+  config_type: ClassVar = ResidualCRNNFields
 
   trained: ClassVar = {'all': ('convolutions', 'lstm', 'output')}
   """Kind of phase -> the top-level parameters that it trains."""
@@ -84,7 +43,7 @@ class ResidualCRNN(nn.Module):
       kind: A key of `trained`.
 
     Returns:
-      Float32 [B, 4].
+      Float32 [B, C].
     """
     del kind
     config = self.config
@@ -107,7 +66,7 @@ class ResidualCRNN(nn.Module):
       axis=-1,
     )
     summary = Dropout(config.dropout_output)(summary, train=train)
-    return nn.Dense(4, name='output')(summary)
+    return nn.Dense(config.num_classes, name='output')(summary)
 
 
 def _maximum(x_BxTxC: jax.Array) -> jax.Array:
@@ -127,7 +86,7 @@ def _maximum(x_BxTxC: jax.Array) -> jax.Array:
 class ResidualStages(nn.Module):
   """Stages of residual blocks with pre-activation (He et al., 2016)."""
 
-  config: ResidualCRNNConfig
+  config: ResidualCRNNFields
 
   @nn.compact
   def __call__(
@@ -136,7 +95,7 @@ class ResidualStages(nn.Module):
     """Returns features [B, T', C], none negative, masked, and lengths."""
     config = self.config
     mask_BxT = preprocessing.valid(lengths, x_BxTxF.shape[1])
-    norm = config.batch_norm('input_norm')
+    norm = layers.batch_norm(config, 'input_norm')
     x = layers.masked(norm(x_BxTxF, mask_BxT, train=train), mask_BxT)
     x = FrameConvolution(
       config.widths[0], config.kernel_frames, config.dtype, name='input'
@@ -152,7 +111,7 @@ class ResidualStages(nn.Module):
         x, lengths = layers.run_block(
           block, x, lengths, train=train, remat=config.remat
         )
-    norm = config.batch_norm('output_norm')
+    norm = layers.batch_norm(config, 'output_norm')
     return _activate(norm, x, lengths, train=train), lengths
 
 
@@ -173,7 +132,7 @@ class ResidualBlock(nn.Module):
   convolution of one frame.
   """
 
-  config: ResidualCRNNConfig
+  config: ResidualCRNNFields
   width: int
   """Channels of the result."""
   stride: int
@@ -185,7 +144,7 @@ class ResidualBlock(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns x, not masked, with 1 / stride of the frames, and its lengths."""
     config = self.config
-    norms = [config.batch_norm(f'norm_{index}') for index in (0, 1)]
+    norms = [layers.batch_norm(config, f'norm_{index}') for index in (0, 1)]
     x = _activate(norms[0], x_BxTxC, lengths, train=train)
     x = FrameConvolution(
       self.width,

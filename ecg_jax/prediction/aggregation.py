@@ -10,13 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import UNDECIDED, DatasetSpec
 from ecg_jax.evaluation import calibration
-
-UNDECIDED = 'undecided'
-"""Reported instead of a class whose probability is too low."""
-
-_AF, _NOISE = 'A', '~'
 
 
 class Prediction(NamedTuple):
@@ -25,7 +20,8 @@ class Prediction(NamedTuple):
   chosen: str
   """A class, whatever its probability."""
   probabilities: np.ndarray
-  """float64 [4], order N, A, O, ~: the mean over folds, or over windows."""
+  """float64 [C], in the order of `DatasetSpec.classes`: the mean over folds, or
+  over windows."""
   agreement: float
   """Share of the folds, or of the windows, whose class is `chosen`."""
   sure: bool = True
@@ -51,15 +47,16 @@ class Summary(NamedTuple):
 
   answer: Prediction
   """The class of the mean probability over `used` windows: those whose class,
-  sure or not, is not noise, or all if all are. No model was trained on this."""
+  sure or not, is not the noise class, or all if all are. No model was trained
+  on this."""
   used: int
   shares: dict[str, float]
   """Class or UNDECIDED -> share of `answered_seconds`."""
   answered_seconds: float
   """Time covered by windows that have a prediction."""
   episodes: list[tuple[float, float]]
-  """Start and end, in seconds, of atrial fibrillation: segments of class A
-  without a gap between them."""
+  """Start and end, in seconds, of segments of the dataset's `episode_class`
+  without a gap between them; none if it has no such class."""
 
   @property
   def longest_episode(self) -> tuple[float, float] | None:
@@ -69,6 +66,7 @@ class Summary(NamedTuple):
 
 def combine(
   logits: np.ndarray,
+  classes: Sequence[str],
   *,
   temperature: float,
   vote: bool = False,
@@ -77,19 +75,20 @@ def combine(
   """Combines the logits of some folds for one window.
 
   Args:
-    logits: float32 [folds, 4].
+    logits: float32 [folds, C].
+    classes: Names of the classes.
     temperature: Temperature of the run's calibration; 1 for none.
     vote: Whether to choose the class of most folds, and of tied ones the one of
       the highest mean probability, instead of the highest mean probability.
     abstain: Least mean probability of a class that is sure.
   """
   each = calibration.softmax(logits, temperature)
-  votes = np.bincount(each.argmax(axis=-1), minlength=len(schema.CLASSES))
+  votes = np.bincount(each.argmax(axis=-1), minlength=len(classes))
   mean = each.mean(axis=0)
   # A mean is at most 1, so a vote outweighs it.
   chosen = int(np.argmax(2 * votes + mean if vote else mean))
   return Prediction(
-    schema.CLASSES[chosen],
+    classes[chosen],
     mean,
     float(votes[chosen] / len(each)),
     bool(mean[chosen] >= abstain),
@@ -118,27 +117,32 @@ def partition(
 
 
 def summarize(
-  windows: Sequence[WindowPrediction], *, abstain: float = 0.0
+  windows: Sequence[WindowPrediction],
+  spec: DatasetSpec,
+  *,
+  abstain: float = 0.0,
 ) -> Summary:
   """Summarizes the predictions for the windows of a long recording.
 
   Args:
     windows: At least one, of one length, ordered by start.
+    spec: What the records are that the model was trained on.
     abstain: As for `combine`.
   """
-  shares = dict.fromkeys((*schema.CLASSES, UNDECIDED), 0.0)
+  shares = dict.fromkeys((*spec.classes, UNDECIDED), 0.0)
   episodes: list[tuple[float, float]] = []
   for start, end, predicted in partition(windows):
     shares[predicted] += end - start
-    if predicted == _AF:
+    if predicted == spec.episode_class:
       if episodes and start <= episodes[-1][1] + 1e-6:
         start, _ = episodes.pop()
       episodes.append((start, end))
   seconds = sum(shares.values())
   answers = [window.answer for window in windows]
-  used = [answer for answer in answers if answer.chosen != _NOISE] or answers
+  noise = spec.noise_class
+  used = [answer for answer in answers if answer.chosen != noise] or answers
   mean = np.mean([answer.probabilities for answer in used], axis=0)
-  chosen = schema.CLASSES[int(mean.argmax())]
+  chosen = spec.classes[int(mean.argmax())]
   agreement = float(np.mean([answer.chosen == chosen for answer in used]))
   return Summary(
     Prediction(chosen, mean, agreement, bool(mean.max() >= abstain)),

@@ -24,14 +24,19 @@ import numpy as np
 
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward, preprocessing
-from ecg_jax.prediction.ensemble import Ensemble, bucket, make_batch
+from ecg_jax.prediction.ensemble import Ensemble, make_batch
 from ecg_jax.runtime import sharding
 
-SEGMENT_SAMPLES = 60
-"""0.2 s, about the length of a spectrum and of a beat's QRS complex."""
+_SEGMENT_SECONDS = 0.2
+"""About the length of a spectrum and of a beat's QRS complex."""
 
 STEPS = 16
 """Number of steps of the integral."""
+
+
+def segment_samples(sampling_rate: int) -> int:
+  """Length of a segment, in samples."""
+  return max(1, round(_SEGMENT_SECONDS * sampling_rate))
 
 
 def integrated_gradients(
@@ -41,21 +46,22 @@ def integrated_gradients(
 
   Args:
     model: The folds to average over.
-    window: int16 [samples], counts of 1/1000 mV at 300 Hz, at least one
-      spectrum long.
-    answer: Position of the class in the order N, A, O, ~.
+    window: int16 [samples], encoded as the records of `model.spec`, at least
+      one spectrum long.
+    answer: Index of the class in `model.spec.classes`.
 
   Returns:
-    float32 [ceil(samples / SEGMENT_SAMPLES)]; a segment has the frames whose
+    float32 [ceil(samples / segment_samples)]; a segment has the frames whose
     middle it contains. They sum to the log-odds of the class minus those of the
     recording of mean frames, up to the error of the integral.
   """
-  batch = make_batch([window], 1, bucket(len(window)))
+  batch = make_batch([window], 1, model.bucket(len(window)))
   network, label = model.network, np.int32(answer)
   frames = [_integrate(network, x, batch, label) for x in model.variables]
   by_frame = np.mean(sharding.fetch(frames), axis=0)
-  count = -(-len(window) // SEGMENT_SAMPLES)
-  segments = frame_segments(network.spectrogram, len(by_frame))
+  samples = segment_samples(model.spec.sampling_rate)
+  count = -(-len(window) // samples)
+  segments = frame_segments(network.spectrogram, len(by_frame), samples)
   by_segment = np.bincount(segments, by_frame, minlength=count)
   return by_segment[:count].astype(np.float32)
 
@@ -98,7 +104,7 @@ def log_odds(
     variables: `params` and `batch_stats`.
     features: float32 [B, T, F].
     frames: int32 [B], number of valid frames.
-    answer: int32, position of the class in the order N, A, O, ~.
+    answer: int32, index of the class.
   """
   logits = forward.logits_of_features(
     network, variables, features, frames, kind='all'
@@ -116,8 +122,17 @@ def mean_frames(features_BxTxF: jax.Array, frames: jax.Array) -> jax.Array:
 
 
 def frame_segments(
-  spectrogram: preprocessing.Spectrogram, frames: int
+  spectrogram: preprocessing.Spectrogram, frames: int, samples: int
 ) -> np.ndarray:
-  """The segment that contains the middle of each frame, int64 [frames]."""
+  """The segment that contains the middle of each frame.
+
+  Args:
+    spectrogram: Window and hop.
+    frames: Number of frames.
+    samples: Length of a segment.
+
+  Returns:
+    int64 [frames].
+  """
   starts = np.arange(frames) * spectrogram.hop_samples
-  return (starts + spectrogram.window_samples // 2) // SEGMENT_SAMPLES
+  return (starts + spectrogram.window_samples // 2) // samples

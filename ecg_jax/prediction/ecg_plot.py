@@ -3,20 +3,12 @@
 All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from ecg_jax.datasets import schema
-
-CLASS_NAMES = {
-  'N': 'normal rhythm',
-  'A': 'atrial fibrillation',
-  'O': 'other rhythm',
-  '~': 'noise',
-}
 
 ROW_SECONDS = 10
 
@@ -36,6 +28,8 @@ PNG_DPI = 127
 _SECOND, _MILLIVOLT = 25, 10
 
 _MARGIN, _HEADER, _STRIP, _GAP = 6, 26, 8, 7
+
+_BAR = 3.25  # Height of the bar of a class.
 
 _PULSE_SECONDS = 0.4  # Space left of each row for the pulse of 1 mV.
 
@@ -73,6 +67,7 @@ def draw(
   *,
   name: str,
   lead: str,
+  classes: Mapping[str, str],
   answer: str,
   probabilities: np.ndarray,
   attribution: np.ndarray,
@@ -85,8 +80,9 @@ def draw(
     sampling_rate: Hz.
     name: Name of the recording, any text.
     lead: Name of the lead.
-    answer: A class letter, or the text reported instead.
-    probabilities: Float [4], order N, A, O, ~.
+    classes: All classes, each with its name in words.
+    answer: A class, or the text reported instead.
+    probabilities: Float [C], in the order of `classes`.
     attribution: Float [segments], contribution of each segment to the most
       likely class, for (above 0) or against it (below).
     segment_seconds: Length of a segment.
@@ -101,7 +97,9 @@ def draw(
   starts = range(0, len(shown), row_samples)
   row_height = _MILLIVOLT * (high - low) + _STRIP + _GAP
   width = _SECOND * (_PULSE_SECONDS + ROW_SECONDS) + 2 * _MARGIN
-  sheet = _Sheet(width, _HEADER + row_height * len(starts) + _MARGIN)
+  bars = _BAR * max(len(classes), 4)
+  header = _HEADER + bars - 4 * _BAR
+  sheet = _Sheet(width, header + row_height * len(starts) + _MARGIN)
 
   seconds = len(signal) / sampling_rate
   length = f'{seconds:.1f} s'
@@ -111,22 +109,27 @@ def draw(
   scale = '      25 mm/s, 10 mm/mV'
   details = f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}{scale}'
   sheet.write(_MARGIN, 11.5, details, fontsize=9)
-  likeliest = schema.CLASSES[int(np.argmax(probabilities))]
-  speaks_for = f'bars below the trace: what speaks for {likeliest} (up)'
+  likeliest = list(classes)[int(np.argmax(probabilities))]
+  speaks_for = 'bars below the trace: what speaks for'
+  speaks_for += f' {_printable(likeliest, 12)} (up)'
   sheet.write(_MARGIN, 17.5, speaks_for, fontsize=9, color=_FOR)
   against = 'and against it (down)'
-  sheet.write(_MARGIN + 76, 17.5, against, fontsize=9, color=_AGAINST)
-  meaning = f', {CLASS_NAMES[answer]}' if answer in CLASS_NAMES else ''
-  title = f'{answer}{meaning}'
+  right = _MARGIN + 74.3 + 1.7 * len(_printable(likeliest, 12))
+  sheet.write(right, 17.5, against, fontsize=9, color=_AGAINST)
+  meaning = classes.get(answer, answer)
+  title = answer if meaning == answer else f'{answer}, {meaning}'
+  title = _printable(title, 40)
   sheet.write(width - 95, 4, title, fontsize=13, fontweight='bold')
-  _draw_probabilities(sheet.axes(width - 58, 11, 38, 13), probabilities)
+  chances = sheet.axes(width - 58, 11, 38, bars)
+  names = [_printable(words, 24) for words in classes.values()]
+  _draw_probabilities(chances, probabilities, names)
 
   # A few strong segments must not hide the rest.
   strong = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
   heights = np.clip(attribution / strong, -1, 1)
   if np.abs(attribution).max() < LEAST_ATTRIBUTION:
     heights = np.zeros_like(heights)
-  top: float = _HEADER
+  top: float = header
   for first in starts:
     row = shown[first : first + row_samples]
     start = first / sampling_rate
@@ -240,16 +243,18 @@ def _draw_attribution(
   axes.tick_params(length=2, pad=1, color='0.5', labelcolor='0.3')
 
 
-def _draw_probabilities(axes: Axes, probabilities: np.ndarray) -> None:
+def _draw_probabilities(
+  axes: Axes, probabilities: np.ndarray, names: Sequence[str]
+) -> None:
   """A bar per class, the most likely one dark."""
-  places = range(len(schema.CLASSES))
+  places = range(len(names))
   colors = np.where(probabilities == probabilities.max(), '0.25', '0.7')
   axes.barh(places, probabilities, 0.7, color=colors)
   for place, probability in zip(places, probabilities, strict=True):
     percent = f'{100 * probability:.0f} %'
     axes.text(1.05, place, percent, va='center', fontsize=8)
   axes.set(xlim=(0, 1), xticks=[])
-  axes.set_yticks(places, [CLASS_NAMES[x] for x in schema.CLASSES], fontsize=8)
+  axes.set_yticks(places, names, fontsize=8)
   axes.invert_yaxis()
   axes.tick_params(length=0)
   axes.spines[['top', 'right', 'bottom']].set_visible(False)

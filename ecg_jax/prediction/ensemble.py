@@ -12,20 +12,13 @@ import ml_collections
 import numpy as np
 
 from ecg_jax import experiment
+from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward
-from ecg_jax.runs import finished_run
+from ecg_jax.recordings import lead
+from ecg_jax.runs import artifacts, finished_run
 from ecg_jax.runtime import sharding
-
-LONGEST_SAMPLES = 18_286
-"""Length at 300 Hz of the longest record of the challenge and of the synthetic
-set; no model was trained on longer ones."""
-
-
-# Lengths that windows are padded to: half a minute, as most records have, and
-# the longest record; longer windows to a multiple of that.
-_BUCKETS = (9_000, LONGEST_SAMPLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +36,41 @@ class Ensemble:
   """`params` and `batch_stats` of each of `folds`, on the device."""
   trained_on: tuple[Mapping[str, str], ...]
   """Records that shaped each of `folds`: `finished_run.trained_on`."""
-  longest_samples: int = LONGEST_SAMPLES
-  """Length of the longest record trained on, at 300 Hz."""
+  spec: schema.DatasetSpec
+  """What the records are that they were trained on."""
+
+  @property
+  def encoding(self) -> lead.Encoding:
+    """Rate and unit of the windows."""
+    return lead.Encoding(
+      self.spec.sampling_rate, self.spec.counts_per_millivolt
+    )
+
+  @property
+  def longest_samples(self) -> int:
+    """Length of the longest record trained on."""
+    assert self.spec.longest_samples is not None  # It was measured.
+    return self.spec.longest_samples
+
+  def bucket(self, length: int) -> int:
+    """Number of samples that a window of this length is padded to.
+
+    Half a minute, as most recordings have, or the longest record, if shorter;
+    the longest record; longer windows to a multiple of that.
+    """
+    longest = self.longest_samples
+    short = min(30 * self.spec.sampling_rate, longest)
+    return short if length <= short else -(-length // longest) * longest
 
   def logits(self, windows: Sequence[np.ndarray]) -> np.ndarray:
     """Computes the logits of each fold for each window, as in training.
 
     Args:
-      windows: int16 [samples] each, counts of 1/1000 mV at 300 Hz, of any
+      windows: int16 [samples] each, encoded as the records of `spec`, of any
         lengths from the spectrogram's window on.
 
     Returns:
-      float32 [folds, len(windows), 4], order N, A, O, ~.
+      float32 [folds, len(windows), C], in the order of `spec.classes`.
 
     Raises:
       InputError: A window is too short.
@@ -63,11 +79,13 @@ class Ensemble:
     shortest = self.network.spectrogram.window_samples
     if min(lengths, default=shortest) < shortest:
       raise InputError(
-        f'A recording has {min(lengths)} samples at 300 Hz, less than the'
-        f' {shortest} of one spectrum: give a longer one.'
+        f'A recording has {min(lengths)} samples at'
+        f' {self.spec.sampling_rate} Hz, less than the {shortest} of one'
+        ' spectrum: give a longer one.'
       )
-    logits = np.zeros((len(self.folds), len(windows), 4), np.float32)
-    buckets = np.array([bucket(length) for length in lengths], np.int64)
+    shape = len(self.folds), len(windows), self.spec.num_classes
+    logits = np.zeros(shape, np.float32)
+    buckets = np.array([self.bucket(length) for length in lengths], np.int64)
     outputs = []
     for samples in np.unique(buckets):
       (members,) = np.nonzero(buckets == samples)
@@ -92,30 +110,25 @@ def load(run_folder: str | pathlib.Path) -> Ensemble:
   run_folder = pathlib.Path(run_folder).expanduser()
   config = finished_run.read_config(run_folder, manual_dir=None, data_dir=None)
   folds = finished_run.finished_folds(run_folder, config)
-  network = experiment.make_network(config)
+  spec = artifacts.read_spec(run_folder)
+  network = experiment.make_network(config, spec)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   variables = tuple(
     finished_run.restore(run_folder, config, fold, network, mesh)
     for fold in folds
   )
   trained_on = tuple(finished_run.trained_on(run_folder, x) for x in folds)
-  return Ensemble(run_folder, config, folds, network, variables, trained_on)
+  return Ensemble(
+    run_folder, config, folds, network, variables, trained_on, spec
+  )
 
 
 @functools.partial(jax.jit, static_argnames='network')
 def _evaluate(
   network: forward.Network, variables: dict[str, Any], batch: Batch
 ) -> jax.Array:
-  """Logits, float32 [B, 4]."""
+  """Logits, float32 [B, C]."""
   return forward.evaluate_logits(network, variables, batch, kind='all')
-
-
-def bucket(length: int) -> int:
-  """Number of samples that a window of this length is padded to."""
-  for bucket in _BUCKETS:
-    if length <= bucket:
-      return bucket
-  return -(-length // LONGEST_SAMPLES) * LONGEST_SAMPLES
 
 
 def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:

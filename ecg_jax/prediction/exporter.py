@@ -9,7 +9,7 @@ import os
 import pathlib
 import string
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,18 +32,6 @@ Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
 PLATFORMS = ('cpu', 'cuda')
 
 _CARD = pathlib.Path(__file__).with_name('model_card.md')
-
-_DATA = {
-  'physionet2017': (
-    'the public training set of the PhysioNet/CinC Challenge 2017 (Clifford et'
-    ' al. 2017): 8,528 single-lead recordings of 9 to 61 s from one hand-held'
-    ' device, 300 Hz, band-passed by it to 0.5 to 40 Hz'
-  ),
-  'synthetic_ecg': (
-    'synthetic recordings (`ecg_jax.datasets.synthetic_ecg`), which are no'
-    ' basis for answers about real ones'
-  ),
-}
 
 
 def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
@@ -104,14 +92,17 @@ def _by_path(tree: Any) -> dict[str, Any]:
 def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
   """Name -> program for any batch and length, serialized by `jax.export`.
 
-  Each takes the weights of `stacked_weights`, a signal [B, N] (int16 counts of
-  1/1000 mV, or float32 mV) with N at least the spectrogram's window, and
-  lengths, int32 [B], and returns probabilities, float32 [B, 4].
+  Each takes the weights of `stacked_weights`, a signal [B, N] (int16 counts, or
+  float32 mV) with N at least the spectrogram's window, and lengths, int32 [B],
+  and returns probabilities, float32 [B, C].
   """
   predict_padded = make_predict(model, temperature)
+  counts_per_millivolt = model.spec.counts_per_millivolt
   spectrogram = model.network.spectrogram
   size, hop = spectrogram.window_samples, spectrogram.hop_samples
-  unit, before = hop * 2**model.network.model.config.halvings, size - hop
+  # At least two frames, so that there are provably more than one.
+  halvings = max(1, model.network.model.config.halvings)
+  unit, before = hop * 2**halvings, size - hop
 
   def predict(weights, signal_BxN, lengths):
     # Padded so that frames halve evenly. Otherwise shapes would need rounding,
@@ -123,7 +114,8 @@ def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
 
   def predict_millivolt(weights, signal, lengths):
     limits = jnp.iinfo(jnp.int16)
-    counts = jnp.clip(jnp.round(signal * 1000.0), limits.min, limits.max)
+    counts = jnp.round(signal * counts_per_millivolt)
+    counts = jnp.clip(counts, limits.min, limits.max)
     return predict(weights, counts.astype(jnp.int16), lengths)
 
   least = f'samples >= {size}'
@@ -167,7 +159,7 @@ def make_predict(model: Ensemble, temperature: float) -> Predict:
 
 def model_card(model: Ensemble, temperature: float) -> str:
   """The content of MODEL_CARD.md, from the run's own files."""
-  config, run_folder = model.config, model.run_folder
+  config, run_folder, spec = model.config, model.run_folder, model.spec
   run = artifacts.read_run(run_folder)
   start = thinned = ''
   if config.init_from is not None:
@@ -190,7 +182,19 @@ def model_card(model: Ensemble, temperature: float) -> str:
   return string.Template(_CARD.read_text()).substitute(
     model=config.model.name,
     run=run_folder.resolve().name,
-    data=_DATA[config.data.name],
+    data=spec.description or f'the dataset `{config.data.name}`',
+    classes=_listed(
+      [
+        name if words == name else f'{words} ({name})'
+        for name, words in zip(spec.classes, spec.class_names, strict=True)
+      ],
+      'or',
+    ),
+    order=', '.join(spec.classes),
+    num_classes=spec.num_classes,
+    scored=_listed(spec.scored_classes, 'and'),
+    rate=spec.sampling_rate,
+    unit=f'1/{spec.counts_per_millivolt:g} mV',
     labels=config.label_version,
     start=start,
     thinned=thinned,
@@ -199,9 +203,15 @@ def model_card(model: Ensemble, temperature: float) -> str:
     scores=tables.format_table([summary.summarize(run_folder)]),
     calibration=text,
     shortest=model.network.spectrogram.window_samples,
-    longest=f'{model.longest_samples / 300:.0f}',
+    longest=f'{model.longest_samples / spec.sampling_rate:.0f}',
     platforms=' and '.join(PLATFORMS),
     jax=jax.__version__,
     trained_with=run['versions'].get('jax'),
     commit=run['commit'],
   )
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+  """Names in words: 'a, b and c'."""
+  *first, last = names
+  return f'{", ".join(first)} {word} {last}' if first else last

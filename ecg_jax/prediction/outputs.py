@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.recordings import find
+from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files
 
 if TYPE_CHECKING:
@@ -48,11 +49,15 @@ class Outputs:
       inputs: The files and folders of the recordings.
 
     Raises:
-      InputError: An output cannot be used; the message says which, and why.
+      InputError: An output cannot be used; the message says which, and why. Or
+        the run cannot.
     """
     # Arrays in a folder are not read without a rate, but not replaced either.
     beside = find.find(inputs, with_arrays=True)
-    recordings = [*inputs, *(path for path in beside if not _is_output(path))]
+    classes = artifacts.read_spec(run_folder).classes
+    recordings = [
+      *inputs, *(path for path in beside if not _is_output(path, classes))
+    ]  # fmt: skip
     protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}
     run = pathlib.Path(os.path.realpath(run_folder))
     taken: set[str] = set()
@@ -94,7 +99,7 @@ class Outputs:
     try:
       if self.out is not None:
         text = (
-          report.to_csv(results)
+          report.to_csv(results, model.spec.classes)
           if self.out.suffix == '.csv'
           else report.to_json(results, model, settings)
         )
@@ -107,7 +112,8 @@ class Outputs:
 
         pictures.write(self.plot, model, results)
     finally:
-      _print(report.format_table(results), sys.stdout)
+      table = report.format_table(results, model.spec.classes)
+      _print(table, sys.stdout)
       for failure in failures:
         _print(failure, sys.stderr)
     if failures:
@@ -129,14 +135,15 @@ def names(paths: Sequence[pathlib.Path]) -> list[str]:
   return short if len(set(short)) == len(short) else whole
 
 
-def _is_output(path: pathlib.Path) -> bool:
+def _is_output(path: pathlib.Path, classes: Sequence[str]) -> bool:
   """Whether --out or --answers wrote a file, and may replace it."""
   try:
     with path.open(encoding='utf-8', errors='replace') as file:
       line = file.readline(4096).strip()
   except OSError:
     return False
-  return re.match('recording,lead,|.+,[NAO~]$', line) is not None
+  answer = '|'.join(map(re.escape, classes))
+  return re.match(f'recording,lead,|.+,({answer})$', line) is not None
 
 
 def _encode(text: str) -> bytes:

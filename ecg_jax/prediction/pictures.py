@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from ecg_jax.prediction import attribution, ecg_plot
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.predictor import RecordingResult
-from ecg_jax.recordings import training_range
 from ecg_jax.runtime import figures, files
 
 _LONGEST_NAME = 100
@@ -41,15 +40,18 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
   shares = attribution.integrated_gradients(
     used, window.counts, int(answer.probabilities.argmax())
   )
+  spec = model.spec
+  segment = attribution.segment_samples(spec.sampling_rate)
   return ecg_plot.draw(
-    window.counts / 1000,
-    training_range.SAMPLING_RATE,
+    window.counts / spec.counts_per_millivolt,
+    spec.sampling_rate,
     name=name,
     lead=result.lead,
+    classes=dict(zip(spec.classes, spec.class_names, strict=True)),
     answer=answer.predicted,
     probabilities=answer.probabilities,
     attribution=shares,
-    segment_seconds=attribution.SEGMENT_SAMPLES / training_range.SAMPLING_RATE,
+    segment_seconds=segment / spec.sampling_rate,
   )
 
 

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets import training_range
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import aggregation, ensemble, leak_rule
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.recordings import lead as lead_lib
-from ecg_jax.recordings import resampling, training_range
+from ecg_jax.recordings import resampling
 
 _CHUNK_SAMPLES = 2**22
 """Samples of the windows that are evaluated together, at least, if there are
@@ -67,7 +68,7 @@ class Window(NamedTuple):
   end: float
   """Seconds."""
   counts: np.ndarray
-  """int16 at 300 Hz."""
+  """int16, encoded as the records trained on."""
   folds: tuple[int, ...]
   """Folds that may classify it."""
 
@@ -77,6 +78,8 @@ class RecordingResult:
   """The prediction for a recording, with everything that explains it."""
 
   name: str
+  spec: DatasetSpec
+  """What the records are that the model was trained on."""
   lead: str = ''
   seconds: float = 0.0
   windowed: bool = False
@@ -94,8 +97,8 @@ class RecordingResult:
   examples: dict[int, tuple[Window, Prediction]] = dataclasses.field(
     default_factory=dict
   )
-  """Position in the order N, A, O, ~ -> the window with the highest probability
-  of that class, and its prediction."""
+  """Index of a class in `spec.classes` -> the window with the highest
+  probability of that class, and its prediction."""
   summary: aggregation.Summary | None = None
   """The summary over windows of a `windowed` recording."""
   failure: str | None = None
@@ -108,14 +111,14 @@ class RecordingResult:
 
   @property
   def predicted(self) -> str:
-    """'N', 'A', 'O', '~', or 'undecided'."""
+    """A class, or 'undecided'."""
     return self.answer.predicted
 
   @property
   def probabilities(self) -> dict[str, float]:
     """Class -> probability; for a long recording the mean over windows."""
     values = map(float, self.answer.probabilities)
-    return dict(zip(schema.CLASSES, values, strict=True))
+    return dict(zip(self.spec.classes, values, strict=True))
 
   @property
   def agreement(self) -> float:
@@ -161,14 +164,14 @@ def predict_recordings(
   """
   samples = model.network.spectrogram.window_samples
   # Rounded up to hundredths, so that the reported length is accepted.
-  least = -(-100 * samples // training_range.SAMPLING_RATE) / 100
+  least = -(-100 * samples // model.spec.sampling_rate) / 100
   if settings.window < least:
     raise InputError(
       f'--window is {float(settings.window):g} s, shorter than one spectrum:'
       f' give at least {least:g}.'
     )
   temperature = calibration.read(model.run_folder, model.folds)
-  results = [RecordingResult(name) for name in openers]
+  results = [RecordingResult(name, model.spec) for name in openers]
   windows = itertools.chain.from_iterable(
     _read(model, number, result, openers[result.name], settings)
     for number, result in enumerate(results)
@@ -197,11 +200,11 @@ def predict_recordings(
   for number, result in enumerate(results):
     if result.failure is not None:
       # The windows before the failure do not stand for the recording.
-      known = ('name', 'lead', 'seconds', 'notes', 'failure')
+      known = ('name', 'spec', 'lead', 'seconds', 'notes', 'failure')
       results[number] = RecordingResult(**{x: vars(result)[x] for x in known})
     elif result.windowed:
       result.summary = aggregation.summarize(
-        result.windows, abstain=settings.abstain
+        result.windows, model.spec, abstain=settings.abstain
       )
   return results
 
@@ -214,28 +217,30 @@ def _read(
   settings: Settings,
 ) -> Iterator[Window]:
   """Reads windows of a recording; sets its result except for predictions."""
+  encoding = model.encoding
   try:
     recording = opener()
     result.lead = recording.lead
     result.notes += recording.notes
-    samples = resampling.num_counts(recording)
-    result.seconds = samples / training_range.SAMPLING_RATE
+    rate = model.spec.sampling_rate
+    samples = resampling.num_counts(recording, rate)
+    result.seconds = samples / rate
     least = model.network.spectrogram.window_samples
     if samples < least:
       raise InputError(
-        f'{result.name} has {samples} samples at'
-        f' {training_range.SAMPLING_RATE} Hz ({result.seconds:.2f} s), less'
-        f' than the {least} of one spectrum: give a longer one.'
+        f'{result.name} has {samples} samples at {rate} Hz'
+        f' ({result.seconds:.2f} s), less than the {least} of one spectrum:'
+        ' give a longer one.'
       )
     if samples <= model.longest_samples:
-      counts = resampling.window_counts(recording)
+      counts = resampling.window_counts(recording, encoding)
       allowed, note = leak_rule.allowed_folds(
         model, result.name, counts, allow_leak=settings.allow_leak
       )
       result.notes += [note] if note else []
       if settings.bandpass:
-        counts = resampling.window_counts(recording, bandpass=True)
-      result.departures.update(training_range.departures(counts))
+        counts = resampling.window_counts(recording, encoding, bandpass=True)
+      result.departures.update(_departures(counts, model.spec))
       yield Window(number, 0.0, result.seconds, counts, allowed)
       return
     result.windowed = True
@@ -243,12 +248,16 @@ def _read(
     for start, end in times:
       try:
         counts = resampling.window_counts(
-          recording, start, end - start, bandpass=settings.bandpass
+          recording,
+          encoding,
+          start,
+          end - start,
+          bandpass=settings.bandpass,
         )
       except resampling.GapError:
         result.gaps.append((start, end))
         continue
-      result.departures.update(training_range.departures(counts))
+      result.departures.update(_departures(counts, model.spec))
       yield Window(number, start, end, counts, model.folds)
     if len(result.gaps) == len(times):
       raise InputError(
@@ -257,6 +266,18 @@ def _read(
       )
   except InputError as error:
     result.failure = str(error)
+
+
+def _departures(counts: np.ndarray, spec: DatasetSpec) -> list[str]:
+  """Differences of a window from the training records, if those are known."""
+  if spec.ranges is None:
+    return []
+  return training_range.departures(
+    counts,
+    spec.ranges,
+    sampling_rate=spec.sampling_rate,
+    counts_per_millivolt=spec.counts_per_millivolt,
+  )
 
 
 def window_times(
@@ -293,6 +314,7 @@ def _classify(
     rows = [model.folds.index(fold) for fold in window.folds]
     answer = aggregation.combine(
       logits[rows, index],
+      model.spec.classes,
       temperature=temperature,
       vote=settings.vote,
       abstain=settings.abstain,
@@ -326,7 +348,8 @@ class Model:
       signal: Real numbers [samples], or [leads, samples] or its transpose; NaN
         or masked where one is missing.
       sampling_rate: Hz.
-      units: 'V', 'mV', 'uV', 'nV', or 'counts' of 1/1000 mV.
+      units: 'V', 'mV', 'uV', 'nV', or 'counts', as the records trained on
+        have them (of 1/1000 mV in the PhysioNet/CinC Challenge 2017).
       lead: Number of the lead, where there are several.
       settings: Windows of long recordings, filter, vote, abstention, leaks.
 
@@ -342,6 +365,7 @@ class Model:
       signal,
       sampling_rate=sampling_rate,
       units=units,
+      counts_per_millivolt=self.folds.spec.counts_per_millivolt,
       lead=lead,
     )
     [result] = predict_recordings(self.folds, {'signal': opener}, settings)

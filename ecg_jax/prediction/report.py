@@ -7,29 +7,32 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ecg_jax.datasets import schema
+from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction.aggregation import Prediction, Summary
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.predictor import RecordingResult, Settings
 
-COLUMNS = [
-  'recording',
-  'lead',
-  'start_seconds',
-  'end_seconds',
-  'predicted',
-  *(f'probability_{name}' for name in schema.CLASSES),
-  'agreement',
-  'status',
-]
-
 _EPISODES_SHOWN = 10
 """Episodes listed on the terminal; the JSON lists all."""
 
 
+def columns(classes: Sequence[str]) -> list[str]:
+  """Columns of the output."""
+  return [
+    'recording',
+    'lead',
+    'start_seconds',
+    'end_seconds',
+    'predicted',
+    *(f'probability_{name}' for name in classes),
+    'agreement',
+    'status',
+  ]
+
+
 def rows(result: RecordingResult) -> list[dict[str, Any]]:
-  """The rows of a recording in the output, by COLUMNS.
+  """The rows of a recording in the output, by `columns`.
 
   A row per window of a long recording and one for the whole of it, or a single
   row for a failure. Columns without a value are None.
@@ -40,13 +43,7 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
   parts += [(*gap, None, 'window with a gap') for gap in result.gaps]
   parts.sort(key=lambda part: part[0])
   if result.summary is not None:
-    count = len(result.windows)
-    status = (
-      f'mean of {count} windows, all noise'
-      if all(window.answer.chosen == '~' for window in result.windows)
-      else f'mean of the {result.summary.used} of {count} windows that are not'
-      ' noise'
-    )
+    status = _describe_mean(result, result.summary)
     if result.gaps:
       count = len(result.gaps)
       status += f'; {count} window{"s" * (count > 1)} with a gap left out'
@@ -62,16 +59,29 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
       'lead': result.lead,
       'start_seconds': round(start, 3),
       'end_seconds': round(end, 3),
-      **_columns(answer),
+      **_columns(answer, result.spec.classes),
       'status': status,
     }
     for start, end, answer, status in parts
   ]
 
 
-def _columns(answer: Prediction | None) -> dict[str, Any]:
+def _describe_mean(result: RecordingResult, summary: Summary) -> str:
+  """What the prediction for a long recording is the mean of."""
+  count, noise = len(result.windows), result.spec.noise_class
+  if noise is None:
+    return f'mean of {count} windows'
+  word = result.spec.class_names[result.spec.classes.index(noise)]
+  if all(window.answer.chosen == noise for window in result.windows):
+    return f'mean of {count} windows, all {word}'
+  return f'mean of the {summary.used} of {count} windows that are not {word}'
+
+
+def _columns(
+  answer: Prediction | None, classes: Sequence[str]
+) -> dict[str, Any]:
   """The columns of a prediction, all None without one."""
-  names = COLUMNS[4:-1]
+  names = columns(classes)[4:-1]
   if answer is None:
     return dict.fromkeys(names)
   probabilities = map(float, answer.probabilities)
@@ -79,15 +89,17 @@ def _columns(answer: Prediction | None) -> dict[str, Any]:
   return dict(zip(names, values, strict=True))
 
 
-def format_table(results: Sequence[RecordingResult]) -> str:
-  """A line per recording; below a long one its time by class and its AF."""
+def format_table(
+  results: Sequence[RecordingResult], classes: Sequence[str]
+) -> str:
+  """A line per recording; below a long one its time by class, and episodes."""
   table = [
-    ['recording', 'lead', 'seconds', 'prediction', *schema.CLASSES, 'agreement',
-     '']
-  ]  # fmt: skip
+    ['recording', 'lead', 'seconds', 'prediction', *classes, 'agreement', '']
+  ]
   below: dict[int, list[str]] = {}
   for result in results:
-    *_, predicted, n, a, o, noise, agreement, status = rows(result)[-1].values()
+    row = rows(result)[-1]
+    status, numbers = row['status'], list(row.values())[5:-1]
     if result.failure is not None:
       status = 'no answer: see below'
     table.append(
@@ -95,13 +107,13 @@ def format_table(results: Sequence[RecordingResult]) -> str:
         ' '.join(result.name.split()),  # It may have line ends.
         result.lead,
         f'{result.seconds:.1f}',
-        predicted or '',
-        *('' if x is None else f'{x:.3f}' for x in (n, a, o, noise, agreement)),
+        row['predicted'] or '',
+        *('' if x is None else f'{x:.3f}' for x in numbers),
         status.removeprefix('answered').removeprefix('; '),
       ]
     )
     if result.summary is not None:
-      below[len(table) - 1] = _describe(result.summary)
+      below[len(table) - 1] = _describe(result.summary, result.spec)
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   widths[-1] = 0
   lines = []
@@ -112,15 +124,17 @@ def format_table(results: Sequence[RecordingResult]) -> str:
   return '\n'.join(lines)
 
 
-def _describe(summary: Summary) -> list[str]:
-  """Time by class, and episodes of atrial fibrillation, a line each."""
+def _describe(summary: Summary, spec: DatasetSpec) -> list[str]:
+  """Time by class, and episodes of a class if it has any, a line each."""
   shares = ', '.join(
     f'{name} {100 * share:.1f} %' for name, share in summary.shares.items()
   )
   lines = [f'share of {_clock(summary.answered_seconds)}: {shares}']
-  longest = summary.longest_episode
+  longest, name = summary.longest_episode, spec.episode_class
+  if name is None:
+    return lines
   if longest is None:
-    return [*lines, 'no episode of A']
+    return [*lines, f'no episode of {name}']
   shown = ', '.join(
     f'{_clock(start)} to {_clock(end)}'
     for start, end in summary.episodes[:_EPISODES_SHOWN]
@@ -129,7 +143,7 @@ def _describe(summary: Summary) -> list[str]:
   more = count - _EPISODES_SHOWN
   return [
     *lines,
-    f'{count} episode{"s" * (count > 1)} of A, the longest'
+    f'{count} episode{"s" * (count > 1)} of {name}, the longest'
     f' {_clock(longest[1] - longest[0])} from {_clock(longest[0])}: {shown}'
     + (f' and {more} more' if more > 0 else ''),
   ]
@@ -140,10 +154,10 @@ def _clock(seconds: float) -> str:
   return f'{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}'
 
 
-def to_csv(results: Sequence[RecordingResult]) -> str:
+def to_csv(results: Sequence[RecordingResult], classes: Sequence[str]) -> str:
   """The rows of all recordings as CSV."""
   text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+  writer = csv.DictWriter(text, columns(classes), lineterminator='\n')
   writer.writeheader()
   for result in results:
     writer.writerows(rows(result))
@@ -166,12 +180,7 @@ def to_json(
         'warnings': result.warnings,
         'failure': result.failure,
         'summary': result.summary
-        and {
-          'share_of_time': result.summary.shares,
-          'answered_seconds': result.summary.answered_seconds,
-          'episodes_of_A': result.summary.episodes,
-          'longest_episode_of_A': result.summary.longest_episode,
-        },
+        and _summary_json(result.summary, result.spec.episode_class),
       }
       for result in results
     ],
@@ -179,13 +188,24 @@ def to_json(
   return json.dumps(content, indent=1) + '\n'
 
 
+def _summary_json(summary: Summary, episodes_of: str | None) -> dict[str, Any]:
+  content: dict[str, Any] = {
+    'share_of_time': summary.shares,
+    'answered_seconds': summary.answered_seconds,
+  }
+  if episodes_of is not None:
+    content[f'episodes_of_{episodes_of}'] = summary.episodes
+    content[f'longest_episode_of_{episodes_of}'] = summary.longest_episode
+  return content
+
+
 def to_answers(results: Sequence[RecordingResult]) -> str:
   """The challenge's format: a line record,label per recording with a class."""
-  lasts = [rows(result)[-1] for result in results]
+  lasts = [(rows(result)[-1], result.spec) for result in results]
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(
     (row['recording'], row['predicted'])
-    for row in lasts
-    if row['predicted'] in schema.CLASSES
+    for row, spec in lasts
+    if row['predicted'] in spec.classes
   )
   return text.getvalue()

@@ -1,23 +1,24 @@
 """A lead of a user's recording, in mV at its own sampling rate.
 
-`windows` resamples it. Only what a window needs is read at a time.
+`resampling` makes windows of it. Only what a window needs is read at a time.
 """
 
 import dataclasses
 import numbers
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import arrays, formats
 from ecg_jax.recordings.channels import Channels, explained, to_float32
-from ecg_jax.recordings.training_range import SAMPLING_RATE
 
-MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6, 'counts': 1e-3}
-"""Unit -> mV. A count is 1/1000 mV, as in the challenge's records."""
+UNITS = ('V', 'mV', 'uV', 'nV', 'counts')
+"""Units of files; counts are those of the model's records."""
+
+_MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6}
 
 SLOWEST, FASTEST = 50.0, 100_000.0
 """Hz, the sampling rates that are accepted."""
@@ -27,6 +28,15 @@ _ECG_NAME = re.compile(
   r'|(lead|mod\.?|ml?)?[ _]*(i|ii|iii|av[rlf]|v\d\w*|mcl\d|c[mc]\d)([-+ ].*)?',
   re.IGNORECASE,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """Rate and unit of int16 samples, such as those that a model classifies."""
+
+  sampling_rate: int
+  """Hz."""
+  counts_per_millivolt: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Recording:
 
 def open_recording(
   path: pathlib.Path,
+  encoding: Encoding,
   *,
   lead: str | None = None,
   sampling_rate: float | None = None,
@@ -72,10 +83,12 @@ def open_recording(
 
   Args:
     path: A WFDB header, .edf, .mat (`val`), .csv, .txt or .npy.
+    encoding: Of the model's records: what counts are, and what a .mat without
+      a header is taken to have.
     lead: Name or number (from 0) of the lead; None for the first with a name
       or unit like an ECG's.
     sampling_rate: Hz, for files that do not state it.
-    units: A key of MILLIVOLT, for files that do not state it.
+    units: One of UNITS, for files that do not state it.
 
   Raises:
     InputError: The file, the lead, its rate or units cannot be used.
@@ -83,16 +96,23 @@ def open_recording(
   channels = formats.read_channels(path)
   notes = []
   if path.suffix.lower() == '.mat':
-    # As the challenge's, the best known of this format.
+    # As a record of the challenge, the best known of this format.
     if sampling_rate is None:
-      sampling_rate = SAMPLING_RATE
-      notes.append(f'no header: taken to have {SAMPLING_RATE} samples a second')
+      sampling_rate = encoding.sampling_rate
+      notes.append(f'no header: taken to have {sampling_rate} samples a second')
     if units is None:
       units = 'counts'
-      notes.append('no header: taken to be in units of 1/1000 mV')
-  return _open_lead(
-    channels, str(path), lead, sampling_rate, units, tuple(notes)
+      count = encoding.counts_per_millivolt
+      notes.append(f'no header: taken to be in units of 1/{count:g} mV')
+  opened = _open_lead(
+    channels,
+    str(path),
+    lead=lead,
+    sampling_rate=sampling_rate,
+    units=units,
+    counts_per_millivolt=encoding.counts_per_millivolt,
   )
+  return dataclasses.replace(opened, notes=(*notes, *opened.notes))
 
 
 def from_array(
@@ -100,6 +120,7 @@ def from_array(
   *,
   sampling_rate: float,
   units: str,
+  counts_per_millivolt: float,
   lead: int | str | None = None,
   name: str = 'signal',
 ) -> Recording:
@@ -109,7 +130,8 @@ def from_array(
     signal: Real numbers [samples], or [leads, samples] or its transpose; NaN or
       masked where one is missing.
     sampling_rate: Hz.
-    units: A key of MILLIVOLT.
+    units: One of UNITS.
+    counts_per_millivolt: What 'counts' are.
     lead: Number of the lead, where there are several.
     name: Name of the recording.
 
@@ -130,18 +152,27 @@ def from_array(
   if np.ma.is_masked(signal) and array.dtype.kind in 'iuf':
     array = np.where(np.ma.getmaskarray(signal), np.nan, array)
   channels = arrays.array_channels(name, array)
-  wanted = None if lead is None else str(lead)
-  return _open_lead(channels, name, wanted, sampling_rate, units, ())
+  return _open_lead(
+    channels,
+    name,
+    lead=None if lead is None else str(lead),
+    sampling_rate=sampling_rate,
+    units=units,
+    counts_per_millivolt=counts_per_millivolt,
+  )
 
 
 def _open_lead(
   channels: Channels,
   path: str,
+  *,
   lead: str | None,
   sampling_rate: float | None,
   units: str | None,
-  notes: tuple[str, ...],
+  counts_per_millivolt: float,
 ) -> Recording:
+  notes: tuple[str, ...] = ()
+  scales = _MILLIVOLT | {'counts': 1 / counts_per_millivolt}
   names = tuple(name or str(k) for k, name in enumerate(channels.names))
   chosen = choose_lead(path, names, channels.units, lead)
   stated = channels.rates[chosen]
@@ -155,11 +186,11 @@ def _open_lead(
       f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
       f' {FASTEST:g}: give the right one.'
     )
-  scale = _scale(path, names[chosen], channels.units[chosen], units)
+  scale = _scale(path, names[chosen], channels.units[chosen], units, scales)
   if sampling_rate not in (None, rate):
     unused = f'--sampling_rate {sampling_rate:g} not used'
     notes += (f'states {rate:g} Hz itself: {unused}',)
-  if units is not None and MILLIVOLT.get(_unit(units) or '') != scale:
+  if units is not None and scales.get(_unit(units) or '') != scale:
     unused = f'--units {units} not used'
     notes += (f'states {channels.units[chosen]} itself: {unused}',)
   with explained(pathlib.Path(path)):
@@ -224,13 +255,17 @@ def choose_lead(
 
 
 def _unit(text: str | None) -> str | None:
-  """The key of MILLIVOLT for a unit as files spell it, or None."""
+  """The one of UNITS that a file spells so, or None."""
   plain = str(text).strip().replace('µ', 'u').replace('μ', 'u').lower()
-  return next((unit for unit in MILLIVOLT if unit.lower() == plain), None)
+  return next((unit for unit in UNITS if unit.lower() == plain), None)
 
 
 def _scale(
-  path: str, lead: str, stated: str | None, units: str | None
+  path: str,
+  lead: str,
+  stated: str | None,
+  units: str | None,
+  scales: Mapping[str, float],
 ) -> float:
   """Factor from a lead's samples to mV."""
   unit = _unit(stated or units)
@@ -238,11 +273,12 @@ def _scale(
     raise InputError(
       f'{path} does not say the units of lead {lead}'
       + ('' if units is None else f', and {units!r} are unknown')
-      + f': give --units, one of {", ".join(MILLIVOLT)} (of 1/1000 mV).'
+      + f': give --units, one of {", ".join(UNITS)} (of'
+      f' 1/{1 / scales["counts"]:g} mV).'
     )
   if unit is None:
     raise InputError(
       f'Lead {lead} of {path} is in {stated!r}, not a voltage: choose another'
       ' with --lead.'
     )
-  return MILLIVOLT[unit]
+  return scales[unit]

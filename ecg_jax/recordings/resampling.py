@@ -1,4 +1,4 @@
-"""Windows of a lead, resampled to 300 Hz, as int16 counts of 1/1000 mV.
+"""Windows of a lead as int16 samples at the rate and in the unit of a model.
 
 The samples of a window do not depend on how the recording is cut.
 """
@@ -12,7 +12,6 @@ import scipy.signal
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import lead
-from ecg_jax.recordings.training_range import SAMPLING_RATE
 
 LONGEST_BRIDGED = 0.05
 """Seconds of missing samples in a row that are interpolated, at most."""
@@ -21,7 +20,8 @@ _FILTER_LENGTH = 16
 """Samples of the lower rate that the resampling filter spans to each side."""
 
 _BANDPASS = (0.5, 40.0)
-"""Hz, the band of the device that recorded the challenge's records."""
+"""Hz, the band of the device that recorded the challenge's records; it ends at
+0.4 of a sampling rate below 100 Hz, which has no 40 Hz or hardly any."""
 
 _BANDPASS_CONTEXT = 6.0
 """Seconds of signal read to each side, in which the filter settles."""
@@ -31,59 +31,62 @@ class GapError(InputError):
   """More samples are missing in a row than are interpolated."""
 
 
-def num_counts(recording: lead.Recording) -> int:
-  """Number of samples of a recording at 300 Hz."""
-  up, down = _ratio(recording.sampling_rate)
+def num_counts(recording: lead.Recording, sampling_rate: int) -> int:
+  """Number of samples of a recording at another sampling rate, Hz."""
+  up, down = _ratio(sampling_rate, recording.sampling_rate)
   return -(-recording.num_samples * up // down)
 
 
 def window_counts(
   recording: lead.Recording,
+  encoding: lead.Encoding,
   start_seconds: float = 0.0,
   seconds: float = math.inf,
   *,
   bandpass: bool = False,
 ) -> np.ndarray:
-  """Reads a window of a recording in the format of the models.
+  """Reads a window of a recording as a model takes it.
 
-  A challenge record keeps its own int16 samples.
+  A recording of that rate and unit keeps its own int16 samples.
 
   Args:
     recording: The recording.
+    encoding: Rate and unit of the result.
     start_seconds: Start of the window, at least 0.
     seconds: Length of the window, which ends at the recording's end at most.
     bandpass: Whether to filter, 0.5 to 40 Hz, without a time shift.
 
   Returns:
-    int16 [samples] at 300 Hz in counts of 1/1000 mV, clipped to the range of
-    int16.
+    int16 [samples], clipped to the range of int16.
 
   Raises:
     GapError: More than LONGEST_BRIDGED is missing in a row.
     InputError: The file is damaged there.
   """
-  total = num_counts(recording)
-  start = min(round(start_seconds * SAMPLING_RATE), total)
-  stop = min(total, start + round(min(seconds, total) * SAMPLING_RATE))
-  margin = round(_BANDPASS_CONTEXT * SAMPLING_RATE) if bandpass else 0
+  rate = encoding.sampling_rate
+  total = num_counts(recording, rate)
+  start = min(round(start_seconds * rate), total)
+  stop = min(total, start + round(min(seconds, total) * rate))
+  margin = round(_BANDPASS_CONTEXT * rate) if bandpass else 0
   low, high = max(0, start - margin), min(total, stop + margin)
-  millivolt = _resampled(recording, low, high, start, stop)
+  millivolt = _resampled(recording, rate, (low, high), (start, stop))
   if bandpass:
-    sections = scipy.signal.butter(
-      2, _BANDPASS, 'bandpass', fs=SAMPLING_RATE, output='sos'
-    )
+    lowest, highest = _BANDPASS
+    band = lowest, min(highest, 0.4 * rate)
+    sections = scipy.signal.butter(2, band, 'bandpass', fs=rate, output='sos')
     millivolt = scipy.signal.sosfiltfilt(
-      sections, millivolt, padlen=min(len(millivolt) - 1, SAMPLING_RATE)
+      sections, millivolt, padlen=min(len(millivolt) - 1, rate)
     )
-  counts = np.rint(millivolt[start - low : stop - low] * 1000.0)
+  used = millivolt[start - low : stop - low]
+  counts = np.rint(used * encoding.counts_per_millivolt)
   limits = np.iinfo(np.int16)
   return np.clip(counts, limits.min, limits.max).astype(np.int16)
 
 
 @functools.lru_cache
-def _ratio(sampling_rate: float) -> tuple[int, int]:
-  """300 Hz / the rate as a fraction, with a relative error up to 5e-5."""
-  ratio = fractions.Fraction(SAMPLING_RATE) / fractions.Fraction(sampling_rate)
+def _ratio(wanted: int, sampling_rate: float) -> tuple[int, int]:
+  """Ratio of two sampling rates, with a relative error up to 5e-5."""
+  ratio = fractions.Fraction(wanted) / fractions.Fraction(sampling_rate)
   return ratio.limit_denominator(10_000).as_integer_ratio()
 
 
@@ -97,19 +100,23 @@ def _filter(up: int, down: int) -> np.ndarray:
 
 
 def _resampled(
-  recording: lead.Recording, low: int, high: int, start: int, stop: int
+  recording: lead.Recording,
+  wanted: int,
+  part: tuple[int, int],
+  needed: tuple[int, int],
 ) -> np.ndarray:
-  """Samples `low` to `high` at 300 Hz, float64, in mV, none missing.
+  """Samples of a part at the rate `wanted`, float64, in mV, none missing.
 
   They equal those of the whole recording resampled at once: as much is read to
   each side as the filter spans. The recording is extended by its first and last
   sample.
 
   Raises:
-    GapError: A gap between `start` and `stop` is too long to be interpolated.
+    GapError: A gap within `needed` is too long to be interpolated.
   """
+  (low, high), (start, stop) = part, needed
   rate = recording.sampling_rate
-  up, down = _ratio(rate)
+  up, down = _ratio(wanted, rate)
   bridged = math.ceil(LONGEST_BRIDGED * rate)
   reach = _FILTER_LENGTH * max(up, down) // up + 1 + bridged
   first = low * down // up - reach

@@ -3,8 +3,10 @@
 Each is complete or absent: written to a temporary name and renamed.
 """
 
+import csv
 import functools
 import importlib.metadata
+import io
 import json
 import operator
 import os
@@ -16,9 +18,11 @@ from typing import Any
 
 import ml_collections
 
-from ecg_jax import configuration
+from ecg_jax import registry, stored_config
 from ecg_jax.datasets import folds as folds_lib
+from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
+from ecg_jax.runs import run_spec
 from ecg_jax.runtime import files
 
 _PACKAGES = (
@@ -70,18 +74,21 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / 'config.json'
   if not path.exists():
+    advice = 'name the --workdir of a run'
+    if runs := sorted(workdir.glob('*/seed*/config.json')):
+      advice = f'name one of the runs in it, like {runs[0].parent}'
     raise InputError(
-      f'{workdir} is no run folder: it has no config.json; name the --workdir'
-      ' of a run.'
+      f'{workdir} is no run folder: it has no config.json; {advice}.'
     )
   try:
     run = json.loads(files.read_text(path))
-    configuration.from_json(run['config'])
+    stored_config.from_json(run['config'])
     list(run['config']['folds'])
+    run_spec.of_run(run)
     digests = run['digests']
     if missing := _DIGESTS - digests.keys():
       raise KeyError(min(missing))
-    for name in ('labels', 'records'):
+    for name in ('labels', 'records', 'sources'):
       dict(digests.get(name, {}))
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     reason = f'no {error}' if isinstance(error, KeyError) else error
@@ -89,6 +96,15 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
       f'{path} is damaged ({reason}): restore it or start in another folder.'
     ) from error
   return run
+
+
+def read_spec(run_folder: pathlib.Path) -> schema.DatasetSpec:
+  """Reads what a run's dataset is.
+
+  Raises:
+    InputError: Its config.json does not exist, cannot be read or is damaged.
+  """
+  return run_spec.of_run(read_run(run_folder))
 
 
 def check_config(
@@ -101,8 +117,8 @@ def check_config(
   """
   if not (workdir / 'config.json').exists():
     return
-  existing = configuration.from_json(read_run(workdir)['config'])
-  if differing := configuration.differences(config, existing):
+  existing = stored_config.from_json(read_run(workdir)['config'])
+  if differing := stored_config.differences(config, existing):
     raise InputError(
       f'{workdir} holds a run of another config ({"; ".join(differing)}): name'
       ' another folder with --workdir, or give these fields its values.'
@@ -113,13 +129,16 @@ def begin_run(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
   digests: Mapping[str, Any],
+  spec: schema.DatasetSpec,
 ) -> None:
-  """Writes config.json, or adds this start's folds to the existing one.
+  """Writes config.json, or this start's folds and metrics into it.
 
   Args:
     workdir: Folder of the run.
     config: Its config.
-    digests: Digests of the dataset, labels, folds and of each record.
+    digests: Digests of the dataset, labels, folds, of each record and of
+      source files.
+    spec: What the records are; an existing one stays.
 
   Raises:
     InputError: The folder holds a run of other data or another config, or is
@@ -129,18 +148,28 @@ def begin_run(
     check_config(workdir, config)
     path = workdir / 'config.json'
     run: dict[str, Any] = {
-      'config': configuration.to_json(config),
+      'config': stored_config.to_json(config),
       'versions': versions(),
       'commit': commit(),
       'digests': dict(digests),
+      'dataset': spec.to_json(),
     }
+    if metric_sources := registry.source_digests(config.metrics):
+      run['metric_sources'] = metric_sources
     if path.exists():
       run = read_run(workdir)
+      check_spec(workdir, run, spec)
       check_digests(workdir, run, digests)
-      folds = {*run['config']['folds'], *config.folds}
-      if folds == set(run['config']['folds']):
+      before = json.dumps(run)
+      folds, metrics = run['config']['folds'], list(config.metrics)
+      if not {*config.folds} <= {*folds}:
+        run['config']['folds'] = sorted({*folds, *config.folds})
+      if metrics != run['config'].get('metrics', []):
+        run['config']['metrics'] = metrics
+      if metric_sources != run.get('metric_sources', {}):
+        run['metric_sources'] = metric_sources
+      if json.dumps(run) == before:
         return
-      run['config']['folds'] = sorted(folds)
     files.write_json(path, run)
 
 
@@ -155,9 +184,13 @@ def check_digests(
     digests: Digests of the data.
 
   Raises:
-    InputError: Names what differs: the dataset, labels, folds or records.
+    InputError: Names what differs: a source file, the dataset, labels, folds or
+      records.
   """
+  check_sources(workdir, run, digests.get('sources', {}))
   for name, digest in digests.items():
+    if name == 'sources':
+      continue
     expected = run['digests'].get(name, digest)
     if expected != digest:
       raise InputError(
@@ -165,6 +198,56 @@ def check_digests(
         f' {_short(expected)} there, {_short(digest)} here): use the same data,'
         ' or name another folder with --workdir.'
       )
+
+
+def check_sources(
+  workdir: pathlib.Path, run: Mapping[str, Any], found: Mapping[str, str | None]
+) -> None:
+  """Checks that files that a config names are as they were for a run.
+
+  Args:
+    workdir: The folder of the run.
+    run: Its config.json, from `read_run`.
+    found: Name in the config -> SHA-256 of its file, None if it is missing.
+
+  Raises:
+    InputError: Names a file that was changed or is missing.
+  """
+  sources = run['digests'].get('sources', {})
+  for name, digest in found.items():
+    expected = sources.get(name, digest)
+    if expected == digest:
+      continue
+    problem = 'which does not exist any more'
+    if digest is not None:
+      problem = (
+        f'which has been changed since (digest {_short(expected)} there,'
+        f' {_short(digest)} here)'
+      )
+    raise InputError(
+      f'{workdir} holds a run that uses {name}, {problem}: restore that file,'
+      ' or train again in another folder.'
+    )
+
+
+def check_spec(
+  workdir: pathlib.Path, run: Mapping[str, Any], spec: schema.DatasetSpec
+) -> None:
+  """Checks that a dataset is like that of the run in a folder.
+
+  Args:
+    workdir: The folder.
+    run: Its config.json, from `read_run`.
+    spec: What the dataset's records are.
+
+  Raises:
+    InputError: Names what differs: classes, rate or unit.
+  """
+  if differing := run_spec.differences(spec, run_spec.of_run(run)):
+    raise InputError(
+      f'{workdir} holds a run of another dataset ({"; ".join(differing)}): use'
+      ' the same data, or name another folder with --workdir.'
+    )
 
 
 def _short(value: Any) -> str:
@@ -193,12 +276,13 @@ def write_labels(
   lines = [['record', *sorted(labels)]]
   for record in sorted(next(iter(labels.values()))):
     lines.append([record, *(labels[v][record] for v in sorted(labels))])
-  text = ''.join(','.join(line) + '\n' for line in lines)
-  files.write_atomically(path, text.encode())
+  text = io.StringIO()
+  csv.writer(text, lineterminator='\n').writerows(lines)
+  files.write_atomically(path, text.getvalue().encode())
 
 
 def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
-  """Reads record -> class letter from a run's labels.csv.
+  """Reads record -> class from a run's labels.csv.
 
   Raises:
     InputError: It cannot be read, or is not as the run wrote it.

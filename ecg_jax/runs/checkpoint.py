@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from ecg_jax import configuration
+from ecg_jax import stored_config
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files as files_lib
 from ecg_jax.runtime import sharding
@@ -345,7 +345,7 @@ def _check_made_for(
       ' another folder with --workdir.'
     )
   # An earlier version may have had fewer fields.
-  defaults = configuration.defaults()
+  defaults = stored_config.defaults(str(settings.get('model.name')))
   saved = {**defaults, **manifest['settings']}
   if differing := _differences({**defaults, **settings}, saved):
     raise InputError(
@@ -356,7 +356,7 @@ def _check_made_for(
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
   """The first few names whose values differ, with both; '' if none does."""
-  names = configuration.compare(here, there)
+  names = stored_config.compare(here, there)
   more = [f'and {len(names) - 3} more'] if len(names) > 3 else []
   return '; '.join(names[:3] + more)
 

@@ -7,11 +7,11 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from ecg_jax import cli, configuration, experiment, models
+from ecg_jax import cli, configuration, experiment, registry, stored_config
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset
-from ecg_jax.models import forward
+from ecg_jax.models import forward, variables
 from ecg_jax.runs import artifacts, checkpoint, predictions
 from ecg_jax.runtime import sharding
 
@@ -44,9 +44,14 @@ def read_config(
     data_dir: Folder of the prepared datasets in place of the run's, or None.
 
   Raises:
-    InputError: The folder is not that of a run.
+    InputError: The folder is not that of a run, or a file that its config names
+      has been changed or is missing.
   """
-  config = configuration.from_json(artifacts.read_run(run_folder)['config'])
+  run = artifacts.read_run(run_folder)
+  config = stored_config.from_json(run['config'])
+  names = configuration.names(config)
+  found = dict.fromkeys(names) | registry.source_digests(names)
+  artifacts.check_sources(run_folder, run, found)
   config.data.manual_dir = manual_dir or config.data.manual_dir
   config.data.data_dir = data_dir or config.data.data_dir
   return config
@@ -66,6 +71,7 @@ def load_data(
   """
   [data] = experiment.load_data([config])
   run = artifacts.read_run(run_folder)
+  artifacts.check_spec(run_folder, run, data.dataset.spec)
   artifacts.check_digests(run_folder, run, data.digests())
   return data
 
@@ -86,8 +92,9 @@ def read_table(
   source: Any = config.data.folds_file
   if table is None:
     source = run_folder / 'labels.csv'
-    labels = artifacts.read_labels(run_folder, 'v2')
-    table = folds.make_folds(labels)
+    spec = artifacts.read_spec(run_folder)
+    labels = artifacts.read_labels(run_folder, spec.folds_label_version)
+    table = folds.published(labels, spec)
   expected = artifacts.read_run(run_folder)['digests']['folds']
   if experiment.table_digest(table) != expected:
     raise InputError(
@@ -201,7 +208,7 @@ def restore(
     InputError: The checkpoint is damaged, or of other settings or shapes.
   """
   folder = run_folder / f'fold{fold}' / 'checkpoints'
-  settings = configuration.deciding(config) | {'fold': fold}
+  settings = stored_config.deciding(config) | {'fold': fold}
   like = sharding.replicated(variable_shapes(network), mesh)
   with checkpoint.Checkpoints(folder, settings, only_latest=True) as saved:
     return saved.restore('best', like)
@@ -211,5 +218,5 @@ def variable_shapes(network: forward.Network) -> dict[str, Any]:
   """Shapes and dtypes of the network's `params` and `batch_stats`."""
   bins = network.spectrogram.bins
   return jax.eval_shape(
-    lambda: models.initialise(network.model, jax.random.key(0), bins)
+    lambda: variables.initialise(network.model, jax.random.key(0), bins)
   )

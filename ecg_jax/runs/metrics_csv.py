@@ -3,6 +3,7 @@
 import csv
 import io
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
-COLUMNS = (
+_ALWAYS = (
   'phase',
   'epoch',
   'step',
@@ -20,8 +21,15 @@ COLUMNS = (
   'learning_rate',
   'records_per_second',
   'seconds',
-)
-"""The validation columns are empty where no validation was made."""
+)  # What every version has written; a file without one of them is damaged.
+
+COLUMNS = _ALWAYS
+"""What is written; a column that is added has no cells in older files. The
+validation columns are empty where no validation was made. A column
+`validation_NAME` for each metric of the config comes after these."""
+
+METRIC = 'validation_'
+"""What the columns of metrics begin with."""
 
 _COUNTS = COLUMNS[:3]
 
@@ -32,7 +40,13 @@ class MetricsFile:
   """The metrics.csv that a training writes, complete after each epoch."""
 
   def __init__(
-    self, path: pathlib.Path, phase: int, epochs: int, *, enabled: bool
+    self,
+    path: pathlib.Path,
+    phase: int,
+    epochs: int,
+    *,
+    enabled: bool,
+    metrics: Iterable[str] = (),
   ):
     """Reads the rows up to where training resumes, and drops those after.
 
@@ -41,6 +55,7 @@ class MetricsFile:
       phase: The phase that is resumed.
       epochs: Its completed epochs.
       enabled: Whether this process writes the file.
+      metrics: Names of the config's metrics.
 
     Raises:
       InputError: The file is damaged or lacks an epoch.
@@ -59,7 +74,8 @@ class MetricsFile:
         )
     # Columns that another version added stay, with empty cells from here on.
     present = self._rows[0] if self._rows else {}
-    self._columns = list(dict.fromkeys([*COLUMNS, *present]))
+    more = [f'{METRIC}{name}' for name in metrics]
+    self._columns = list(dict.fromkeys([*COLUMNS, *more, *present]))
 
   def append(self, row: dict[str, Any]) -> None:
     """Adds the row of an epoch; a field that is None becomes an empty cell."""
@@ -73,35 +89,39 @@ class MetricsFile:
     files.write_atomically(self._path, text.getvalue().encode())
 
 
-def read(path: pathlib.Path) -> np.ndarray:
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the metrics.csv of a fold.
 
   Args:
     path: The file.
 
   Returns:
-    float64 [epochs, 9], columns as `COLUMNS`; NaN in place of empty cells.
+    Column -> float64 [epochs], of `COLUMNS` and then of the metrics; NaN in
+    place of empty cells. Columns that another version added are left out.
 
   Raises:
     InputError: The file cannot be read or is damaged.
   """
-  rows = [
-    [float(row[name] or np.nan) for name in COLUMNS] for row in _read_rows(path)
-  ]
-  return np.array(rows).reshape(-1, len(COLUMNS))
+  rows = _read_rows(path)
+  present = rows[0] if rows else {}
+  names = [name for name in present if name.startswith(METRIC)]
+  return {
+    name: np.array([float(row.get(name) or np.nan) for row in rows])
+    for name in dict.fromkeys([*COLUMNS, *names])
+  }
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, str]]:
-  """Column -> cell of each epoch; all cells of `COLUMNS` are numbers or ''."""
+  """Column -> cell of each epoch; `read`'s cells are numbers or ''."""
   return files.read_csv(
-    path, COLUMNS, _check, kind='a row of metrics', advice=_RETRAIN
+    path, _ALWAYS, _check, kind='a row of metrics', advice=_RETRAIN
   )
 
 
 def _check(row: dict[str, str]) -> dict[str, str]:
-  for name in COLUMNS:
+  for name, cell in row.items():
     if name in _COUNTS:
-      int(row[name])
-    else:
-      float(row[name] or 0)
+      int(cell)
+    elif name in COLUMNS or name.startswith(METRIC):
+      float(cell or 0)
   return row

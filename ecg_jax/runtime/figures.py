@@ -5,6 +5,7 @@ import warnings
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 def encode(figure: Figure, *, kind: str = 'png', dpi: int = 150) -> bytes:
@@ -15,6 +16,8 @@ def encode(figure: Figure, *, kind: str = 'png', dpi: int = 150) -> bytes:
     kind: 'png' or 'svg'.
     dpi: Pixels per inch of a PNG.
   """
+  for text in figure.findobj(Text):  # A name may have a dollar sign.
+    text.set_parse_math(False)
   content = io.BytesIO()
   date = {'Date': None} if kind == 'svg' else {}
   # Text in an SVG stays text, so that the viewer draws any script. A PNG has a

@@ -19,7 +19,7 @@ from ecg_jax.runs import artifacts, predictions
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding
 from ecg_jax.runtime.device_groups import DeviceGroup
-from ecg_jax.training import log, train_state, train_step
+from ecg_jax.training import learning_rate, log, train_state, train_step
 from ecg_jax.training.job import Job
 from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
@@ -85,12 +85,7 @@ class FoldRun:
   @property
   def phase_over(self) -> bool:
     """Whether the phase ends here; always after a validation."""
-    progress = self.progress
-    return (
-      progress.epoch >= self.phase.epochs
-      or progress.epoch - progress.last_improvement
-      >= self.job.loop.patience_epochs
-    )
+    return self.phase.is_over(self.progress, self.job.loop.patience_epochs)
 
   def begin_phase(self) -> None:
     """Takes over the best weights so far, with fresh optimizer moments."""
@@ -105,7 +100,7 @@ class FoldRun:
     progress = self.progress
     epoch = progress.epoch + 1
     chunks = self.job.sampler.training_chunks(progress.phase, epoch)
-    rates = self.phase.chunk_rates(epoch, len(chunks))
+    rates = learning_rate.chunk_rates(self.phase, epoch, len(chunks))
     self._epoch_began = time.monotonic() - progress.seconds
     return self.feed(chunks[progress.chunk :], rates[progress.chunk :])
 
@@ -246,6 +241,7 @@ class FoldRun:
       variables,
       self.data,
       chunks,
+      fold=self.job.fold,
       network=self.job.network,
       kind=phase.evaluated_as,
       mesh=self.group.mesh,

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from ecg_jax import configuration, experiment
+from ecg_jax import experiment, stored_config
 from ecg_jax.errors import InputError
 from ecg_jax.models import forward
-from ecg_jax.runs import checkpoint, finished_run
+from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import sharding
 
 
@@ -41,10 +41,10 @@ def starting_variables(
       ' a fold starts from the weights of the fold of its number, so train that'
       f' first, or only folds {", ".join(map(str, finished))}.'
     )
-  kept = experiment.make_network(config)
+  kept = experiment.make_network(config, artifacts.read_spec(run_folder))
   shapes = map(finished_run.variable_shapes, (network, kept))
   here, there = map(checkpoint.describe, shapes)
-  if differing := configuration.compare(here, there):
+  if differing := stored_config.compare(here, there):
     raise InputError(
       f'init_from is {str(run_folder)!r}, a run of another model'
       f' ({differing[0]}): describe the same model as there.'

@@ -8,27 +8,15 @@ from typing import Any
 import jax
 import ml_collections
 
-from ecg_jax import configuration, experiment, models
+from ecg_jax import experiment, stored_config
+from ecg_jax.fields.group import flatten
+from ecg_jax.fields.training import LoopFields, PhaseFields
 from ecg_jax.input_pipeline.sampler import Sampler
-from ecg_jax.models import forward
+from ecg_jax.models import forward, variables
 from ecg_jax.training import init_from
 from ecg_jax.training.optimizer import Optimizer
 from ecg_jax.training.phases import Phase, make_phases
 from ecg_jax.training.train_step import TrainStep
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-  """When the training loop validates, saves and gives up."""
-
-  validate_every_epochs: int
-  patience_epochs: int
-  """Epochs without improvement after which a phase ends."""
-  checkpoint_minutes: float
-  """Between saves; a state is also saved at each validation."""
-  tensorboard: bool
-  on_nan: str
-  """'stop' or 'restore': what to do about numbers that are not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +36,7 @@ class Job:
   network: forward.Network
   optimizer: Optimizer
   phases: tuple[Phase, ...]
-  loop: LoopSettings
+  loop: LoopFields
   initial: Mapping[str, Any] | None = None
   """`params` and `batch_stats` to start from, or None for random ones."""
 
@@ -60,7 +48,7 @@ class Job:
     """`params` and `batch_stats` before the first step."""
     if self.initial is not None:
       return dict(self.initial)
-    return models.initialise(
+    return variables.initialise(
       self.network.model, self.key(), self.network.spectrogram.bins
     )
 
@@ -94,7 +82,8 @@ def make_job(
     InputError: It cannot start from the run that the config names.
   """
   fold = experiment.make_fold(config, data, number)
-  network = experiment.make_network(config)
+  network = experiment.make_network(config, fold.dataset.spec)
+  values = flatten(config)
   initial = None
   if config.init_from is not None:
     earlier = pathlib.Path(config.init_from).expanduser()
@@ -102,13 +91,13 @@ def make_job(
   return Job(
     name=f'{run} fold {number}'.strip(),
     folder=workdir / f'fold{number}',
-    settings=configuration.deciding(config) | {'fold': number},
+    settings=stored_config.deciding(config) | {'fold': number},
     seed=config.seed,
     fold=fold,
     sampler=experiment.make_sampler(config, fold),
     network=network,
-    optimizer=experiment.from_config(Optimizer, config),
-    phases=make_phases(**config.phases, max_epochs=config.max_epochs),
-    loop=experiment.from_config(LoopSettings, config),
+    optimizer=Optimizer.of(values),
+    phases=make_phases(PhaseFields.of(values), config.max_epochs),
+    loop=LoopFields.of(values),
     initial=initial,
   )

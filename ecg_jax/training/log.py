@@ -7,6 +7,7 @@ from typing import Any
 from ecg_jax.runs import metrics_csv
 from ecg_jax.training import writers
 from ecg_jax.training.job import Job
+from ecg_jax.training.learning_rate import rate_at
 from ecg_jax.training.progress import Progress
 
 
@@ -49,10 +50,13 @@ class Log:
       'train_loss': progress.loss / progress.records,
       'validation_loss': validation and validation['loss'],
       'validation_score': validation and validation['score'],
-      'learning_rate': phase.rate_at(progress.epoch - 0.5),  # Of its middle.
+      'learning_rate': rate_at(phase, progress.epoch - 0.5),  # Of its middle.
       'records_per_second': progress.records / progress.seconds,
       'seconds': progress.seconds,
     }
+    for name in self._job.fold.metrics:
+      value = validation and validation['metrics'][name]
+      row[f'{metrics_csv.METRIC}{name}'] = value
     self._rows.append(row)
     self._board.write(row)
     self._bar.end_epoch(
@@ -96,7 +100,11 @@ def open_log(
     enabled=enabled,
   )
   rows = metrics_csv.MetricsFile(
-    job.folder / 'metrics.csv', progress.phase, progress.epoch, enabled=enabled
+    job.folder / 'metrics.csv',
+    progress.phase,
+    progress.epoch,
+    enabled=enabled,
+    metrics=job.fold.metrics,
   )
   with contextlib.closing(board), contextlib.closing(bar):
     yield Log(job, rows, board, bar)

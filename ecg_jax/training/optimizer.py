@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ecg_jax.fields.training import OptimizerFields
+
 # Decay, frozen parameters and average are written out below: with optax's own
 # (`add_decayed_weights` in a chain, `partition`, `ema`) a checkpoint would be
 # another tree, and the average's first steps other bits.
@@ -27,16 +29,9 @@ def fresh_moments(params: Mapping[str, Any]) -> optax.OptState:
   return _ADAM.init(params)
 
 
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(OptimizerFields):
   """AdamW with a moving average of the weights; static under `jax.jit`."""
-
-  weight_decay: float = 0.0
-  """Share of the learning rate by which a step shrinks every kernel, apart
-  from the gradient (AdamW; Loshchilov and Hutter, 2019); 0: Adam."""
-  average_decay: float = 0.0
-  """Share of the average weights that a step keeps; the average is what is
-  evaluated. 0: no average, the weights themselves are evaluated."""
 
   def update(
     self,

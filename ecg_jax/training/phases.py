@@ -1,7 +1,9 @@
-"""The phases of training and their learning-rate schedules."""
+"""The phases of training, and when each is over."""
 
 import dataclasses
-import math
+
+from ecg_jax.fields.training import PhaseFields
+from ecg_jax.training.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,32 +26,14 @@ class Phase:
     """The kind under which the phase's network is evaluated."""
     return 'auxiliary' if self.kind == 'auxiliary' else 'all'
 
-  def rate_at(self, epochs: float) -> float:
-    """The learning rate after so many epochs, whole and part, of the phase."""
-    rate = self.learning_rate
-    if epochs < self.warmup_epochs:
-      rate *= epochs / self.warmup_epochs
-    elif self.schedule == 'cosine':
-      done = (epochs - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
-      rate *= (1 + math.cos(math.pi * done)) / 2
-    return rate
-
-  def chunk_rates(self, epoch: int, num_chunks: int) -> list[float]:
-    """Learning rate of each chunk of an epoch (from 1): that of its middle."""
-    return [
-      self.rate_at(epoch - 1 + (chunk + 0.5) / num_chunks)
-      for chunk in range(num_chunks)
-    ]
+  def is_over(self, progress: Progress, patience_epochs: int) -> bool:
+    """Whether it ends here, early after so many epochs without improvement."""
+    waited = progress.epoch - progress.last_improvement
+    return progress.epoch >= self.epochs or waited >= patience_epochs
 
 
 def make_phases(
-  *,
-  kinds: tuple[str, ...],
-  epochs: tuple[int, ...],
-  learning_rates: tuple[float, ...],
-  schedule: str,
-  warmup_epochs: float,
-  max_epochs: int | None,
+  fields: PhaseFields, max_epochs: int | None
 ) -> tuple[Phase, ...]:
   """The phases in order; `max_epochs` caps each of them."""
   return tuple(
@@ -57,8 +41,10 @@ def make_phases(
       kind,
       count if max_epochs is None else min(count, max_epochs),
       rate,
-      schedule,
-      warmup_epochs,
+      fields.schedule,
+      fields.warmup_epochs,
     )
-    for kind, count, rate in zip(kinds, epochs, learning_rates, strict=True)
+    for kind, count, rate in zip(
+      fields.kinds, fields.epochs, fields.learning_rates, strict=True
+    )
   )

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 import jax
 import ml_collections
 
-from ecg_jax import configuration, experiment, models
+from ecg_jax import experiment, stored_config
+from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError, PartialFailure
-from ecg_jax.evaluation import summary, tables
+from ecg_jax.evaluation import score, summary, tables
+from ecg_jax.models import variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import files, multihost, signals, startup
 from ecg_jax.training import job_queue
@@ -43,10 +45,13 @@ def train_runs(
   startup.enable_compilation_cache()
   checkpoint.report_failed_saves_once()
 
+  for config in runs.values():
+    spec = prepare.find_builder(config.data.name).SPEC
+    score.rehearse(experiment.make_metrics(config), spec)
   loaded = experiment.load_data(list(runs.values()))
   data = dict(zip(runs, loaded, strict=True))
   digests = {run: data[run].digests() for run in runs}
-  written = {run: configuration.to_json(config) for run, config in runs.items()}
+  written = {run: stored_config.to_json(config) for run, config in runs.items()}
   multihost.check_alike('begin', list(written.items()), digests)
 
   jobs = [
@@ -57,10 +62,11 @@ def train_runs(
   is_coordinator = jax.process_index() == 0
   if is_coordinator:
     for run, config in runs.items():
-      artifacts.begin_run(workdir / run, config, digests[run])
+      spec = data[run].dataset.measured_spec()
+      artifacts.begin_run(workdir / run, config, digests[run], spec)
       labels = data[run].dataset.all_labels()
       artifacts.write_labels(workdir / run / 'labels.csv', labels)
-      print(_headline(config, workdir / run), flush=True)
+      print(_headline(config, spec, workdir / run), flush=True)
   multihost.check_shared(workdir)
 
   with loop() as stop:
@@ -96,11 +102,16 @@ def _devices_per_job(
   return sizes.pop()
 
 
-def _headline(config: ml_collections.ConfigDict, folder: pathlib.Path) -> str:
+def _headline(
+  config: ml_collections.ConfigDict,
+  spec: schema.DatasetSpec,
+  folder: pathlib.Path,
+) -> str:
   """The line that a run starts with."""
-  shapes = finished_run.variable_shapes(experiment.make_network(config))
+  network = experiment.make_network(config, spec)
+  shapes = finished_run.variable_shapes(network)
   return (
-    f'{config.model.name} with {models.count_parameters(shapes["params"]):,}'
+    f'{config.model.name} with {variables.count_parameters(shapes["params"]):,}'
     f' trainable parameters on {config.data.name}, folds'
     f' {", ".join(map(str, config.folds))}, in {folder}'
   )

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from ecg_jax.evaluation import metrics as metrics_lib
+from ecg_jax.evaluation import sums as sums_lib
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
-from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.runtime import collectives, sharding
 from ecg_jax.training import optimizer
 from ecg_jax.training.train_state import TrainState
@@ -23,9 +22,9 @@ class StepResult(NamedTuple):
   """What came out of one step, for the rows at hand."""
 
   probabilities: jax.Array
-  """float32 [B, 4]."""
+  """float32 [B, C]."""
   losses: jax.Array
-  """float32 [B], weighted cross-entropies."""
+  """float32 [B], weighted losses."""
   finite: jax.Array
   """bool, whether the loss and all gradients are finite."""
 
@@ -33,7 +32,7 @@ class StepResult(NamedTuple):
 class ChunkResult(NamedTuple):
   """What the host reads of a chunk."""
 
-  metrics: metrics_lib.Metrics
+  sums: sums_lib.Sums
   """Sums over its records."""
   bad_step: jax.Array
   """int32, the first step whose loss or gradient is not finite, or -1."""
@@ -56,7 +55,7 @@ class TrainStep:
     *,
     samples: int,
   ) -> tuple[TrainState, StepResult]:
-    """One step of AdamW on the mean weighted cross-entropy of a batch.
+    """One step of AdamW on the mean weighted loss of a batch.
 
     Args:
       state: The state before.
@@ -80,7 +79,7 @@ class TrainStep:
         samples=samples,
         kind=self.kind,
       )
-      losses = weighted_cross_entropy(logits, batch.labels, batch.weights)
+      losses = self.network.loss(logits, batch.labels, batch.weights)
       loss = jnp.sum(losses, where=batch.mask) / records.astype(jnp.float32)
       return loss, (logits, losses, batch_stats)
 
@@ -139,21 +138,22 @@ def train_chunk(
 
   def run(state, data, chunk, learning_rate):
     def step(index, carry):
-      state, (metrics, bad_step) = carry
+      state, (sums, bad_step) = carry
       batch = device_data.take_batch(data, chunk, index)
       state, result = train_step(
         state, batch, learning_rate, samples=chunk.bucket.samples
       )
-      metrics = metrics.add(
+      sums = sums.add(
         result.probabilities, batch.labels, result.losses, batch.mask
       )
       bad_step = jnp.where(result.finite | (bad_step >= 0), bad_step, index)
-      return state, ChunkResult(metrics, bad_step)
+      return state, ChunkResult(sums, bad_step)
 
-    empty = ChunkResult(metrics_lib.Metrics.empty(), jnp.int32(-1))
-    state, (metrics, bad_step) = jax.lax.fori_loop(
+    sums = sums_lib.Sums.empty(train_step.network.num_classes)
+    empty = ChunkResult(sums, jnp.int32(-1))
+    state, (sums, bad_step) = jax.lax.fori_loop(
       0, chunk.num_steps, step, (state, empty)
     )
-    return state, ChunkResult(collectives.total(metrics), bad_step)
+    return state, ChunkResult(collectives.total(sums), bad_step)
 
   return sharding.on_own_rows(run, mesh)(state, data, chunk, learning_rate)

@@ -12,7 +12,7 @@ from ecg_jax.datasets.physionet2017 import source
 class Builder(ecg_builder.EcgBuilder):
   """The official records of the Challenge."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  SPEC = schema.CHALLENGE
   RELEASE_NOTES: ClassVar = {
     '1.0.0': 'Version 1.0.0 of the Challenge at PhysioNet.'
   }

@@ -196,7 +196,7 @@ def check_header(content: bytes, *, record: str, samples: int) -> None:
   """
   lines = content.decode('ascii', errors='replace').splitlines()
   found = [*lines[0].split()[:4], *lines[1].split()[:3]] if lines[1:] else []
-  expected = [record, '1', str(schema.SAMPLING_RATE), str(samples)]
+  expected = [record, '1', str(schema.CHALLENGE.sampling_rate), str(samples)]
   expected += [f'{record}.mat', '16+24', '1000/mV']
   if found != expected:
     raise InputError(

@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ecg_jax.datasets import schema
-from ecg_jax.datasets.schema import SAMPLING_RATE
+from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.datasets.synthetic_ecg import noise
+
+_RATE = CHALLENGE.sampling_rate
 
 BLOCK = 600
 """Classes and lengths are dealt out in blocks of so many records, each with
@@ -93,7 +94,7 @@ def generate_record(seed: int, index: int) -> tuple[str, np.ndarray, str]:
 
   Returns:
     Name, signal (int16 (samples,), 1/1000 mV at 300 Hz), label (one of
-    `schema.CLASSES`).
+    `CHALLENGE.classes`).
   """
   block, place = divmod(index, BLOCK)
   labels, lengths = _deal_block(_rng(seed, 0, block))
@@ -109,14 +110,14 @@ def make_beats(rng: np.random.Generator, label: str, seconds: float) -> Beats:
 
   Args:
     rng: Decides on the rhythm.
-    label: One of `schema.CLASSES`.
+    label: One of `CHALLENGE.classes`.
     seconds: Duration of the record.
 
   Returns:
     The beats, from 2 s or less before the record to after its end.
   """
   if label == '~':
-    label = rng.choice(schema.SCORED_CLASSES, p=(0.7, 0.1, 0.2))
+    label = rng.choice(CHALLENGE.scored_classes, p=(0.7, 0.1, 0.2))
   if label == 'N':
     return _sinus_beats(rng, _sinus_intervals(rng, seconds, _usual_rate(rng)))
   if label == 'A':
@@ -141,7 +142,7 @@ def _rng(*key: int) -> np.random.Generator:
 def _deal_block(rng: np.random.Generator) -> tuple[list[str], list[int]]:
   """Labels and lengths (samples) of the records of one block, shuffled."""
   ends = np.rint(np.cumsum(CLASS_COUNTS) * BLOCK / sum(CLASS_COUNTS))
-  labels = np.repeat(schema.CLASSES, np.diff(ends.astype(int), prepend=0))
+  labels = np.repeat(CHALLENGE.classes, np.diff(ends.astype(int), prepend=0))
   num_9000, num_18000 = round(SHARE_9000 * BLOCK), round(SHARE_18000 * BLOCK)
   num_others = BLOCK - num_9000 - num_18000
   others = np.interp(
@@ -287,7 +288,7 @@ def _make_signal(
   rng: np.random.Generator, label: str, samples: int
 ) -> np.ndarray:
   """ECG of the class with its noise, int16 (samples,), 1/1000 mV."""
-  beats = make_beats(rng, label, samples / SAMPLING_RATE)
+  beats = make_beats(rng, label, samples / _RATE)
   ecg = draw_waves(rng, beats, samples)
   if not len(beats.p_times):
     ecg += _fibrillatory_waves(rng, samples)
@@ -309,7 +310,7 @@ def draw_waves(
   Args:
     rng: Decides on the shape of the person's waves.
     beats: When the heart beats.
-    samples: Length of the record, at `SAMPLING_RATE`.
+    samples: Length of the record, at `_RATE`.
 
   Returns:
     ECG without noise, float64 (samples,), mV.
@@ -370,10 +371,10 @@ def _add_gaussians(
     return
   heights = np.broadcast_to(heights, centres.shape)[:, None]
   widths = np.broadcast_to(widths, centres.shape)[:, None]
-  reach = int(4 * widths.max() * SAMPLING_RATE) + 1
-  middle = np.rint(centres * SAMPLING_RATE).astype(int)
+  reach = int(4 * widths.max() * _RATE) + 1
+  middle = np.rint(centres * _RATE).astype(int)
   index = middle[:, None] + np.arange(-reach, reach + 1)
-  away = (index / SAMPLING_RATE - centres[:, None]) / widths
+  away = (index / _RATE - centres[:, None]) / widths
   values = heights * np.exp(-0.5 * away**2)
   inside = (index >= 0) & (index < len(signal))
   np.add.at(signal, index[inside], values[inside])
@@ -382,7 +383,7 @@ def _add_gaussians(
 def _fibrillatory_waves(rng: np.random.Generator, samples: int) -> np.ndarray:
   """Sawtooth of three harmonics, mV; its rate, 4 to 9 Hz, and height drift."""
   rate = rng.uniform(4.3, 8.7) + 0.3 * noise.band_noise(rng, samples, 0.05, 0.8)
-  phase = 2 * np.pi * np.cumsum(rate) / SAMPLING_RATE
+  phase = 2 * np.pi * np.cumsum(rate) / _RATE
   sawtooth = sum(np.sin(k * phase) / k for k in (1, 2, 3))
   height = np.clip(rng.lognormal(np.log(0.035), 0.55), 0.01, 0.15)
   drift = np.clip(1 + 0.4 * noise.band_noise(rng, samples, 0.05, 0.6), 0, None)

@@ -5,7 +5,9 @@ Amplitudes were tuned by hand to percentiles of the Challenge's training set.
 
 import numpy as np
 
-from ecg_jax.datasets.schema import SAMPLING_RATE
+from ecg_jax.datasets.schema import CHALLENGE
+
+_RATE = CHALLENGE.sampling_rate
 
 
 def usual(rng: np.random.Generator, samples: int) -> np.ndarray:
@@ -26,7 +28,7 @@ def usual(rng: np.random.Generator, samples: int) -> np.ndarray:
   if rng.random() < 0.1:
     added += rng.uniform(0.001, 0.004) * _mains(rng, samples)
   # Contact settles after the record starts.
-  settling = np.exp(-np.arange(samples) / (SAMPLING_RATE * rng.uniform(0.5, 2)))
+  settling = np.exp(-np.arange(samples) / (_RATE * rng.uniform(0.5, 2)))
   added += rng.lognormal(np.log(0.2), 0.9) * settling * _motion(rng, samples)
   if rng.random() < 0.45:
     strength = rng.lognormal(np.log(0.3), 0.8)
@@ -70,7 +72,7 @@ def spoil(rng: np.random.Generator, ecg: np.ndarray) -> np.ndarray:
     # swings back through its high-pass filter when contact returns.
     rail = rng.choice((0, 0, 0, 1, -1)) * rng.uniform(1, 4)
     returns = np.flatnonzero(np.diff(lost.astype(int), append=0) == -1)
-    age = (np.arange(samples) - returns[:, None]) / SAMPLING_RATE
+    age = (np.arange(samples) - returns[:, None]) / _RATE
     swing = np.exp(-np.maximum(age, 0) / rng.uniform(0.2, 0.6)) * (age >= 0)
     height = rng.normal(-0.6 * rail, 0.5, len(returns))
     ecg += (height[:, None] * swing).sum(0)
@@ -88,7 +90,7 @@ def _motion(rng: np.random.Generator, samples: int) -> np.ndarray:
 
 def _mains(rng: np.random.Generator, samples: int) -> np.ndarray:
   """Hum of the mains at 50 or 60 Hz, unit amplitude, in part of the record."""
-  time = np.arange(samples) / SAMPLING_RATE
+  time = np.arange(samples) / _RATE
   hum = np.sin(2 * np.pi * (rng.choice((50, 60)) * time + rng.random()))
   return hum * _spans(rng, samples, rng.uniform(0.5, 1))
 
@@ -118,7 +120,7 @@ def band_noise(
     float64 (samples,).
   """
   padded = (samples // 2048 + 1) * 2048
-  frequency = np.fft.rfftfreq(padded, 1 / SAMPLING_RATE)
+  frequency = np.fft.rfftfreq(padded, 1 / _RATE)
   # Soft edges, as filters have them.
   gain = 1 / np.sqrt(
     (1 + (low / np.maximum(frequency, 1e-6)) ** 4)

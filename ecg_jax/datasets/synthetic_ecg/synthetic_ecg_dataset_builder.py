@@ -1,7 +1,5 @@
 """TFDS builder of the synthetic ECG set, the embedded default."""
 
-from typing import ClassVar
-
 import tensorflow_datasets as tfds
 
 from ecg_jax.datasets import ecg_builder, schema
@@ -15,8 +13,7 @@ class Builder(ecg_builder.EcgBuilder):
     NUM_RECORDS: how many records are generated.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES: ClassVar = {'1.0.0': 'First version.'}
+  SPEC = schema.SYNTHETIC
   NUM_RECORDS = generator.BLOCK
 
   def make_records(
@@ -24,7 +21,8 @@ class Builder(ecg_builder.EcgBuilder):
   ) -> list[schema.Record]:
     """Generates all records; there is nothing to download."""
     del dl_manager
+    versions = self.SPEC.label_versions
     return [
-      schema.Record(name, signal, dict.fromkeys(schema.LABEL_VERSIONS, label))
+      schema.Record(name, signal, dict.fromkeys(versions, label))
       for name, signal, label in generator.generate(self.NUM_RECORDS)
     ]
