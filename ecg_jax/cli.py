@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ecg_jax import errors
@@ -67,11 +67,16 @@ def run_command(
     PartialFailure, 130 after Ctrl-C, 143 after SIGTERM, 1 after any other
     error.
   """
+  _open_streams()
+  _use_single_precision()
   try:
-    return run()
-  except errors.Help as text:
-    _print(str(text))
-    return 0
+    try:
+      code = run()
+    except errors.Help as text:
+      print_text(str(text))
+      code = 0
+    _write('')
+    return code
   except (Exception, KeyboardInterrupt) as error:
     message, code = explain(error, memory)
     with contextlib.suppress(OSError):  # stderr may be closed.
@@ -81,13 +86,54 @@ def run_command(
     return code
 
 
-def _print(text: str) -> None:
-  """Prints; a reader that closes the pipe early, like `head`, is no error."""
+def _open_streams() -> None:
+  """Opens standard streams that are closed, as for a daemon, to nowhere.
+
+  Otherwise the next file that is opened would be taken for one of them.
+  """
+  for name, mode in (('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w')):
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _use_single_precision() -> None:
+  """Makes float32 the widest type of JAX, whatever JAX_ENABLE_X64 says.
+
+  Otherwise the environment would decide the types of the weights, and so what
+  a run is and which runs are readable.
+  """
+  jax = sys.modules.get('jax')
+  if jax is None:  # It reads the environment when it is imported.
+    os.environ['JAX_ENABLE_X64'] = '0'
+  else:
+    jax.config.update('jax_enable_x64', False)
+
+
+def print_text(text: str) -> None:
+  """Prints to stdout; characters that it does not support become escapes.
+
+  A reader that closes the pipe early, like `head`, is no error.
+
+  Raises:
+    InputError: It cannot be written, for example since a disk is full.
+  """
+  encoding = sys.stdout.encoding or 'utf-8'
+  _write(text.encode(encoding, 'backslashreplace').decode(encoding) + '\n')
+
+
+def _write(text: str) -> None:
+  """Writes a text, and what is left in the buffer, to stdout."""
   try:
-    print(text, flush=True)
-  except BrokenPipeError:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  except OSError as error:
     # What is left in the buffer goes nowhere when the process ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+      raise errors.InputError(
+        f'The output cannot be written ({error.strerror}): write it to'
+        ' another place.'
+      ) from error
 
 
 def explain(
@@ -130,6 +176,18 @@ def path_argument(text: str) -> pathlib.Path:
   if not text:  # pathlib takes it for the current folder.
     raise argparse.ArgumentTypeError('an empty path')
   return pathlib.Path(os.path.expanduser(text))
+
+
+def refuse_empty(values: Mapping[str, object]) -> None:
+  """Raises InputError where a flag is empty, as with an unset variable.
+
+  It would stand for the default, or a path for the current folder.
+  """
+  for name, value in values.items():
+    if value == '':
+      raise errors.InputError(
+        f'--{name} is empty: give it a value, or leave it out.'
+      )
 
 
 def without_run_flag(arguments: Sequence[str]) -> list[str]:

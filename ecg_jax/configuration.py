@@ -135,6 +135,7 @@ def _parse_flags(
     raise InputError(f'{str(error).strip(".")}: see --help.') from error
   if values.help:
     raise Help(_help(values, config))
+  cli.refuse_empty({x: values[x].value for x in values if values[x].present})
   if len(rest) > 1:
     raise InputError(f'Unknown argument {rest[1]!r}: see --help.')
 

@@ -1,17 +1,27 @@
 """Classifies a user's own recordings with the finished folds of a run.
 
 python -m ecg_jax.predict --run RUN_FOLDER FILE [FILE or folder ...]
+python -m ecg_jax.predict --explain FILE [FILE or folder ...]
 """
 
 import argparse
 import dataclasses
 import functools
+import math
+import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ecg_jax import cli
+from ecg_jax.datasets import schema
+from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.prediction import outputs
-from ecg_jax.recordings import find, lead
+from ecg_jax.recordings import explain, find, lead, units
+from ecg_jax.runs import artifacts
+
+_READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
+"""Options that say how files are read."""
 
 
 @cli.command(cli.FREE_MEMORY)
@@ -20,8 +30,12 @@ def main(arguments: Sequence[str]) -> int:
   options = _parse(arguments)
   targets = outputs.Outputs(options.out, options.answers, options.plot)
   paths = find.find(
-    options.paths, with_arrays=options.sampling_rate is not None
+    options.paths,
+    with_arrays=options.explain or options.sampling_rate is not None,
   )
+  reading = {name: getattr(options, name) for name in _READING}
+  if options.explain:
+    return _explain(paths, options.run, reading)
   targets.check(options.run, [*options.paths, *paths])
 
   # Imported once paths are known to be good: they take seconds.
@@ -34,17 +48,39 @@ def main(arguments: Sequence[str]) -> int:
   model = ensemble.load(options.run)
   openers = {
     name: functools.partial(
-      lead.open_recording,
-      path,
-      model.encoding,
-      lead=options.lead,
-      sampling_rate=options.sampling_rate,
-      units=options.units,
+      lead.open_recording, path, model.encoding, **reading
     )
     for name, path in zip(outputs.names(paths), paths, strict=True)
   }
   results = predictor.predict_recordings(model, openers, settings)
   targets.write(results, model, settings)
+  return 0
+
+
+def _explain(
+  paths: Sequence[pathlib.Path],
+  run_folder: pathlib.Path | None,
+  reading: dict[str, Any],
+) -> int:
+  """Prints what is understood of each file, without a network.
+
+  Raises:
+    PartialFailure: A recording would have no prediction.
+  """
+  spec = schema.CHALLENGE
+  if run_folder is not None:
+    spec = artifacts.read_spec(run_folder)
+  encoding = lead.Encoding(spec.sampling_rate, spec.counts_per_millivolt)
+  failures = 0
+  for path in paths:
+    explanation = explain.explain(path, encoding, **reading)
+    failures += explanation.failure is not None
+    cli.print_text(str(explanation))
+  if failures:
+    raise PartialFailure(
+      f'No answer for {failures} of {len(paths)}'
+      f' recording{"s" * (len(paths) > 1)}: see "refused".'
+    )
   return 0
 
 
@@ -57,13 +93,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   path = cli.path_argument
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
-  add('--run', metavar='RUN_FOLDER', type=path, required=True)
+  add('--run', metavar='RUN_FOLDER', type=path)
+  add('--explain', action='store_true',
+      help='say what is understood of each file, without a prediction; needs'
+      ' no --run')  # fmt: skip
   add('--lead', help='name or number (from 0); default: the first ECG')
   add('--sampling_rate', type=float,
       help='Hz; for CSV, TXT, .npy, .mat, and .hea without it')  # fmt: skip
-  add('--units', choices=list(lead.UNITS),
-      help='of CSV, TXT, .npy, .mat; counts as in the training data'
-      )  # fmt: skip
+  add('--units', type=_units,
+      help='V, mV, uV, nV, in any spelling, or counts as in the training data;'
+      ' for files that state none')  # fmt: skip
+  add('--gain', metavar='COUNTS_PER_MV', type=_gain,
+      help='for files of raw counts, in place of --units')  # fmt: skip
+  add('--variable', metavar='NAME',
+      help='to read of a .mat or .npz that has several')  # fmt: skip
   add('--window', type=float, default=30.0,
       help='seconds; for recordings longer than any trained on')  # fmt: skip
   add('--stride', type=float, default=30.0,
@@ -77,7 +120,45 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--out', type=path, metavar='FILE', help='.csv or .json')
   add('--answers', type=path, metavar='FILE', help='record,label lines')
   add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
-  return parser.parse_args(arguments)
+  options = parser.parse_args(arguments)
+  if options.run is None and not options.explain:
+    parser.error('the following arguments are required: --run')
+  if options.gain is not None and options.units not in (None, 'counts'):
+    raise InputError(
+      f'--gain {options.gain:g} is for counts, --units {options.units} for'
+      ' voltages: leave one of them out.'
+    )
+  for name in ('out', 'answers', 'plot'):
+    if options.explain and getattr(options, name) is not None:
+      raise InputError(
+        f'--{name} is for predictions, which --explain does not make: leave one'
+        ' of them out.'
+      )
+  return options
+
+
+def _units(text: str) -> str:
+  """Parses --units."""
+  if lead.is_counts(text):
+    return 'counts'
+  if units.to_millivolt(text) is None:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is neither counts nor a unit of voltage such as V, mV, uV, nV'
+    )
+  return text
+
+
+def _gain(text: str) -> float:
+  """Parses --gain."""
+  try:
+    gain = float(text)
+  except ValueError:
+    gain = math.nan
+  if not 0 < gain < math.inf:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not a positive number of counts per mV'
+    )
+  return gain
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ def predict(run_folder: str) -> None:
   whole = model.predict(
     long, sampling_rate=300, units='counts', settings=settings
   )
-  print(f'two minutes: {whole.predicted}, {len(whole.windows)} windows')
+  print(f'two minutes: {whole.headline}; {len(whole.windows)} windows')
   for start, end, part in whole.windows[:2]:
     print(f'  {start:.0f} to {end:.0f} s: {part.predicted}')
 

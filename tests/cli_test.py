@@ -1,11 +1,14 @@
 """How commands end: exit codes, sentences for mistakes, tracebacks else."""
 
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ecg_jax import cli, configuration, evaluate, export, main, predict
+from ecg_jax.datasets import folds
 from ecg_jax.errors import (
   Help,
   InputError,
@@ -14,6 +17,13 @@ from ecg_jax.errors import (
   TrainingError,
 )
 from tests.helpers import ROOT
+from tools import (
+  benchmark,
+  calibrate,
+  plot_augmentation,
+  plot_mistakes,
+  summarize,
+)
 
 
 def failing(error, cause=None):
@@ -144,3 +154,119 @@ def test_help_may_be_cut_off_by_its_reader():
   )
   assert (found.returncode, found.stderr) == (0, '')
   assert found.stdout.startswith('--config: FILE')
+
+
+def shell(line, **environment):
+  """Runs a line of the shell, `python` being this one."""
+  return subprocess.run(
+    ['sh', '-c', line.replace('python', sys.executable)],
+    cwd=ROOT,
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+HELP = 'python -m ecg_jax.main --config ecg_jax:crnn --help'
+
+
+@pytest.mark.parametrize(
+  ('redirection', 'code', 'words'),
+  [
+    ('>&-', 0, ''),
+    ('2>&-', 0, ''),
+    ('<&- >&- 2>&-', 0, ''),
+    pytest.param(
+      '>/dev/full',
+      2,
+      'The output cannot be written (No space left on device)',
+      marks=pytest.mark.skipif(not os.path.exists('/dev/full'), reason='Linux'),
+    ),
+  ],
+)
+def test_standard_streams_may_be_closed_or_full(redirection, code, words):
+  done = shell(f'exec {HELP} {redirection}')
+  assert done.returncode == code, done.stderr
+  assert done.stderr.startswith(words)
+  assert done.stderr.count('\n') == bool(words)
+
+
+def test_a_file_is_not_taken_for_a_closed_stream(tmp_path):
+  script = (
+    'from ecg_jax import cli; import os, sys;'
+    ' cli.run_command(lambda: os.open(sys.argv[1], os.O_CREAT), debug=False)'
+    ' or os.write(1, b"lost")'
+  )
+  done = shell(f"exec python -c '{script}' {tmp_path}/a >&-")
+  assert (done.returncode, done.stderr) == (0, '')
+  assert not (tmp_path / 'a').read_bytes()
+
+
+@pytest.mark.parametrize(
+  ('command', 'platforms'),
+  [
+    ('main', 'none_such'),
+    ('evaluate', 'none_such'),
+    ('predict', 'none_such'),
+    ('export', 'none_such'),
+    ('predict', 'cuda'),
+  ],
+)
+def test_a_device_that_is_not_there_is_named(
+  command, platforms, small_run, tmp_path
+):
+  np.save(tmp_path / 'a.npy', np.zeros(9000, np.int16))
+  arguments = {
+    'main': f'--config ecg_jax:crnn --workdir {tmp_path}/run',
+    'evaluate': f'{small_run}',
+    'predict': f'--run {small_run} {tmp_path}/a.npy --sampling_rate 300'
+    ' --units mV',
+    'export': f'{small_run} --out {tmp_path}/exported',
+  }
+  line = f'python -m ecg_jax.{command} {arguments[command]}'
+  done = shell(line, JAX_PLATFORMS=platforms, CUDA_VISIBLE_DEVICES='')
+  assert done.returncode == 2
+  assert done.stderr.startswith(f"JAX_PLATFORMS is '{platforms}', and JAX fi")
+  assert done.stderr.endswith('leave it out to use what there is.\n')
+  assert done.stderr.count('\n') == 1
+  assert not done.stdout
+
+
+@pytest.mark.parametrize(
+  ('module', 'arguments', 'words'),
+  [
+    (main, ('--workdir=',), '--workdir is empty'),
+    (main, ('--workdir', ''), '--workdir is empty'),
+    (main, ('--seeds=',), '--seeds is empty'),
+    (main, ('--coordinator_address=',), '--coordinator_address is empty'),
+    (main, ('--config.data.data_dir=',), '--config.data.data_dir is empty'),
+    (main, ('--config.data.manual_dir=',), '--config.data.manual_dir is empty'),
+    (main, ('--config.data.folds_file=',), '--config.data.folds_file is empty'),
+    (main, ('--config.init_from=',), '--config.init_from is empty'),
+    (benchmark, ('--json=',), '--json is empty'),
+    (benchmark, ('--profile', ''), '--profile is empty'),
+    (plot_augmentation, ('--out=',), '--out is empty'),
+    (evaluate, ('',), 'RUN_FOLDER: an empty path'),
+    (evaluate, ('x', '--data_dir='), '--data_dir: an empty path'),
+    (evaluate, ('x', '--manual_dir', ''), '--manual_dir: an empty path'),
+    (export, ('x', '--out='), '--out: an empty path'),
+    (predict, ('x', '--run='), '--run: an empty path'),
+    (predict, ('x', '--run=x', '--out='), '--out: an empty path'),
+    (plot_mistakes, ('x', '--out='), '--out: an empty path'),
+    (calibrate, ('',), 'RUN_FOLDER: an empty path'),
+    (summarize, ('',), 'RUN_FOLDER: an empty path'),
+    (summarize, ('x', '--plot='), '--plot: an empty path'),
+    (folds, ('--labels=', '--out', 'x'), '--labels: an empty path'),
+    (folds, ('--labels', 'x', '--out='), '--out: an empty path'),
+  ],
+)
+def test_an_empty_path_is_no_folder(
+  refusal, tmp_path, monkeypatch, module, arguments, words
+):
+  """As of a variable of the shell that is not set."""
+  if module in (main, benchmark, plot_augmentation):
+    arguments = ('x', '--config', 'ecg_jax:crnn', *arguments)
+  monkeypatch.chdir(tmp_path)
+  assert words in refusal(module.main, *arguments)
+  assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from ecg_jax.prediction import (
   attribution,
   ensemble,
   outputs,
+  pictures,
   predictor,
   report,
 )
@@ -198,6 +199,28 @@ def test_pictures_show_the_window_that_is_the_most_certain(
   assert answer == probabilities_of(row).argmax()
   svg = (plots / f'{long.stem}.svg').read_text()
   assert f'{start // 300} to {end // 300} s' in svg
+
+
+def test_a_picture_of_a_recording_with_episodes_shows_one(
+  small_run, attributed
+):
+  """Though the mean is another class."""
+  model = ensemble.load(small_run)
+  result = predictor.RecordingResult('r', model.spec, windowed=True)
+  for index, name in enumerate('NNAN'):
+    chosen = model.spec.classes.index(name)
+    answer = aggregation.Prediction(name, np.eye(4)[chosen], 1.0)
+    start, counts = 30.0 * index, np.full(9000, index, np.int16)
+    window = predictor.Window(0, start, start + 30, counts, model.folds)
+    result.windows.append(
+      aggregation.WindowPrediction(start, start + 30, answer)
+    )
+    result.examples[chosen] = window, answer
+  result.summary = aggregation.summarize(result.windows, model.spec)
+  assert result.predicted == 'N'
+  pictures.draw(model, result)
+  [(_, counts, answer)] = attributed
+  assert (counts[0], answer) == (2, model.spec.classes.index('A'))
 
 
 def test_undecided_recordings_are_in_no_answers(call, tmp_path):
@@ -400,10 +423,13 @@ def test_a_dataset_without_roles_has_plain_summaries(small_run):
   assert written['summary'].keys() == {'share_of_time', 'answered_seconds'}
   result.spec = dataclasses.replace(spec, episode_class='b', noise_class='a')
   result.summary = aggregation.summarize(result.windows, result.spec)
-  status = 'mean of the 2 of 2 windows that are not a'
+  headline = (
+    'b in 100.0 % of 0:01:00: 1 episode, the longest 0:01:00 from 0:00:00'
+  )
+  status = f'{headline}; mean of the 2 of 2 windows that are not a'
   assert report.rows(result)[-1]['status'] == status
   table = report.format_table([result], spec.classes)
-  assert '1 episode of b, the longest 0:01:00 from 0:00:00' in table
+  assert headline in table
   [written] = json.loads(report.to_json([result], model, settings))[
     'recordings'
   ]

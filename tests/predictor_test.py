@@ -119,14 +119,16 @@ def test_what_cannot_be_read_leaves_the_others_alone(model):
     'd': opener(signal(2, 4000), read=cut_off),
     'e': np.full(900, np.nan),
     'f': np.full(3000, np.nan),
-    'g': signal(3, 900),
+    'g': np.where(np.arange(3000) % 100 < 50, np.nan, 1.0),
+    'h': signal(3, 900),
   }
   first, *failed, last = predict(model, recordings, window=3, stride=3)
   reasons = (
     'b is broken.',
     '63 samples at 300 Hz (0.21 s), less than the 64',
     'd was cut off.',  # Two of its windows could be read.
-    'no samples at 0.00 s',
+    'no samples of lead 0 from 0.00 to 3.00 s: export it again.',
+    'no samples of lead 0 at all: export it again.',
     'gap in each of its 4 windows',
   )
   for result, words in zip(failed, reasons, strict=True):

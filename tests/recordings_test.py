@@ -15,107 +15,36 @@ import pytest
 import scipy.io
 import scipy.signal
 import scipy.sparse
-import wfdb
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import find, formats, resampling, wfdb_files
+from ecg_jax.recordings import find, formats, resampling
 from ecg_jax.recordings import lead as lead_lib
 from tests import helpers
-
-RATE = 300
-ENCODING = lead_lib.Encoding(RATE, 1000.0)
-STATED = {'sampling_rate': 300.0, 'units': 'counts'}
-_, COUNTS, _ = generator.generate_record(0, 3)
-
-
-def write_mat(folder, counts, name='A1'):
-  """A record as the challenge has them, with its header."""
-  scipy.io.savemat(folder / f'{name}.mat', {'val': counts[None]}, format='4')
-  (folder / f'{name}.hea').write_text(
-    f'{name} 1 300 {len(counts)} 05:05:15 1/05/2000 \n'
-    f'{name}.mat 16+24 1000/mV 16 0 -127 0 0 ECG \n'
-  )
-  return folder / f'{name}.hea'
-
-
-def write_wfdb(folder, counts, name='a', fmt='16', names=('MLII',)):
-  wfdb.wrsamp(
-    name,
-    fs=RATE,
-    units=['mV'] * len(names),
-    sig_name=list(names),
-    d_signal=np.atleast_2d(counts.T).T.astype(np.int64),
-    fmt=[fmt] * len(names),
-    adc_gain=[1000.0] * len(names),
-    baseline=[0] * len(names),
-    write_dir=str(folder),
-  )
-  return folder / f'{name}.hea'
-
-
-def write_raw(folder, text, counts=COUNTS, name='a'):
-  """A WFDB header as it stands here, and its .dat."""
-  counts.astype('<i2').tofile(folder / f'{name}.dat')
-  path = folder / f'{name}.hea'
-  path.write_text(text)
-  return path
-
-
-def write_edf(folder, channels, seconds=1, **fields):
-  """channels: name -> (counts, unit)."""
-  edf = edfio.Edf(
-    [
-      edfio.EdfSignal.from_digital(
-        counts[: len(counts) // RATE * RATE].astype(np.int16),
-        RATE,
-        label=label,
-        physical_dimension=unit,
-        physical_range=(-32768, 32767),
-      )
-      for label, (counts, unit) in channels.items()
-    ],
-    **fields,
-  )
-  edf.write(folder / 'a.edf')
-  return folder / 'a.edf'
-
-
-def write_csv(folder, counts):
-  (folder / 'a.csv').write_text(
-    'time,ecg\n'
-    + ''.join(f'{k / RATE:.4f},{v / 1000}\n' for k, v in enumerate(counts))
-  )
-  return folder / 'a.csv'
-
-
-def write_npy(folder, array):
-  np.save(folder / 'a.npy', array)
-  return folder / 'a.npy'
-
-
-def open_recording(path, **options):
-  return lead_lib.open_recording(path, ENCODING, **options)
-
-
-def window_counts(recording, *part, **options):
-  return resampling.window_counts(recording, ENCODING, *part, **options)
-
-
-def counts_of(path, **options):
-  return window_counts(open_recording(path, **options))
-
-
-def recording_of(signal, sampling_rate=300, units='mV'):
-  return lead_lib.from_array(
-    signal,
-    sampling_rate=sampling_rate,
-    units=units,
-    counts_per_millivolt=ENCODING.counts_per_millivolt,
-  )
+from tests.recording_files import (
+  COUNTS,
+  ENCODING,
+  RATE,
+  STATED,
+  counts_of,
+  open_recording,
+  recording_of,
+  window_counts,
+  write_atc,
+  write_bdf,
+  write_csv,
+  write_dicom,
+  write_edf,
+  write_hdf5,
+  write_ishne,
+  write_mat,
+  write_npy,
+  write_npz,
+  write_segments,
+  write_wfdb,
+)
 
 
 def check_all_formats(folder, counts):
@@ -159,168 +88,24 @@ def test_real_records_in_all_formats(tmp_path, real_data):
       path.with_suffix('.mat').unlink()
 
 
-ECG_LINE = 'a.dat 16 1000/mV 16 0 0 0 0 ECG\n'
-PLAIN = ('a 1 300 5', 'a.bin 16+4 1000/mV 16 0 0 0 0 ECG')
-
-
-@pytest.mark.parametrize(
-  ('record', 'signal', 'plain'),
-  [
-    (*PLAIN, True),
-    ('a 1 360.5 5 05:05:15 1/05/2000', 'a.bin 16+4 200.5(0)/uV 11 0 -7 9 0 V 5',
-     True),
-    ('a 1 300 5', 'a.bin 16+4 1000(7)/mV 16 0 0 0 0 ECG', False),
-    ('a 1 300 5', 'a.bin 16+4 1000/mV 16 3 0 0 0 ECG', False),
-    ('a 1 300 5', 'a.bin 16+4 0/mV 16 0 0 0 0 ECG', False),
-    ('a 1 300 5', 'a.bin 16+4 1000 16 0 0 0 0 ECG', False),
-    ('a 1 300 5', 'a.bin 61+4 1000/mV 16 0 0 0 0 ECG', False),
-    ('a 1 300 2', 'a.bin 16x2+4 1000/mV 16 0 0 0 0 ECG', False),
-    ('a 1 300/300 5', PLAIN[1], False),
-  ],
-)  # fmt: skip
-def test_plain_wfdb_is_read_as_the_package_reads_it(
-  tmp_path, record, signal, plain
-):
-  samples = np.array([5, -3, -(2**15), 2**15 - 1, 12], '<i2')
-  (tmp_path / 'a.bin').write_bytes(b'head' + samples.tobytes())
-  path = tmp_path / 'a.hea'
-  path.write_text(f'{record}\n{signal}\n# a comment\n')
-  assert (wfdb_files._read_plain_wfdb(path) is not None) == plain
-  found = formats.read_channels(path)
-  expected = wfdb.rdrecord(str(tmp_path / 'a'), smooth_frames=False)
-  assert found.names == tuple(expected.sig_name)
-  assert found.units == tuple(expected.units)
-  [frames] = expected.samps_per_frame
-  assert found.rates == (frames * expected.fs,)
-  channel = found.open(0)
-  assert channel.num_samples == frames * expected.sig_len
-  [values] = expected.e_p_signal
-  assert_array_equal(channel.read(0, len(values)), values)
-  assert_array_equal(channel.read(1, 4), values[1:4])
-
-
-@pytest.mark.parametrize(
-  'signal',
-  [PLAIN[1].replace('a.bin', name) for name in ('b.bin', '../a.bin', '~')],
-)
-def test_plain_wfdb_of_another_size_or_place_is_the_packages(tmp_path, signal):
-  for record, size in ((PLAIN[0], 13), (PLAIN[0], 15), ('a 1 300 0', 4)):
-    (tmp_path / 'a.bin').write_bytes(bytes(size))
-    (tmp_path / 'a.hea').write_text(f'{record}\n{PLAIN[1]}\n')
-    assert wfdb_files._read_plain_wfdb(tmp_path / 'a.hea') is None
-  (tmp_path / 'a.bin').write_bytes(bytes(14))
-  (tmp_path / 'a.hea').write_text(f'{PLAIN[0]}\n{signal}\n')
-  assert wfdb_files._read_plain_wfdb(tmp_path / 'a.hea') is None
-
-
-def test_samples_of_wfdb_formats_and_multiplied_rates(tmp_path):
-  """Format 212, and a channel that is faster than its record."""
-  small = (COUNTS // 8).astype(np.int16)
-  path = write_wfdb(tmp_path, small, fmt='212')
-  assert_array_equal(counts_of(path), small)
-  wfdb.wrsamp(
-    'b',
-    fs=150,
-    units=['mmHg', 'mV'],
-    sig_name=['ABP', 'ECG'],
-    e_d_signal=[small[: len(small) // 2], small[: len(small) // 2 * 2]],
-    samps_per_frame=[1, 2],
-    fmt=['16', '16'],
-    adc_gain=[10.0, 1000.0],
-    baseline=[0, 0],
-    write_dir=str(tmp_path),
-  )
-  recording = open_recording(tmp_path / 'b.hea')
-  assert (recording.lead, recording.sampling_rate) == ('ECG', 300)
-  assert_array_equal(window_counts(recording, 3.01, 2), small[903:1503])
-
-
-def test_a_wfdb_header_without_a_length_is_read_to_the_files_end(tmp_path):
-  path = write_raw(tmp_path, f'a 1 300\n{ECG_LINE}')
-  recording = open_recording(path)
-  assert_array_equal(window_counts(recording), COUNTS)
-  found = window_counts(recording, 5, 10)
-  assert_array_equal(found, COUNTS[1500:4500])
-
-
-@pytest.mark.parametrize('comment', ['', ' # from the ward'])
-def test_a_wfdb_header_without_a_rate_needs_one(tmp_path, comment):
-  """It is not the format's default of 250 Hz, nor the word of a comment."""
-  path = write_raw(tmp_path, f'a 1{comment}\n{ECG_LINE}')
-  with pytest.raises(InputError, match=r'a\.hea does not say its sampling rat'):
-    counts_of(path)
-  recording = open_recording(path, sampling_rate=300)
-  assert (recording.sampling_rate, recording.notes) == (300, ())
-  assert_array_equal(window_counts(recording), COUNTS)
-  path = write_raw(tmp_path, f'a 1 300{comment}\n{ECG_LINE}')
-  assert_array_equal(counts_of(path), COUNTS)
-
-
-@pytest.mark.parametrize('gain', ['', ' 0', ' 0/mV 16', ' 0(0)/mV 16 0 0 0 0'])
-def test_a_wfdb_gain_that_is_assumed_is_noted(tmp_path, gain):
-  record = f'a 1 300 {len(COUNTS)}\na.dat 16'
-  path = write_raw(tmp_path, f'{record}{gain}\n', COUNTS // 8)
-  recording = open_recording(path)
-  assert recording.notes == ('no gain stated: taken to be 200 a mV',)
-  found = window_counts(recording)
-  assert_array_equal(found, COUNTS // 8 * 5)
-  path.write_text(f'{record} 200\n')
-  assert not open_recording(path).notes
-
-
-@pytest.mark.parametrize(
-  ('layout', 'segment', 'noted'),
-  [('200/mV', '0/mV', True), ('0/mV', '1000/mV', False), (None, '0/mV', True)],
-)
-def test_gain_is_that_of_the_segments_not_of_their_layout(
-  tmp_path, layout, segment, noted
-):
-  counts = COUNTS[:3000]
-  for name in ('s1', 's2'):
-    text = f'{name} 1 300 3000\n{name}.dat 16 {segment} 16 0 0 0 0 ECG\n'
-    write_raw(tmp_path, text, counts, name)
-  first = '' if layout is None else 'layout 0\n'
-  (tmp_path / 'layout.hea').write_text(
-    f'layout 1 300 0\n~ 0 {layout} 0 0 0 0 0 ECG\n'
-  )
-  path = tmp_path / 's.hea'
-  path.write_text(f's/{2 + bool(first)} 1 300 6000\n{first}s1 3000\ns2 3000\n')
-  recording = open_recording(path)
-  notes = [note.partition(':')[0] for note in recording.notes]
-  assert notes == noted * ['no gain stated']
-  expected = np.tile(counts * (5 if noted else 1), 2)
-  assert_array_equal(window_counts(recording), expected)
-
-
-def write_segments(folder):
-  """Ten seconds of V5 beside MLII, a gap of four, five seconds of V5."""
-  both = np.stack([COUNTS, COUNTS // 2], axis=1)
-  write_wfdb(folder, both[:3000], 's1', names=('MLII', 'V5'))
-  write_wfdb(folder, COUNTS[3000:4500], 's2', names=('V5',))
-  (folder / 's_layout.hea').write_text(
-    's_layout 2 300 0\n~ 0 1000/mV 0 0 0 0 0 MLII\n~ 0 1000/mV 0 0 0 0 0 V5\n'
-  )
-  (folder / 's.hea').write_text(
-    's/4 2 300 5700\ns_layout 0\ns1 3000\n~ 1200\ns2 1500\n'
-  )
-  return folder / 's.hea'
-
-
-def test_segments_of_a_recording_are_one(tmp_path):
-  path = write_segments(tmp_path)
-  assert find.find([tmp_path], with_arrays=False) == [path]
-  recording = open_recording(path, lead='v5')
-  assert (recording.lead, recording.num_samples) == ('V5', 5700)
-  found = recording.millivolt(2000, 5000) * 1000
-  assert_allclose(found[:1000], COUNTS[2000:3000] // 2, atol=1e-3)
-  assert np.isnan(found[1000:2200]).all()
-  assert_allclose(found[2200:], COUNTS[3000:3800], atol=1e-3)
-  assert_array_equal(window_counts(recording, 14, 5), COUNTS[3000:4500])
-  with pytest.raises(InputError, match=r'no samples at 10\.00 s'):
-    window_counts(recording, 9, 3)
-  lost = open_recording(path, lead='MLII')
-  with pytest.raises(InputError, match='no samples'):
-    window_counts(lost, 14, 5)
+def test_tables_that_state_rate_and_unit_are_found(tmp_path):
+  """Without options; others of a folder may be tables of anything."""
+  samples = ''.join(f'{value / 1000}\n' for value in COUNTS[:3000])
+  texts = {
+    'watch.csv': f'Sample Rate,512 Hz\nUnit,mV\n\n{samples}',
+    'watch.tsv': f'Sample Rate\t512 Hz\nUnit\tmV\n\n{samples}',
+    'unit.csv': f'Unit,mV\n\n{samples}',
+    'rate.txt': f'Sample Rate: 512 Hz\n\n{samples}',
+    'slow.csv': f'Sample Rate,1 Hz\nUnit,mV\n\n{samples}',
+    'notes.txt': 'Nothing of note.\n',
+    'out.csv': 'recording,lead,start_seconds\na,ECG,0\nb,ECG,0\n',
+  }
+  for name, text in texts.items():
+    (tmp_path / name).write_text(text)
+  found = find.find([tmp_path], with_arrays=False)
+  assert [path.name for path in found] == ['watch.csv', 'watch.tsv']
+  found = find.find([tmp_path], with_arrays=True)
+  assert [path.name for path in found] == sorted(texts)
 
 
 def test_what_is_found(tmp_path):
@@ -329,51 +114,21 @@ def test_what_is_found(tmp_path):
   (tmp_path / 'RECORDS').write_text('A1\n')
   assert find.find([tmp_path], with_arrays=False) == [header]
   assert find.find([tmp_path], with_arrays=True) == [header, csv, npy]
+  for name in ('._A1.hea', '._A1.mat', '._b.edf', '._c.csv'):
+    (tmp_path / name).write_bytes(b'\0\5\x16\7\0\2\0\0Mac OS X' + bytes(99))
+  assert find.find([tmp_path], with_arrays=True) == [header, csv, npy]
+  lost = tmp_path / 'lost.edf'
+  lost.symlink_to(tmp_path / 'nowhere.edf')
+  (tmp_path / 'lost.txt').symlink_to(tmp_path / 'nowhere.txt')
+  assert find.find([tmp_path], with_arrays=False) == [header, lost]
+  assert find.find([lost], with_arrays=False) == [lost]
+  lost.unlink()
   named = [tmp_path / 'A1.mat', tmp_path / 'A1', csv, header]
   assert find.find(named, with_arrays=False) == [header, csv]
   link = tmp_path / 'link.csv'
   link.symlink_to(csv)
   spellings = [csv, link, tmp_path / '..' / tmp_path.name / csv.name]
   assert find.find(spellings, with_arrays=True) == [csv]
-
-
-@pytest.mark.parametrize(
-  ('names', 'units', 'wanted', 'chosen'),
-  [
-    (('ECG',), (None,), None, 0),
-    (('anything',), (None,), None, 0),
-    (('RESP', 'ABP', 'II', 'V'), ('pm', 'mmHg', 'mV', 'mV'), None, 2),
-    (('EEG Fpz', 'EKG'), ('uV', 'uV'), None, 1),
-    (('EEG Fpz', 'EEG Cz', 'x'), ('uV', 'uV', 'mV'), None, 2),
-    (('time', 'Lead I'), (None, None), None, 1),
-    (('MLII', 'V5'), ('mV', 'mV'), None, 0),
-    (('V5', 'MLII'), ('mV', 'mV'), 'mlii', 1),
-    (('a', 'b'), ('mV', 'mV'), '1', 1),
-    (('1', '0'), ('mV', 'mV'), '0', 1),
-    (('ECG HR', 'aVF'), ('bpm', 'mV'), None, 1),
-  ],
-)
-def test_the_lead_that_is_chosen(names, units, wanted, chosen):
-  assert lead_lib.choose_lead('f', names, units, wanted) == chosen
-
-
-@pytest.mark.parametrize(
-  ('names', 'units', 'wanted'),
-  [
-    (('a', 'b'), (None, None), None),
-    (('EEG', 'Flow'), ('uV', 'l/s'), None),
-    (('SpO2',), ('%',), None),
-    (('II', 'V'), ('mV', 'mV'), 'V1'),
-    (('II', 'V'), ('mV', 'mV'), '2'),
-    (('II', 'V'), ('mV', 'mV'), '-1'),
-  ],
-)
-def test_an_unknown_lead_is_refused_with_those_there(names, units, wanted):
-  with pytest.raises(InputError) as error:
-    lead_lib.choose_lead('a.edf', names, units, wanted)
-  assert 'a.edf' in str(error.value)
-  for name in names:
-    assert name in str(error.value)
 
 
 @pytest.mark.parametrize('units', ['uV', 'uv', 'µV', 'μV', 'counts', 'mV', 'V'])
@@ -502,71 +257,20 @@ def test_nothing_but_gaps_is_refused_with_the_name(tmp_path, count):
   path = write_npy(tmp_path, np.full(count, np.nan))
   with pytest.raises(resampling.GapError) as error:
     counts_of(path, **STATED)
-  assert str(error.value).startswith(f'{path} has no samples at 0.00 s')
+  assert str(error.value).startswith(f'{path} has no samples of lead 0 from 0')
+  assert str(error.value).endswith('s: export it again.')
 
 
-@pytest.mark.parametrize(
-  ('text', 'lead', 'expected'),
-  [
-    ('1\n2\n3\n', None, [1, 2, 3]),
-    ('\ufeffecg\r\n1\r\n2\r\n', None, [1, 2]),
-    ('time,ecg\n0.1,5\n0.2,\n0.3,7\n', None, [5, np.nan, 7]),
-    ('a;b\n1,5;2,5\n3,5;4,5\n', 'b', [2.5, 4.5]),
-    ('0.0 7\n0.1 8\n', '1', [7, 8]),
-    ('0\t7\n1\t8\n\n', '1', [7, 8]),
-    ('# by me, 2020\nLead 1\n1\n2\n', None, [1, 2]),
-    ('Age,35\n\n0:00.0  7\n0:00.1  8\n', '1', [7, 8]),
-    ("'Elapsed time','MLII'\n'mm:ss','mV'\n'0:00',-0.5\n", None, [-0.5]),
-    ('Name,Ann\nSample Rate,512 hertz\n\n\n-3.5\n4e2\nnan\n', None,
-     [-3.5, 400, np.nan]),
-    ('1\n\n3\n  \n5\n\n \n', None, [1, np.nan, 3, np.nan, 5]),
-    ('1\r\n\r\n3\r\n\r\n', None, [1, np.nan, 3]),
-    ('t,ecg\n0,1\n\n1,2\n\n', None, [1, np.nan, 2]),
-    ('0 1\n\n1 2\n', '1', [1, np.nan, 2]),
-    ('1\n' + '\n' * 9, None, [1]),
-    ('ECG export,v1\nx,y\n\n1,2\n3,4\n', 'y', [2, 4]),
-    ('Patient,V2\ntime,II\n1,2\n3,4\n', 'II', [2, 4]),
-    ('time,II\ns,[mV]\n1,2\n3,4\n', 'II', [2, 4]),
-    ('t;ecg\n0;0\n0,5;-0,25\n1;1\n', None, [0, -0.25, 1]),
-    ('t;ecg\n0;0\n0.5;-0.25\n', None, [0, -0.25]),
-    ('Page 1\fof 1\ntime,ecg\n1,2\n3,4\n', None, [2, 4]),
-    ('Ann\u2028V2\nII\n2\n4\n', None, [2, 4]),
-    ('time,ecg\r\n1,2\r\n3,4\r\n\f\r\n', None, [2, 4]),
-    ('1\r2\r\r', None, [1, 2]),
-  ],
-)  # fmt: skip
-def test_texts(tmp_path, text, lead, expected):
-  path = tmp_path / 'a.txt'
-  path.write_text(text, encoding='utf-8', newline='')
-  recording = open_recording(path, lead=lead, sampling_rate=300, units='mV')
-  assert_allclose(recording.millivolt(0, recording.num_samples), expected)
-
-
-@pytest.mark.parametrize('kind', ['physical', 'digital'])
-@pytest.mark.parametrize(
-  ('low', 'high', 'words'),
-  [
-    ('7', '7', 'both 7'),
-    ('', '', 'not two numbers'),
-    ('-1', '', 'not two numbers'),
-    ('nan', '1', 'not two numbers'),
-  ],
-)
-def test_an_edf_without_a_scale_is_refused(tmp_path, kind, low, high, words):
-  """Of the lead that is read; another one's does not matter."""
-  leads = {'ECG': (COUNTS, 'uV'), 'V5': (COUNTS, 'uV')}
-  path = write_edf(tmp_path, leads)
-  content = bytearray(path.read_bytes())
-  # After a label, a transducer and a unit of each of the two leads.
-  start = 256 + 2 * (16 + 80 + 8) + 2 * 16 * (kind == 'digital')
-  content[start : start + 8] = low.ljust(8).encode()
-  content[start + 16 : start + 24] = high.ljust(8).encode()
-  path.write_bytes(content)
-  with pytest.raises(InputError) as error:
-    counts_of(path)
-  for word in (str(path), f'{kind} minimum', 'lead ECG', words):
-    assert word in str(error.value)
-  assert np.abs(counts_of(path, lead='V5')).max() > 100
+def test_a_lead_without_samples_of_several_is_named(tmp_path):
+  both = np.stack([np.full(9000, -(2**15)), COUNTS[:9000]], axis=1)
+  path = write_wfdb(tmp_path, both, names=('I', 'II'))
+  with pytest.raises(resampling.NoSamplesError) as error:
+    window_counts(open_recording(path, lead='I'))
+  assert str(error.value) == (
+    f'{path} has no samples of lead I from 0.00 to 30.00 s: choose another with'
+    ' --lead.'
+  )
+  assert_array_equal(counts_of(path, lead='II'), COUNTS[:9000])
 
 
 @pytest.mark.parametrize('shape', [(3, 9000), (9000, 3)])
@@ -608,6 +312,56 @@ def test_numbers_out_of_range_are_clipped_and_not_missing(tmp_path):
     assert found.tolist() == [32767, -32768, 0]
 
 
+@pytest.mark.parametrize('rate', [300, 250, 1000])
+@pytest.mark.parametrize(
+  'constant', [-45.0, 45.0, 33.0, -300.0, 187.5, 32.0, -1000.0, 2.0**15]
+)
+def test_a_constant_is_removed_where_it_would_cut_samples_off(rate, constant):
+  """Electrode offsets, the middle of unsigned words."""
+  wave = _wave(rate, 20) - 3
+  expected = window_counts(recording_of(wave, rate)).astype(int)
+  recording = recording_of(wave + constant, rate)
+  found, removed = resampling.read_window(recording, ENCODING)
+  assert abs(removed - constant) < 1
+  difference = found - expected
+  # Float32 has 24 bits for the constant and the wave.
+  assert np.ptp(difference) <= 2 + abs(constant) * 1000 / 2**22
+  assert abs(np.median(found)) <= 30
+  part, _ = resampling.read_window(recording, ENCODING, 5, 10)
+  assert np.ptp(part - expected[1500:4500]) <= 2 + abs(constant) / 4000
+  filtered = window_counts(recording, 5, 10, bandpass=True)
+  assert_allclose(
+    filtered, window_counts(recording_of(wave, rate), 5, 10, bandpass=True),
+    atol=3 + abs(constant) / 100,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'signal',
+  [
+    [20.0, 0.0, 1.0, 2.0],
+    [32.767, 32.0, 32.5, 30.0],
+    [-32.768, -32.0, -32.0, -31.0],
+    [40.0, 0.0, 0.0, -40.0],
+    [1e9, 0.0, 0.0, 0.1],
+  ],
+)
+def test_no_constant_is_removed_otherwise(signal):
+  found, removed = resampling.read_window(recording_of(signal), ENCODING)
+  assert removed == 0
+  expected = np.clip(np.rint(np.multiply(signal, 1000)), -32768, 32767)
+  assert_array_equal(found, expected)
+
+
+def test_unsigned_words_are_not_cut_off():
+  words = (COUNTS.astype(int) + 2**15).astype(np.uint16)
+  found, removed = resampling.read_window(
+    recording_of(words, units='counts'), ENCODING
+  )
+  assert removed > 32
+  assert np.ptp(found - COUNTS.astype(int)) <= 1
+
+
 def _npy_header(text, claimed=None):
   body = text.encode() + b'\n'
   size = struct.pack('<I', claimed or len(body))
@@ -622,6 +376,12 @@ def broken_files(folder):
   mat = (whole / 'A1.mat').read_bytes()
   edf = write_edf(whole, {'ECG': (COUNTS, 'mV')}).read_bytes()
   npy = write_npy(whole, COUNTS).read_bytes()
+  bdf = write_bdf(whole, COUNTS).read_bytes()
+  ishne = write_ishne(whole, COUNTS[None]).read_bytes()
+  atc = write_atc(whole, COUNTS[None]).read_bytes()
+  npz = write_npz(whole, ecg=COUNTS).read_bytes()
+  hdf5 = write_hdf5(whole, ecg=COUNTS).read_bytes()
+  dicom = write_dicom(whole, COUNTS[None]).read_bytes()
   note = edfio.EdfAnnotation(1, None, 'a')
   none = {'EEG Cz': (COUNTS, 'uV'), 'Flow': (COUNTS, 'l/s')}
   shape = "{'descr': '<f8', 'fortran_order': False, 'shape': (%d,)}"
@@ -644,7 +404,7 @@ def broken_files(folder):
   anyhow = {'empty': b'', 'junk': junk, 'folder': pathlib.Path.mkdir}
   files = {
     f'{kind} {suffix}': (f'a{suffix}', content)
-    for suffix in ('.hea', '.mat', '.edf', '.csv', '.npy')
+    for suffix in formats.SUFFIXES
     for kind, content in anyhow.items()
   } | {
     'truncated .edf': ('a.edf', edf[:-700]),
@@ -692,8 +452,22 @@ def broken_files(folder):
     'a huge array': ('a.npy', _npy_header(shape % 10**15)),
     'a huge header': ('a.npy', _npy_header(shape % 9, 2**31)),
     'a program': ('a.npy', _npy_header('__import__("os").abort()')),
-    'a .mat of version 7.3': ('a.mat', _save_hdf5),
-    'no val': variables(ecg=COUNTS),
+    'a damaged .mat of version 7.3': ('a.mat', _save_hdf5),
+    'two signals': variables(ecg=COUNTS, ppg=COUNTS),
+    'no signal in a .mat': variables(fs=300, name='Ann'),
+    'truncated .bdf': ('a.bdf', bdf[:-7]),
+    'truncated .ecg': ('a.ecg', ishne[:-8]),
+    'truncated .ecg header': ('a.ecg', ishne[:400]),
+    'annotations in .ecg': ('a.ecg', b'ANN  1.0' + ishne[8:]),
+    'truncated .atc': ('a.atc', atc[:-7]),
+    'an .atc without leads': ('a.atc', atc[:308]),
+    'an .atc without a format': ('a.atc', atc[:288] + atc[308:]),
+    'truncated .npz': ('a.npz', npz[:-700]),
+    'truncated .h5': ('a.h5', hdf5[:-7000]),
+    'truncated .dcm': ('a.dcm', dicom[:-700]),
+    'a .dcm without waveforms': ('a.dcm', dicom[:132]),
+    'a file of macOS': ('._a.edf', b'\0\5\x16\7' + bytes(4000)),
+    'a dangling link': ('a.edf', lambda x: x.symlink_to('b.edf')),
     'a text as val': variables(val='abc'),
     'a sparse val': variables(val=scipy.sparse.csc_matrix(COUNTS)),
     'a cell as val': variables(val=np.array([COUNTS, 1], object)),
@@ -725,7 +499,7 @@ def _save_hdf5(path):
     file['val'] = COUNTS
   content = bytearray(path.read_bytes())
   content[:128] = b'MATLAB 7.3 MAT-file'.ljust(124) + b'\0\2IM'
-  path.write_bytes(content)
+  path.write_bytes(content[:1200])
 
 
 class _Trap:
@@ -737,6 +511,13 @@ class _Trap:
 
 WORDS = {
   'truncated .mat': 'is damaged or not what its name says',
+  'two signals': 'choose with --variable; it has ecg (',
+  'no signal in a .mat': 'has no variable with samples',
+  'annotations in .ecg': 'has the annotations of an ISHNE Holter recording',
+  'an .atc without leads': 'has no signal',
+  'an .atc without a format': 'does not state its sampling rate',
+  'a file of macOS': 'what macOS stores beside a file on other disks',
+  'a dangling link': 'is a link to b.edf, which does not exist',
   'a sparse val': 'has csc_matrix, not an array of real numbers',
   'a row too long': 'has 3 columns, not 2',
   'a word in its column': "has '1,x' where a number belongs",
@@ -808,11 +589,21 @@ def whole(tmp_path_factory):
     'csv': write_csv(folder, counts[:50]).read_bytes(),
     'npy': write_npy(folder, counts).read_bytes(),
     'segments': write_segments(folder).read_bytes(),
+    'bdf': write_bdf(folder, counts).read_bytes(),
+    'ecg': write_ishne(folder, counts[None]).read_bytes(),
+    'atc': write_atc(folder, counts[None]).read_bytes(),
+    'npz': write_npz(folder, ecg=counts[:50]).read_bytes(),
+    'h5': write_hdf5(folder, ecg=counts[:50]).read_bytes(),
+    'dcm': write_dicom(folder, counts[None]).read_bytes(),
   }
 
 
 @pytest.mark.parametrize(
-  'kind', ['hea', 'mat', 'edf', 'csv', 'npy', 'segments']
+  'kind',
+  [
+    *('hea', 'mat', 'edf', 'csv', 'npy', 'segments'),
+    *('bdf', 'ecg', 'atc', 'npz', 'h5', 'dcm'),
+  ],
 )
 @helpers.fuzzed
 @given(data=st.data())

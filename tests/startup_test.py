@@ -7,6 +7,25 @@ import pytest
 
 from tests.helpers import run_python
 
+WITHOUT_HOME = """
+import os, pwd
+def none(uid):
+  raise KeyError(uid)
+pwd.getpwuid = none
+del os.environ['HOME']
+os.environ.pop('XDG_CACHE_HOME', None)
+from ecg_jax.runtime import startup
+startup.enable_compilation_cache()
+import jax
+print(jax.config.jax_compilation_cache_dir)
+from ecg_jax.datasets import prepare
+from ecg_jax.errors import InputError
+try:
+  prepare.prepare('synthetic_ecg', manual_dir=None, data_dir=None)
+except InputError as error:
+  print(error)
+"""
+
 # Tells of its process once it went through the restart.
 SCRIPT = """
 import ctypes, os, pathlib, sys
@@ -63,3 +82,12 @@ def test_keeps_what_the_user_has_set():
   lines = run(tunables='glibc.malloc.hugetlb=0')
   assert lines.count('started') == 1
   assert lines[-1].startswith('glibc.malloc.hugetlb=0 ')
+
+
+def test_a_user_needs_no_home_folder(tmp_path):
+  """As one of a container, whose number nobody has a name for."""
+  done = run_python(WITHOUT_HOME, cwd=tmp_path)
+  cache, refusal = done.stdout.splitlines()
+  assert cache == 'None'
+  assert refusal.endswith('name another with --config.data.data_dir.')
+  assert not list(tmp_path.iterdir())

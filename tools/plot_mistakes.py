@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
   )
   parser.add_argument(
     '--out',
-    type=pathlib.Path,
+    type=cli.path_argument,
     help='folder of the pictures; default: errors_SET in the run folder',
   )
   options = parser.parse_args(arguments)

@@ -223,7 +223,10 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _summarize(
-  folders: list[pathlib.Path], *, set_name: str, plot_folder: str | None
+  folders: list[pathlib.Path],
+  *,
+  set_name: str,
+  plot_folder: pathlib.Path | bool | None,
 ) -> None:
   """Prints one table for the runs in all folders and writes the summaries.
 
@@ -232,18 +235,18 @@ def _summarize(
   Args:
     folders: Folders of runs or of lists of runs.
     set_name: The set to summarize, test or validation.
-    plot_folder: Folder for the plots; '' for each run's own, None for no plots.
+    plot_folder: Folder for the plots; True for each run's own, None for no
+      plots.
 
   Raises:
     InputError: A folder is not a run folder, damaged or not writable.
   """
+  into = plot_folder if isinstance(plot_folder, pathlib.Path) else None
   if (
-    plot_folder
-    and (pathlib.Path(plot_folder) / 'config.json').exists()
-    and pathlib.Path(plot_folder) not in folders
+    into is not None and (into / 'config.json').exists() and into not in folders
   ):
     raise InputError(
-      f'--plot {plot_folder} takes a run folder as the folder for the plots;'
+      f'--plot {into} takes a run folder as the folder for the plots;'
       ' put --plot after the run folders.'
     )
   by_folder = summary_lib.summarize_folders(folders, set_name)
@@ -252,9 +255,9 @@ def _summarize(
   if plot_folder is not None:
     for run, summary in summaries.items():
       for name, content in plot(run, summary).items():
-        if plot_folder and len(summaries) > 1:
+        if into is not None and len(summaries) > 1:
           name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
-        files[pathlib.Path(plot_folder or run) / name] = content
+        files[(into or run) / name] = content
   print(tables.format_table(list(summaries.values())))
   tables.write_summaries(by_folder)
   for path, content in files.items():
@@ -272,7 +275,7 @@ def main(arguments: Sequence[str]) -> int:
     'run_folders',
     metavar='RUN_FOLDER',
     nargs='+',
-    type=pathlib.Path,
+    type=cli.path_argument,
     help='folder of a run, or of a list of runs (NAME/seedS in it)',
   )
   parser.add_argument(
@@ -282,7 +285,8 @@ def main(arguments: Sequence[str]) -> int:
     '--plot',
     metavar='DIR',
     nargs='?',
-    const='',
+    const=True,
+    type=cli.path_argument,
     help='draw learning curves, score over time and confusion matrix into DIR, '
     'by default into the run folder; comes after the run folders',
   )

@@ -305,7 +305,10 @@ def main(arguments: Sequence[str]) -> int:
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument(
-    '--labels', type=pathlib.Path, required=True, help='csv of record,class'
+    '--labels',
+    type=cli.path_argument,
+    required=True,
+    help='csv of record,class',
   )
   parser.add_argument(
     '--classes',
@@ -316,7 +319,9 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('--train_validation_parts', type=int, default=6)
   parser.add_argument('--seed', type=int, default=14)
   parser.add_argument('--holdout', action='store_true')
-  parser.add_argument('--out', required=True, help='JSON file to write')
+  parser.add_argument(
+    '--out', type=cli.path_argument, required=True, help='JSON file to write'
+  )
   args = parser.parse_args(arguments)
   text = files.read_text(args.labels, _ADVICE)
   classes = args.classes.split(',')

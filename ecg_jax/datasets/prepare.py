@@ -42,7 +42,13 @@ def prepare(
       official one, or the folder is not writable or damaged.
   """
   find_builder(name)
-  root = pathlib.Path(data_dir or '~/tensorflow_datasets').expanduser()
+  folders = data_dir or '~/tensorflow_datasets'
+  root = pathlib.Path(os.path.expanduser(folders))
+  if root.parts[:1] == ('~',):
+    raise InputError(
+      f'{folders} is in a home folder, and this user has none: name another'
+      ' with --config.data.data_dir.'
+    )
   builder = _builder(name, root, manual_dir)
   if not builder.data_path.exists():
     try:

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import jax
-
 from ecg_jax import experiment
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step
@@ -17,8 +15,8 @@ def evaluate_run(
   *,
   set_name: str,
   label_version: str | None = None,
-  manual_dir: str | None = None,
-  data_dir: str | None = None,
+  manual_dir: str | pathlib.Path | None = None,
+  data_dir: str | pathlib.Path | None = None,
 ) -> pathlib.Path:
   """Scores the saved weights of a run's finished folds on a set.
 
@@ -47,6 +45,7 @@ def evaluate_run(
       f' {", ".join(spec.label_versions)}.'
     )
   finished = finished_run.finished_folds(run_folder, config)
+  mesh = sharding.one_device()
   data = finished_run.load_data(run_folder, config)
 
   version = label_version or config.label_version
@@ -57,7 +56,6 @@ def evaluate_run(
   digests = artifacts.read_run(run_folder)['digests']
   artifacts.begin_run(out, scored, digests, spec)
 
-  mesh = sharding.make_mesh(jax.local_devices()[:1])
   arrays = device_data.put_dataset(data.dataset, version, mesh)
   network = experiment.make_network(config, spec)
   for number in finished:

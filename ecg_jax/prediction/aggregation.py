@@ -57,11 +57,46 @@ class Summary(NamedTuple):
   episodes: list[tuple[float, float]]
   """Start and end, in seconds, of segments of the dataset's `episode_class`
   without a gap between them; none if it has no such class."""
+  episode_class: str | None = None
+  """That class."""
 
   @property
   def longest_episode(self) -> tuple[float, float] | None:
     """Start and end of the first longest episode; None without any."""
     return max(self.episodes, key=lambda x: x[1] - x[0], default=None)
+
+  @property
+  def episode_share(self) -> float:
+    """Share of `answered_seconds` in episodes."""
+    return self.shares.get(self.episode_class or '', 0.0)
+
+  @property
+  def headline(self) -> str:
+    """Share of time in episodes, their number, the longest; '' without any.
+
+    This is what to read first, whatever the class of the mean is.
+    """
+    if self.longest_episode is None:
+      return ''
+    start, end = self.longest_episode
+    count = len(self.episodes)
+    return (
+      f'{self.episode_class} in {percent(self.episode_share)} of'
+      f' {clock(self.answered_seconds)}: {count} episode{"s" * (count > 1)},'
+      f' the longest {clock(end - start)} from {clock(start)}'
+    )
+
+
+def percent(share: float) -> str:
+  """A share as text; one of a few seconds of a day is not 0."""
+  value = 100 * share
+  return f'{value:.1f} %' if value >= 0.1 or not value else f'{value:.1g} %'
+
+
+def clock(seconds: float) -> str:
+  """A time as H:MM:SS."""
+  whole = round(seconds)
+  return f'{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}'
 
 
 def combine(
@@ -150,4 +185,5 @@ def summarize(
     {name: time / seconds for name, time in shares.items()},
     seconds,
     episodes,
+    spec.episode_class,
   )

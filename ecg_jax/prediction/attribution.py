@@ -39,6 +39,7 @@ def segment_samples(sampling_rate: int) -> int:
   return max(1, round(_SEGMENT_SECONDS * sampling_rate))
 
 
+@jax.enable_x64(False)
 def integrated_gradients(
   model: Ensemble, window: np.ndarray, answer: int
 ) -> np.ndarray:

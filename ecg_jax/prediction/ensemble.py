@@ -62,6 +62,7 @@ class Ensemble:
     short = min(30 * self.spec.sampling_rate, longest)
     return short if length <= short else -(-length // longest) * longest
 
+  @jax.enable_x64(False)
   def logits(self, windows: Sequence[np.ndarray]) -> np.ndarray:
     """Computes the logits of each fold for each window, as in training.
 
@@ -100,19 +101,20 @@ class Ensemble:
     return logits
 
 
+@jax.enable_x64(False)  # As the run was trained, whatever a user computes.
 def load(run_folder: str | pathlib.Path) -> Ensemble:
   """Loads the saved weights of all finished folds of a run, without its data.
 
   Raises:
-    InputError: There is no such run, none of its folds is finished, or a file
-      of it is damaged or missing.
+    InputError: There is no such run, none of its folds is finished, a file of
+      it is damaged or missing, or there is no device.
   """
   run_folder = pathlib.Path(run_folder).expanduser()
   config = finished_run.read_config(run_folder, manual_dir=None, data_dir=None)
   folds = finished_run.finished_folds(run_folder, config)
+  mesh = sharding.one_device()
   spec = artifacts.read_spec(run_folder)
   network = experiment.make_network(config, spec)
-  mesh = sharding.make_mesh(jax.local_devices()[:1])
   variables = tuple(
     finished_run.restore(run_folder, config, fold, network, mesh)
     for fold in folds

@@ -10,8 +10,9 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from ecg_jax import cli
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.recordings import find
 from ecg_jax.runs import artifacts
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
   from ecg_jax.prediction.ensemble import Ensemble
   from ecg_jax.prediction.predictor import RecordingResult, Settings
 
-_SIGNAL_SUFFIXES = {'.hea', '.dat', '.mat', '.edf', '.npy'}
+_SIGNAL_SUFFIXES = {
+  *find.DEVICE_SUFFIXES,
+  *('.dat', '.npy', '.npz', '.h5', '.hdf5'),
+}
 """Endings that no output may have."""
 
 
@@ -113,9 +117,9 @@ class Outputs:
         pictures.write(self.plot, model, results)
     finally:
       table = report.format_table(results, model.spec.classes)
-      _print(table, sys.stdout)
+      cli.print_text(table)
       for failure in failures:
-        _print(failure, sys.stderr)
+        print(_encode(failure).decode(), file=sys.stderr)
     if failures:
       raise PartialFailure(
         f'No answer for {len(failures)} of {len(results)}'
@@ -149,9 +153,3 @@ def _is_output(path: pathlib.Path, classes: Sequence[str]) -> bool:
 def _encode(text: str) -> bytes:
   """UTF-8; bytes of a file name that are not UTF-8 become escapes."""
   return text.encode(errors='backslashreplace')
-
-
-def _print(text: str, stream: TextIO) -> None:
-  """Prints; characters that the stream does not support become escapes."""
-  encoding = stream.encoding or 'utf-8'
-  print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream)

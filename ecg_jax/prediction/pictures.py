@@ -23,13 +23,15 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
   """Draws a classified recording.
 
   Of a recording in windows it draws the window with the highest probability of
-  the recording's most likely class.
+  the class of its episodes if it has some, else of its most likely class.
 
   Args:
     model: The ensemble; the attribution averages the folds that classified.
     result: Result with at least one prediction.
   """
   likeliest = int(result.answer.probabilities.argmax())
+  if result.summary is not None and result.summary.episodes:
+    likeliest = model.spec.classes.index(str(result.summary.episode_class))
   window, answer = result.examples[likeliest]
   name = result.name
   if result.windowed:

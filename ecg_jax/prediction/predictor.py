@@ -110,8 +110,13 @@ class RecordingResult:
     return (self.summary or self.windows[0]).answer
 
   @property
+  def headline(self) -> str:
+    """Episodes of a long recording that has some, else the predicted class."""
+    return (self.summary and self.summary.headline) or self.predicted
+
+  @property
   def predicted(self) -> str:
-    """A class, or 'undecided'."""
+    """A class, or 'undecided'; for a long recording of the mean of windows."""
     return self.answer.predicted
 
   @property
@@ -233,32 +238,40 @@ def _read(
         ' give a longer one.'
       )
     if samples <= model.longest_samples:
-      counts = resampling.window_counts(recording, encoding)
+      counts, removed = resampling.read_window(recording, encoding)
       allowed, note = leak_rule.allowed_folds(
         model, result.name, counts, allow_leak=settings.allow_leak
       )
       result.notes += [note] if note else []
       if settings.bandpass:
         counts = resampling.window_counts(recording, encoding, bandpass=True)
-      result.departures.update(_departures(counts, model.spec))
+      result.departures.update(_departures(counts, removed, model.spec))
       yield Window(number, 0.0, result.seconds, counts, allowed)
       return
     result.windowed = True
     times = window_times(result.seconds, settings.window, settings.stride)
+    empty: list[str] = []
     for start, end in times:
       try:
-        counts = resampling.window_counts(
+        counts, removed = resampling.read_window(
           recording,
           encoding,
           start,
           end - start,
           bandpass=settings.bandpass,
         )
-      except resampling.GapError:
+      except resampling.GapError as error:
         result.gaps.append((start, end))
+        if isinstance(error, resampling.NoSamplesError):
+          empty.append(error.advice)
         continue
-      result.departures.update(_departures(counts, model.spec))
+      result.departures.update(_departures(counts, removed, model.spec))
       yield Window(number, start, end, counts, model.folds)
+    if len(empty) == len(times):
+      raise InputError(
+        f'{result.name} has no samples of lead {recording.lead} at all:'
+        f' {empty[0]}.'
+      )
     if len(result.gaps) == len(times):
       raise InputError(
         f'{result.name} has a gap in each of its {len(times)} windows: give a'
@@ -268,11 +281,15 @@ def _read(
     result.failure = str(error)
 
 
-def _departures(counts: np.ndarray, spec: DatasetSpec) -> list[str]:
+def _departures(
+  counts: np.ndarray, removed: float, spec: DatasetSpec
+) -> list[str]:
   """Differences of a window from the training records, if those are known."""
+  offset = 'a constant was removed, such as an electrode offset'
+  found = [offset] if removed else []
   if spec.ranges is None:
-    return []
-  return training_range.departures(
+    return found
+  return found + training_range.departures(
     counts,
     spec.ranges,
     sampling_rate=spec.sampling_rate,
@@ -348,14 +365,15 @@ class Model:
       signal: Real numbers [samples], or [leads, samples] or its transpose; NaN
         or masked where one is missing.
       sampling_rate: Hz.
-      units: 'V', 'mV', 'uV', 'nV', or 'counts', as the records trained on
-        have them (of 1/1000 mV in the PhysioNet/CinC Challenge 2017).
+      units: 'V', 'mV', 'uV', 'nV', in any spelling, or 'counts', as the records
+        trained on have them (of 1/1000 mV in the PhysioNet/CinC Challenge
+        2017).
       lead: Number of the lead, where there are several.
       settings: Windows of long recordings, filter, vote, abstention, leaks.
 
     Returns:
-      The result: `predicted`, `probabilities`, `agreement`, `windows`,
-      `summary`, `warnings`.
+      The result: `headline`, `predicted`, `probabilities`, `agreement`,
+      `windows`, `summary`, `warnings`.
 
     Raises:
       InputError: The signal cannot be used; the message says why.

@@ -7,9 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import calibration
-from ecg_jax.prediction.aggregation import Prediction, Summary
+from ecg_jax.prediction.aggregation import (
+  Prediction,
+  Summary,
+  clock,
+  percent,
+)
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.predictor import RecordingResult, Settings
 
@@ -43,7 +47,9 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
   parts += [(*gap, None, 'window with a gap') for gap in result.gaps]
   parts.sort(key=lambda part: part[0])
   if result.summary is not None:
-    status = _describe_mean(result, result.summary)
+    headline = result.summary.headline
+    status = f'{headline}; ' if headline else ''
+    status += _describe_mean(result, result.summary)
     if result.gaps:
       count = len(result.gaps)
       status += f'; {count} window{"s" * (count > 1)} with a gap left out'
@@ -92,28 +98,37 @@ def _columns(
 def format_table(
   results: Sequence[RecordingResult], classes: Sequence[str]
 ) -> str:
-  """A line per recording; below a long one its time by class, and episodes."""
+  """A line per recording; below a long one its episodes, and time by class.
+
+  With episodes, the prediction is the share of time in them, then the mean's.
+  """
   table = [
     ['recording', 'lead', 'seconds', 'prediction', *classes, 'agreement', '']
   ]
   below: dict[int, list[str]] = {}
   for result in results:
     row = rows(result)[-1]
-    status, numbers = row['status'], list(row.values())[5:-1]
+    numbers = list(row.values())[5:-1]
+    predicted = row['predicted'] or ''
+    status = row['status'].removeprefix('answered').removeprefix('; ')
     if result.failure is not None:
       status = 'no answer: see below'
+    if result.summary is not None:
+      below[len(table)] = _describe(result.summary)
+      if headline := result.summary.headline:
+        share = percent(result.summary.episode_share)
+        predicted = f'{result.summary.episode_class} {share}, mean {predicted}'
+        status = status.removeprefix(f'{headline}; ')  # It is in a line below.
     table.append(
       [
         ' '.join(result.name.split()),  # It may have line ends.
         result.lead,
         f'{result.seconds:.1f}',
-        row['predicted'] or '',
+        predicted,
         *('' if x is None else f'{x:.3f}' for x in numbers),
-        status.removeprefix('answered').removeprefix('; '),
+        status,
       ]
     )
-    if result.summary is not None:
-      below[len(table) - 1] = _describe(result.summary, result.spec)
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   widths[-1] = 0
   lines = []
@@ -124,34 +139,23 @@ def format_table(
   return '\n'.join(lines)
 
 
-def _describe(summary: Summary, spec: DatasetSpec) -> list[str]:
-  """Time by class, and episodes of a class if it has any, a line each."""
+def _describe(summary: Summary) -> list[str]:
+  """Episodes of a class if it has any, and time by class, a line each."""
   shares = ', '.join(
-    f'{name} {100 * share:.1f} %' for name, share in summary.shares.items()
+    f'{name} {percent(share)}' for name, share in summary.shares.items()
   )
-  lines = [f'share of {_clock(summary.answered_seconds)}: {shares}']
-  longest, name = summary.longest_episode, spec.episode_class
-  if name is None:
+  lines = [f'share of {clock(summary.answered_seconds)}: {shares}']
+  if summary.episode_class is None:
     return lines
-  if longest is None:
-    return [*lines, f'no episode of {name}']
+  if not summary.episodes:
+    return [*lines, f'no episode of {summary.episode_class}']
   shown = ', '.join(
-    f'{_clock(start)} to {_clock(end)}'
+    f'{clock(start)} to {clock(end)}'
     for start, end in summary.episodes[:_EPISODES_SHOWN]
   )
-  count = len(summary.episodes)
-  more = count - _EPISODES_SHOWN
-  return [
-    *lines,
-    f'{count} episode{"s" * (count > 1)} of {name}, the longest'
-    f' {_clock(longest[1] - longest[0])} from {_clock(longest[0])}: {shown}'
-    + (f' and {more} more' if more > 0 else ''),
-  ]
-
-
-def _clock(seconds: float) -> str:
-  whole = round(seconds)
-  return f'{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}'
+  more = len(summary.episodes) - _EPISODES_SHOWN
+  shown += f' and {more} more' if more > 0 else ''
+  return [f'{summary.headline}: {shown}', *lines]
 
 
 def to_csv(results: Sequence[RecordingResult], classes: Sequence[str]) -> str:
@@ -177,10 +181,10 @@ def to_json(
       {
         'recording': result.name,
         'rows': rows(result),
+        'headline': None if result.failure else result.headline,
         'warnings': result.warnings,
         'failure': result.failure,
-        'summary': result.summary
-        and _summary_json(result.summary, result.spec.episode_class),
+        'summary': result.summary and _summary_json(result.summary),
       }
       for result in results
     ],
@@ -188,14 +192,14 @@ def to_json(
   return json.dumps(content, indent=1) + '\n'
 
 
-def _summary_json(summary: Summary, episodes_of: str | None) -> dict[str, Any]:
+def _summary_json(summary: Summary) -> dict[str, Any]:
   content: dict[str, Any] = {
     'share_of_time': summary.shares,
     'answered_seconds': summary.answered_seconds,
   }
-  if episodes_of is not None:
-    content[f'episodes_of_{episodes_of}'] = summary.episodes
-    content[f'longest_episode_of_{episodes_of}'] = summary.longest_episode
+  if (name := summary.episode_class) is not None:
+    content[f'episodes_of_{name}'] = summary.episodes
+    content[f'longest_episode_of_{name}'] = summary.longest_episode
   return content
 
 

@@ -1,37 +1,63 @@
 """Reads MATLAB and NumPy files, and arrays in memory."""
 
+import dataclasses
 import io
 import pathlib
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings.channels import Channels, Samples
+from ecg_jax.recordings import hdf5_files, labchart_files, variables
+from ecg_jax.recordings.channels import ArraySamples, Channel, Channels
 
 _LONGEST_HEADER = 2**20
 """Bytes of the header of a .npy file, at most."""
 
+_MOST_UNPACKED = 2**30
+"""Bytes of the members of a .npz file, at most."""
 
-def read_mat(path: pathlib.Path) -> Channels:
-  """Opens a MATLAB file with one matrix `val`."""
+
+@dataclasses.dataclass(frozen=True)
+class Array(Channels):
+  """An array of leads."""
+
+  rows: np.ndarray
+  """Real numbers [leads, samples]."""
+
+  def open(self, number: int) -> ArraySamples:
+    """Opens a lead; its samples stay where they are."""
+    return ArraySamples(self.rows[number])
+
+
+def read_mat(path: pathlib.Path, variable: str | None = None) -> Channels:
+  """Opens a MATLAB file.
+
+  Args:
+    path: The file.
+    variable: Name of the variable with the signal, with dots for a field of a
+      structure; None for `val`, else the only one that may be a signal.
+
+  Raises:
+    InputError: No or several variables may be the signal, or it has no real
+      numbers.
+  """
   import scipy.io
 
   # From memory SciPy reads no more than there is, whatever a header claims.
-  content = io.BytesIO(path.read_bytes())
+  content = path.read_bytes()
   try:
-    variables = scipy.io.loadmat(content, variable_names=['val'])
-  except NotImplementedError as error:
-    raise InputError(
-      f'{path} is of MATLAB version 7.3 (HDF5), which is not read: save it with'
-      " -v7, or give the record's .hea too."
-    ) from error
-  if 'val' not in variables:
-    raise InputError(
-      f"{path} has no variable 'val': give the signal that name, one row per"
-      ' lead.'
-    )
-  return array_channels(path, variables['val'])
+    names = [name for name, _, _ in scipy.io.whosmat(io.BytesIO(content))]
+  except NotImplementedError:
+    return hdf5_files.read_hdf5(path, variable)
+  plain = names == [variables.CHALLENGE]
+  found = scipy.io.loadmat(io.BytesIO(content), simplify_cells=not plain)
+  known = {k: v for k, v in found.items() if not k.startswith('__')}
+  if labchart_files.is_labchart(known) and variable in (None, 'data'):
+    return labchart_files.labchart_channels(path, known)
+  return _chosen(path, 'MATLAB', known, variable)
 
 
 def read_npy(path: pathlib.Path) -> Channels:
@@ -47,7 +73,73 @@ def read_npy(path: pathlib.Path) -> Channels:
   return array_channels(path, np.load(path, mmap_mode='r'))
 
 
-def array_channels(name: Any, array: np.ndarray) -> Channels:
+def read_npz(path: pathlib.Path, variable: str | None = None) -> Channels:
+  """Opens a NumPy archive, and reads its arrays.
+
+  Args:
+    path: The file.
+    variable: Name of the array with the signal; None for `val`, else the only
+      one that may be a signal.
+
+  Raises:
+    InputError: No or several arrays may be the signal, or it has no real
+      numbers.
+  """
+  with zipfile.ZipFile(path) as archive:
+    if sum(info.file_size for info in archive.infolist()) > _MOST_UNPACKED:
+      raise InputError(
+        f'{path} has more than 1 GiB of arrays: save the signal as .npy, which'
+        ' is read in pieces.'
+      )
+    names = [name for name in archive.namelist() if name.endswith('.npy')]
+    known = {}
+    for name in names:
+      with archive.open(name) as member:
+        content = io.BytesIO(member.read())
+      try:
+        known[name.removesuffix('.npy')] = np.lib.format.read_array(
+          content, max_header_size=_LONGEST_HEADER
+        )
+      except ValueError:  # Of objects; others are damaged as well.
+        continue
+  return _chosen(path, 'NumPy archive', known, variable)
+
+
+def _chosen(
+  path: pathlib.Path, form: str, known: Mapping[str, Any], wanted: str | None
+) -> Channels:
+  """The channels of one of the variables of a file."""
+  fields = variables.flat(known)
+  only = next(iter(fields)) if len(fields) == 1 else None
+  arrays = {k: v.shape for k, v in fields.items() if variables.is_numbers(v)}
+  if not arrays and wanted is None and only is not None:
+    return array_channels(path, fields[only])  # Which says what it is.
+  if wanted is None and variables.CHALLENGE in fields:
+    name = variables.CHALLENGE
+  else:
+    name = variables.choose(path, arrays, wanted)
+  others = {
+    k: v for k, v in fields.items()
+    if k != name and k.rpartition('.')[0] == name.rpartition('.')[0]
+  }  # fmt: skip
+  found = array_channels(path, fields[name])
+  rate, rate_from = variables.stated_rate(others)
+  names, units = variables.stated_texts(others, len(found.channels))
+  channels = [
+    Channel(
+      names[number],
+      units[number],
+      rate,
+      unit_from='variable of units' if units[number] else '',
+      rate_from=rate_from,
+    )
+    for number in range(len(found.channels))
+  ]
+  facts = {'format': form, 'variable': name, **found.facts}
+  return Array(tuple(channels), facts | {'format': form}, found.rows)
+
+
+def array_channels(name: Any, array: np.ndarray) -> Array:
   """The channels of an array of samples.
 
   Args:
@@ -71,12 +163,6 @@ def array_channels(name: Any, array: np.ndarray) -> Channels:
     )
   rows = array[None] if array.ndim == 1 else array
   rows = rows if rows.shape[0] <= rows.shape[1] else rows.T
-
-  def open_channel(channel: int) -> Samples:
-    def read(start: int, stop: int) -> np.ndarray:
-      return np.asarray(rows[channel, start:stop], np.float64)
-
-    return Samples(rows.shape[1], read)
-
-  count = len(rows)
-  return Channels(('',) * count, (None,) * count, (None,) * count, open_channel)
+  shape = ' x '.join(map(str, array.shape))
+  facts = {'format': 'array', 'shape': f'{shape} of {array.dtype}'}
+  return Array((Channel(),) * len(rows), facts, rows)

@@ -1,36 +1,74 @@
 """The result of a reader: channels, opened one by one."""
 
+import abc
 import contextlib
+import dataclasses
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ecg_jax.errors import InputError
 
 
-class Samples(NamedTuple):
+class Samples(abc.ABC):
   """An open channel."""
 
   num_samples: int
-  read: Callable[[int, int], np.ndarray]
-  """start, stop -> float [stop - start], in the channel's units; NaN for a
-  missing sample."""
   notes: tuple[str, ...] = ()
   """Assumptions about the file."""
 
+  @abc.abstractmethod
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Reads float [stop - start], in the channel's unit; NaN where missing."""
 
-class Channels(NamedTuple):
-  """The channels of a file; a name is '', a unit or rate None if not stated."""
 
-  names: tuple[str, ...]
-  units: tuple[str | None, ...]
-  rates: tuple[float | None, ...]
-  """Hz."""
-  open: Callable[[int], Samples]
-  """Number of a channel -> the channel, open."""
+class ArraySamples(Samples):
+  """Samples in memory, or mapped into it."""
+
+  def __init__(self, values: np.ndarray, notes: tuple[str, ...] = ()):
+    """Takes real numbers [samples], NaN where missing."""
+    self.values = values
+    self.num_samples = len(values)
+    self.notes = notes
+
+  def read(self, start: int, stop: int) -> np.ndarray:
+    """Reads float64 [stop - start]."""
+    return np.asarray(self.values[start:stop], np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+  """What a file states of one of its channels."""
+
+  name: str = ''
+  unit: str | None = None
+  """As the file spells it; None if not stated."""
+  rate: float | None = None
+  """Hz; None if not stated."""
+  role: str = ''
+  """What it was taken for if it is no ECG, in words, such as 'time', 'row
+  number', 'constant' or 'heart rate'; '' for what may be an ECG."""
+  unit_from: str = ''
+  """Where the unit is stated, in words, such as 'header line 7'."""
+  rate_from: str = ''
+  """Where the rate is stated, in words, such as 'time column'."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels(abc.ABC):
+  """A file whose samples are not read yet. Each format derives from it."""
+
+  channels: tuple[Channel, ...]
+  facts: Mapping[str, str]
+  """What was understood of the file, in the order to show it, such as 'format'
+  and 'decimal mark'. Never a person's name or birth date, nor other text of a
+  header."""
+
+  @abc.abstractmethod
+  def open(self, number: int) -> Samples:
+    """Opens a channel, by its position in `channels`."""
 
 
 @contextlib.contextmanager

@@ -4,10 +4,13 @@ import os
 import pathlib
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import formats, wfdb_files
+from ecg_jax.recordings import formats, lead, units, wfdb_header
 
-ARRAY_SUFFIXES = ('.csv', '.txt', '.npy')
-"""Formats that state neither a sampling rate nor units."""
+ARRAY_SUFFIXES = ('.csv', '.tsv', '.txt', '.npy', '.npz', '.h5', '.hdf5')
+"""Formats that may state neither a sampling rate nor units."""
+
+DEVICE_SUFFIXES = ('.hea', '.edf', '.bdf', '.mat', '.ecg', '.atc', '.dcm')
+"""Formats of recordings; what else has these endings is reported as such."""
 
 
 def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
@@ -19,8 +22,8 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
 
   Args:
     paths: Files and folders.
-    with_arrays: Whether CSV, TXT and NumPy files in folders count too. As
-      elements of `paths` they always do.
+    with_arrays: Whether files of ARRAY_SUFFIXES in folders count too that do
+      not state both their rate and unit. As elements of `paths` they always do.
 
   Returns:
     Files, each once even if `paths` names it several times, in the order of
@@ -44,17 +47,17 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
 
 
 def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
-  if path.is_dir() and path.suffix.lower() not in formats.READERS:
+  if path.is_dir() and path.suffix.lower() not in formats.SUFFIXES:
     inside = _find_inside(path, with_arrays)
     if not inside:
       raise InputError(
-        f'The folder {path} has no recordings (.hea, .edf, .mat; with'
-        ' --sampling_rate and --units .csv, .txt and .npy too): name one'
-        ' that does.'
+        f'The folder {path} has no recordings ({", ".join(DEVICE_SUFFIXES)};'
+        f' {", ".join(ARRAY_SUFFIXES)} that state their rate and unit, or'
+        ' with --sampling_rate): name one that does.'
       )
     return inside
-  if path.exists():
-    return [wfdb_files.header_beside(path)]
+  if os.path.lexists(path):  # A dangling link is reported when it is opened.
+    return [wfdb_header.header_beside(path)]
   header = path.with_name(f'{path.name}.hea')
   if header.exists():  # WFDB names records without an ending.
     return [header]
@@ -62,18 +65,38 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
 
 
 def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
-  files = sorted(path for path in folder.iterdir() if path.is_file())
-  wanted = {'.hea', '.edf', '.mat', *(ARRAY_SUFFIXES if with_arrays else ())}
+  files = sorted(
+    path
+    for path in folder.iterdir()
+    if (path.is_file() or (path.is_symlink() and not path.exists()))
+    and not path.name.startswith(formats.APPLE_DOUBLE)
+  )
   segments = {
-    folder / f'{name}.hea'
+    folder / f'{name}{path.suffix}'
     for path in files
-    if path.suffix == '.hea'
-    for name in wfdb_files.segment_names(path)
+    if path.suffix.lower() == '.hea'
+    for name in wfdb_header.segment_names(path)
   }
   return [
     path
     for path in files
-    if path.suffix.lower() in wanted
-    and path not in segments
-    and wfdb_files.header_beside(path) == path
+    if path not in segments
+    and _is_recording(path, with_arrays)
+    and wfdb_header.header_beside(path) == path
   ]
+
+
+def _is_recording(path: pathlib.Path, with_arrays: bool) -> bool:
+  """Whether a file of a folder is meant; tables of other things are not."""
+  suffix = path.suffix.lower()
+  if suffix not in ARRAY_SUFFIXES or with_arrays:
+    return suffix in (*DEVICE_SUFFIXES, *ARRAY_SUFFIXES)
+  try:
+    channels = formats.read_channels(path).channels
+  except InputError:
+    return False
+  return any(
+    lead.SLOWEST <= (channel.rate or 0) <= lead.FASTEST
+    and units.to_millivolt(channel.unit) is not None
+    for channel in channels
+  )

@@ -4,30 +4,23 @@
 """
 
 import dataclasses
+import math
 import numbers
 import pathlib
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import arrays, formats
+from ecg_jax.recordings import arrays, formats, lead_choice, variables
+from ecg_jax.recordings import units as units_lib
 from ecg_jax.recordings.channels import Channels, explained, to_float32
 
 UNITS = ('V', 'mV', 'uV', 'nV', 'counts')
 """Units of files; counts are those of the model's records."""
 
-_MILLIVOLT = {'V': 1e3, 'mV': 1.0, 'uV': 1e-3, 'nV': 1e-6}
-
 SLOWEST, FASTEST = 50.0, 100_000.0
 """Hz, the sampling rates that are accepted."""
-
-_ECG_NAME = re.compile(
-  r'.*(ecg|ekg).*'
-  r'|(lead|mod\.?|ml?)?[ _]*(i|ii|iii|av[rlf]|v\d\w*|mcl\d|c[mc]\d)([-+ ].*)?',
-  re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +46,17 @@ class Recording:
   """Assumptions about the file."""
   read: Callable[[int, int], np.ndarray]
   """start, stop -> mV."""
+  source: Channels | None = None
+  """What was understood of the file and of all its channels."""
+  number: int = 0
+  """Position of the lead among `source.channels`."""
+  rate_from: str = ''
+  """Where the sampling rate is stated, such as 'header' or
+  '--sampling_rate'."""
+  unit: str = ''
+  """Unit of the samples of the file, as it or `--units` spells it."""
+  unit_from: str = ''
+  """Where the unit is stated, such as 'header' or '--units'."""
 
   def millivolt(self, start: int, stop: int) -> np.ndarray:
     """Reads samples.
@@ -78,41 +82,49 @@ def open_recording(
   lead: str | None = None,
   sampling_rate: float | None = None,
   units: str | None = None,
+  gain: float | None = None,
+  variable: str | None = None,
 ) -> Recording:
   """Opens a lead of a file.
 
   Args:
-    path: A WFDB header, .edf, .mat (`val`), .csv, .txt or .npy.
+    path: A file of one of `formats.SUFFIXES`.
     encoding: Of the model's records: what counts are, and what a .mat without
       a header is taken to have.
     lead: Name or number (from 0) of the lead; None for the first with a name
       or unit like an ECG's.
     sampling_rate: Hz, for files that do not state it.
     units: One of UNITS, for files that do not state it.
+    gain: Counts per mV of a file of raw counts, whose units then are 'counts';
+      None for those of the model's records.
+    variable: Name of the variable to read, in formats that have several.
 
   Raises:
     InputError: The file, the lead, its rate or units cannot be used.
   """
-  channels = formats.read_channels(path)
-  notes = []
-  if path.suffix.lower() == '.mat':
-    # As a record of the challenge, the best known of this format.
-    if sampling_rate is None:
-      sampling_rate = encoding.sampling_rate
-      notes.append(f'no header: taken to have {sampling_rate} samples a second')
-    if units is None:
-      units = 'counts'
-      count = encoding.counts_per_millivolt
-      notes.append(f'no header: taken to be in units of 1/{count:g} mV')
-  opened = _open_lead(
+  channels = formats.read_channels(path, variable)
+  counts_per_millivolt = encoding.counts_per_millivolt
+  if gain is not None:
+    if not 0 < gain < math.inf:
+      raise InputError(f'--gain is {gain:g}: give counts per mV, above 0.')
+    if units is not None and not is_counts(units):
+      raise InputError(
+        f'--gain is for counts, not for --units {units}: give one of the two.'
+      )
+    counts_per_millivolt, units = gain, 'counts'
+  # As a record of the challenge, the best known of this name.
+  is_val = channels.facts.get('variable') == variables.CHALLENGE
+  is_record = is_val and path.suffix.lower() == '.mat'
+  return _open_lead(
     channels,
     str(path),
     lead=lead,
     sampling_rate=sampling_rate,
     units=units,
-    counts_per_millivolt=encoding.counts_per_millivolt,
+    counts_per_millivolt=counts_per_millivolt,
+    units_from=f'--units {units}' if gain is None else f'--gain {gain:g}',
+    assumed=encoding if is_record else None,
   )
-  return dataclasses.replace(opened, notes=(*notes, *opened.notes))
 
 
 def from_array(
@@ -142,6 +154,10 @@ def from_array(
     raise InputError(
       f'sampling_rate is {sampling_rate!r}, not a number: give it in Hz.'
     )
+  if not isinstance(units, str) or _factor(units, counts_per_millivolt) is None:
+    raise InputError(
+      f'units is {units!r}, not a known voltage: use one of {", ".join(UNITS)}.'
+    )
   try:
     array = np.asarray(signal)
   except (TypeError, ValueError) as error:
@@ -170,13 +186,40 @@ def _open_lead(
   sampling_rate: float | None,
   units: str | None,
   counts_per_millivolt: float,
+  units_from: str = 'units',
+  assumed: Encoding | None = None,
 ) -> Recording:
-  notes: tuple[str, ...] = ()
-  scales = _MILLIVOLT | {'counts': 1 / counts_per_millivolt}
-  names = tuple(name or str(k) for k, name in enumerate(channels.names))
-  chosen = choose_lead(path, names, channels.units, lead)
-  stated = channels.rates[chosen]
+  """Opens a lead of a file or an array.
+
+  Args:
+    channels: The file.
+    path: Its name in an error.
+    lead: As in `open_recording`.
+    sampling_rate: Hz, where the file states none.
+    units: Unit, where the file states none.
+    counts_per_millivolt: What 'counts' are.
+    units_from: The option that states `units`, with its value.
+    assumed: Rate and unit where nothing states them; None to refuse that.
+  """
+  with explained(pathlib.Path(path)):
+    number, notes = lead_choice.choose(path, channels, lead)
+  chosen = channels.channels[number]
+  name, stated = chosen.name or str(number), chosen.rate
+  unit = (chosen.unit or '').strip()
   rate = sampling_rate if stated is None else stated
+  rate_from = '--sampling_rate' if stated is None else chosen.rate_from
+  if rate is None and assumed is not None:
+    rate, rate_from = assumed.sampling_rate, 'assumed'
+    notes += (f'no header: taken to have {rate} samples a second',)
+  if assumed is not None and not unit and units is None:
+    units, units_from = 'counts', 'assumed'
+    count = f'{counts_per_millivolt:g}'
+    notes += (f'no header: taken to be in units of 1/{count} mV',)
+  if rate is None and chosen.rate_from:
+    raise InputError(
+      f'{path} states several sampling rates ({chosen.rate_from}): give'
+      f' --sampling_rate HZ of lead {name}.'
+    )
   if rate is None:
     raise InputError(
       f'{path} does not say its sampling rate: give --sampling_rate HZ.'
@@ -186,15 +229,18 @@ def _open_lead(
       f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
       f' {FASTEST:g}: give the right one.'
     )
-  scale = _scale(path, names[chosen], channels.units[chosen], units, scales)
+  scale = _scale(path, name, unit, units, counts_per_millivolt)
   if sampling_rate not in (None, rate):
     unused = f'--sampling_rate {sampling_rate:g} not used'
     notes += (f'states {rate:g} Hz itself: {unused}',)
-  if units is not None and scales.get(_unit(units) or '') != scale:
-    unused = f'--units {units} not used'
-    notes += (f'states {channels.units[chosen]} itself: {unused}',)
+  states_unit = units_lib.to_millivolt(unit) is not None
+  if states_unit and units is not None:
+    if _factor(units, counts_per_millivolt) != scale:
+      notes += (f'states {unit} itself: {units_from} not used',)
+  elif unit and units is not None and unit.lower() != units.strip().lower():
+    notes += (f'states {unit}: taken as {units_from} says',)
   with explained(pathlib.Path(path)):
-    samples = channels.open(chosen)
+    samples = channels.open(number)
     if samples.num_samples < 1:
       raise InputError(f'{path} has no samples: export it again.')
   notes += samples.notes
@@ -210,75 +256,59 @@ def _open_lead(
       return values * scale
 
   return Recording(
-    path, names[chosen], float(rate), samples.num_samples, notes, read
+    path,
+    name,
+    float(rate),
+    samples.num_samples,
+    notes,
+    read,
+    channels,
+    number,
+    rate_from,
+    unit if states_unit else units or '',
+    chosen.unit_from if states_unit else units_from.partition(' ')[0],
   )
 
 
-def choose_lead(
-  path: str,
-  names: Sequence[str],
-  units: Sequence[str | None],
-  wanted: str | None,
-) -> int:
-  """Chooses the lead to read; returns its number.
-
-  Args:
-    path: Name of the file in an error.
-    names: Names of all channels.
-    units: Units of all channels, None where not stated.
-    wanted: Name (case is ignored) or number of a channel; None for the only
-      one, else the first with a name like an ECG lead's, else the first in mV.
-
-  Raises:
-    InputError: There is no such lead; the message lists the leads.
-  """
-  listed = f'it has {", ".join(f"{k} {name}" for k, name in enumerate(names))}'
-  if len(listed) > 300:
-    listed = f'{listed[:300]}...'
-  if wanted is not None:
-    for number, name in enumerate(names):
-      if wanted.strip().lower() == name.lower():
-        return number
-    if wanted.strip().isdecimal() and int(wanted) < len(names):
-      return int(wanted)
-    raise InputError(f'{path} has no lead {wanted!r}: {listed}.')
-  electric = [k for k, unit in enumerate(units) if not unit or _unit(unit)]
-  named = [k for k in electric if _ECG_NAME.fullmatch(names[k].strip())]
-  measured = [k for k in electric if _unit(units[k]) == 'mV']
-  only = electric if len(names) == 1 else []
-  if candidates := [*named, *measured, *only]:
-    return candidates[0]
-  raise InputError(
-    f'{path} has no channel that looks like an ECG by name and unit: choose'
-    f' with --lead; {listed}.'
-  )
+def is_counts(units: str) -> bool:
+  """Whether units are not a voltage, but counts of a converter."""
+  return units.strip().lower() in ('count', 'counts')
 
 
-def _unit(text: str | None) -> str | None:
-  """The one of UNITS that a file spells so, or None."""
-  plain = str(text).strip().replace('µ', 'u').replace('μ', 'u').lower()
-  return next((unit for unit in UNITS if unit.lower() == plain), None)
+def _factor(unit: str, counts_per_millivolt: float) -> float | None:
+  """Factor from a unit to mV, None if it is unknown."""
+  if is_counts(unit):
+    return 1 / counts_per_millivolt
+  return units_lib.to_millivolt(unit)
 
 
 def _scale(
-  path: str,
-  lead: str,
-  stated: str | None,
-  units: str | None,
-  scales: Mapping[str, float],
+  path: str, lead: str, stated: str, units: str | None, counts: float
 ) -> float:
   """Factor from a lead's samples to mV."""
-  unit = _unit(stated or units)
-  if unit is None and not stated:
-    raise InputError(
-      f'{path} does not say the units of lead {lead}'
-      + ('' if units is None else f', and {units!r} are unknown')
-      + f': give --units, one of {", ".join(UNITS)} (of'
-      f' 1/{1 / scales["counts"]:g} mV).'
-    )
-  if unit is None:
+  choice = (
+    f'one of {", ".join(UNITS)} (of 1/{counts:g} mV), or --gain COUNTS_PER_MV'
+  )
+  scale = units_lib.to_millivolt(stated)
+  if scale is not None:
+    return scale
+  if not lead_choice.may_be_voltage(stated):
     raise InputError(
       f'Lead {lead} of {path} is in {stated!r}, not a voltage: choose another'
       ' with --lead.'
     )
-  return scales[unit]
+  scale = None if units is None else _factor(units, counts)
+  if scale is not None:
+    return scale
+  if units is not None:
+    raise InputError(
+      f'--units {units!r} for lead {lead} of {path} is unknown: give {choice}.'
+    )
+  if stated:
+    raise InputError(
+      f'Lead {lead} of {path} is in {stated!r}, not a known voltage: choose'
+      f' another with --lead, or give --units, {choice}.'
+    )
+  raise InputError(
+    f'{path} does not say the units of lead {lead}: give --units, {choice}.'
+  )

@@ -6,6 +6,7 @@ The samples of a window do not depend on how the recording is cut.
 import fractions
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import scipy.signal
@@ -27,14 +28,48 @@ _BANDPASS_CONTEXT = 6.0
 """Seconds of signal read to each side, in which the filter settles."""
 
 
+_LARGE = 30.0
+"""mV, the largest constant that is not subtracted before resampling."""
+
+_LEAST_CONSTANT = 3000
+"""Counts, the smallest constant that is removed from a window."""
+
+
 class GapError(InputError):
   """More samples are missing in a row than are interpolated."""
+
+
+class NoSamplesError(GapError):
+  """All samples of a window are missing.
+
+  Attributes:
+    advice: What may help, if all are missing in the others as well.
+  """
+
+  def __init__(self, recording: lead.Recording, start: float, end: float):
+    """Takes the recording, and the window in seconds."""
+    source = recording.source
+    several = source is not None and len(source.channels) > 1
+    self.advice = 'choose another with --lead' if several else 'export it again'
+    super().__init__(
+      f'{recording.name} has no samples of lead {recording.lead} from'
+      f' {start:.2f} to {end:.2f} s: {self.advice}.'
+    )
 
 
 def num_counts(recording: lead.Recording, sampling_rate: int) -> int:
   """Number of samples of a recording at another sampling rate, Hz."""
   up, down = _ratio(sampling_rate, recording.sampling_rate)
   return -(-recording.num_samples * up // down)
+
+
+class Window(NamedTuple):
+  """A part of a recording as a model takes it."""
+
+  counts: np.ndarray
+  """int16 [samples]."""
+  removed: float
+  """Constant that was subtracted, in mV; 0 nearly always."""
 
 
 def window_counts(
@@ -45,9 +80,27 @@ def window_counts(
   *,
   bandpass: bool = False,
 ) -> np.ndarray:
+  """The `counts` of `read_window`."""
+  window = read_window(
+    recording, encoding, start_seconds, seconds, bandpass=bandpass
+  )
+  return window.counts
+
+
+def read_window(
+  recording: lead.Recording,
+  encoding: lead.Encoding,
+  start_seconds: float = 0.0,
+  seconds: float = math.inf,
+  *,
+  bandpass: bool = False,
+) -> Window:
   """Reads a window of a recording as a model takes it.
 
-  A recording of that rate and unit keeps its own int16 samples.
+  A recording of that rate and unit keeps its own int16 samples. Where the range
+  of int16 would cut samples off and fewer without a constant, such as an
+  electrode offset or the middle of unsigned words, the median is subtracted:
+  models do not see a constant.
 
   Args:
     recording: The recording.
@@ -57,7 +110,7 @@ def window_counts(
     bandpass: Whether to filter, 0.5 to 40 Hz, without a time shift.
 
   Returns:
-    int16 [samples], clipped to the range of int16.
+    The samples, clipped to the range of int16, and the constant.
 
   Raises:
     GapError: More than LONGEST_BRIDGED is missing in a row.
@@ -80,7 +133,17 @@ def window_counts(
   used = millivolt[start - low : stop - low]
   counts = np.rint(used * encoding.counts_per_millivolt)
   limits = np.iinfo(np.int16)
-  return np.clip(counts, limits.min, limits.max).astype(np.int16)
+  clipped = np.clip(counts, limits.min, limits.max)
+  removed = 0.0
+  lost = np.count_nonzero(clipped != counts)
+  median = float(np.median(used)) if lost else 0.0
+  # Less is no offset, and would only make samples depend on the cut.
+  if abs(median) * encoding.counts_per_millivolt > _LEAST_CONSTANT:
+    centered = np.rint((used - median) * encoding.counts_per_millivolt)
+    within = np.clip(centered, limits.min, limits.max)
+    if np.count_nonzero(within != centered) < lost:
+      clipped, removed = within, median
+  return Window(clipped.astype(np.int16), removed)
 
 
 @functools.lru_cache
@@ -129,6 +192,8 @@ def _resampled(
     from_, to = start * down // up - begin, stop * down // up - begin
     for gap, length in _gaps(present):
       long = length > min(bridged, len(present) - 1)
+      if long and length == len(present):
+        raise NoSamplesError(recording, begin / rate, end / rate)
       if long and gap < to and gap + length > from_:
         raise GapError(
           f'{recording.name} has no samples at {(begin + gap) / rate:.2f} s for'
@@ -137,13 +202,16 @@ def _resampled(
         )
     places = np.arange(len(block))
     block = np.interp(places, places[present], block[present])
-  block = np.pad(block, (begin - first, last - end), 'edge')
-  if up != down:
-    block = scipy.signal.resample_poly(
-      block, up, down, window=_filter(up, down)
-    )
+  if up == down:
+    return block[low - begin : high - begin]
+  # The filter passes a constant with an error of 2e-5, times an offset of
+  # volts too much.
+  large = abs(block).max() > _LARGE and abs(np.median(block)) > _LARGE
+  constant = np.median(block) if large else 0.0
+  block = np.pad(block - constant, (begin - first, last - end), 'edge')
+  block = scipy.signal.resample_poly(block, up, down, window=_filter(up, down))
   skipped = low - first // down * up
-  return block[skipped : skipped + high - low]
+  return block[skipped : skipped + high - low] + constant
 
 
 def _gaps(present: np.ndarray) -> list[tuple[int, int]]:

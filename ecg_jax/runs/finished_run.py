@@ -22,19 +22,25 @@ def run_parser(prog: str, description: str) -> cli.ArgumentParser:
   Its fields are run_folder, set_name, manual_dir, data_dir and debug.
   """
   parser = cli.ArgumentParser(prog=prog, description=description)
-  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=pathlib.Path)
+  path = cli.path_argument
+  parser.add_argument('run_folder', metavar='RUN_FOLDER', type=path)
   parser.add_argument(
     '--set', choices=list(predictions.FILES), default='test', dest='set_name'
   )
-  parser.add_argument('--manual_dir', help="source files; default: the run's")
   parser.add_argument(
-    '--data_dir', help="prepared datasets; default: the run's"
+    '--manual_dir', type=path, help="source files; default: the run's"
+  )
+  parser.add_argument(
+    '--data_dir', type=path, help="prepared datasets; default: the run's"
   )
   return parser
 
 
 def read_config(
-  run_folder: pathlib.Path, *, manual_dir: str | None, data_dir: str | None
+  run_folder: pathlib.Path,
+  *,
+  manual_dir: str | pathlib.Path | None,
+  data_dir: str | pathlib.Path | None,
 ) -> ml_collections.ConfigDict:
   """Reads the config of a run.
 
@@ -52,8 +58,9 @@ def read_config(
   names = configuration.names(config)
   found = dict.fromkeys(names) | registry.source_digests(names)
   artifacts.check_sources(run_folder, run, found)
-  config.data.manual_dir = manual_dir or config.data.manual_dir
-  config.data.data_dir = data_dir or config.data.data_dir
+  for name, folder in (('manual_dir', manual_dir), ('data_dir', data_dir)):
+    if folder is not None:
+      config.data[name] = str(folder)
   return config
 
 

@@ -1,5 +1,6 @@
 """Meshes of devices, and where arrays live on them."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from ecg_jax.errors import InputError
 from ecg_jax.runtime import collectives
 
 WHOLE = PartitionSpec()
@@ -16,9 +18,34 @@ ROWS = PartitionSpec(None, collectives.NAME)
 """Where arrays [K, B, ...] have their rows divided over the devices."""
 
 
+def check_devices() -> None:
+  """Raises InputError where JAX has none of the devices that are asked for."""
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as error:
+    # JAX raises the first without a message if no package for GPUs is there.
+    platforms = os.environ.get('JAX_PLATFORMS')
+    reason = ' '.join(str(error).split()) or 'no package of JAX supports it'
+    raise InputError(
+      f'JAX_PLATFORMS is {platforms!r}, and JAX finds no such device'
+      f' ({reason}): set JAX_PLATFORMS=cpu, or leave it out to use what there'
+      ' is.'
+    ) from error
+
+
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
   """A mesh over a group with the one axis `data`."""
   return Mesh(np.array(devices), (collectives.NAME,))
+
+
+def one_device() -> Mesh:
+  """A mesh of the first device of this process.
+
+  Raises:
+    InputError: There are none of the devices that are asked for.
+  """
+  check_devices()
+  return make_mesh(jax.local_devices()[:1])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -58,7 +85,8 @@ def _put(tree: Any, where: NamedSharding) -> Any:
   # What `device_put` does it first compares over all processes.
   def put(x):
     if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+      impl = jax.random.key_impl(x)
+      return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=impl)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
 

@@ -9,13 +9,16 @@ def enable_compilation_cache() -> None:
   """Keeps compiled programs in the user's cache folder.
 
   JAX's own settings win: with JAX_COMPILATION_CACHE_DIR set, that folder is
-  used; with JAX_ENABLE_COMPILATION_CACHE=0, none.
+  used; with JAX_ENABLE_COMPILATION_CACHE=0, none. Neither is one for a user
+  without a home folder, as in some containers.
   """
   import jax  # Takes a second; a restart comes before.
 
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    folder = pathlib.Path(cache).expanduser() / 'ecg_jax'
+    folder = pathlib.Path(os.path.expanduser(cache)) / 'ecg_jax'
+    if folder.parts[0].startswith('~'):
+      return
     jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

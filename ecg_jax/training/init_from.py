@@ -3,8 +3,6 @@
 import pathlib
 from typing import Any
 
-import jax
-
 from ecg_jax import experiment, stored_config
 from ecg_jax.errors import InputError
 from ecg_jax.models import forward
@@ -50,7 +48,7 @@ def starting_variables(
       f' ({differing[0]}): describe the same model as there.'
     )
   _check_unseen(run_folder, fold)
-  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  mesh = sharding.one_device()
   best = finished_run.restore(run_folder, config, number, kept, mesh)
   return sharding.fetch(best)
 

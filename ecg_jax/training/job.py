@@ -42,7 +42,9 @@ class Job:
 
   def key(self) -> jax.Array:
     """The random key that its seed and fold make."""
-    return jax.random.fold_in(jax.random.key(self.seed), self.fold.number)
+    # Named, since JAX_DEFAULT_PRNG_IMPL would change it.
+    key = jax.random.key(self.seed, impl='threefry2x32')
+    return jax.random.fold_in(key, self.fold.number)
 
   def initial_variables(self) -> dict[str, Any]:
     """`params` and `batch_stats` before the first step."""

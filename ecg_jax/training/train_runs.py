@@ -12,7 +12,7 @@ from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import score, summary, tables
 from ecg_jax.models import variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
-from ecg_jax.runtime import files, multihost, signals, startup
+from ecg_jax.runtime import files, multihost, sharding, signals, startup
 from ecg_jax.training import job_queue
 from ecg_jax.training.job import make_job
 
@@ -42,6 +42,7 @@ def train_runs(
   for run, config in runs.items():
     artifacts.check_config(workdir / run, config)
   files.check_writable(workdir)
+  sharding.check_devices()
   startup.enable_compilation_cache()
   checkpoint.report_failed_saves_once()
 

@@ -1,0 +1,275 @@
+"""Columns of times: the sampling rate that they tell, and their jumps."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ecg_jax.errors import InputError
+
+_PLAUSIBLE = (50.0, 5000.0)
+"""Hz; of s, ms, us and ns only one puts a rate there."""
+
+_MAX_GAP = 7 * 86_400.0
+"""Seconds that a jump of the time lasts at most."""
+
+_DAY = 86_400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+  """A column whose numbers rise by the same step with each row."""
+
+  column: int
+  step: float
+  """From row to row, in the unit of the column."""
+  resolution: float
+  """Least difference of two times that the column can show."""
+  seconds: float | None
+  """Seconds in the column's unit, None where it is not known or rows are
+  numbered."""
+  assumed: bool
+  """Whether the unit was chosen because only it gives a plausible rate."""
+
+  @property
+  def unit(self) -> str:
+    """The unit that is assumed, '' if it is stated."""
+    units = {1.0: 's', 1e-3: 'ms', 1e-6: 'us', 1e-9: 'ns'}
+    return units.get(self.seconds or 0.0, '') if self.assumed else ''
+
+  @property
+  def rate(self) -> float | None:
+    """Rows per second, or None."""
+    return None if self.seconds is None else 1 / (self.step * self.seconds)
+
+
+def clock_seconds(texts: Sequence[str]) -> np.ndarray:
+  """Converts times of day, or since a start, to seconds.
+
+  Args:
+    texts: As `text_lines.CLOCK` describes them.
+
+  Returns:
+    float64 [len(texts)], NaN for what is no time; with the day of a date only
+    where it is written year first.
+  """
+  return np.array([_seconds(text) for text in texts], np.float64)
+
+
+def _seconds(text: str) -> float:
+  found = re.search(
+    r'(?:(\d{4})[-./](\d\d?)[-./](\d\d?)[ T_]+)?'
+    r'(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?(?:[.,:](\d{1,15}))?'
+    r'(?: ?([ap])\.?m)?',
+    str(text),
+    re.IGNORECASE,
+  )
+  if found is None:
+    return math.nan
+  year, month, day, first, second, third, part, half = found.groups()
+  if third is None:  # Minutes and seconds, if they have a fraction.
+    hours, minutes, seconds = 0, int(first), int(second)
+    if part is None:
+      hours, minutes, seconds = int(first), int(second), 0
+  else:
+    hours, minutes, seconds = int(first), int(second), int(third)
+  if half:
+    hours = hours % 12 + 12 * (half.lower() == 'p')
+  time = 3600 * hours + 60 * minutes + seconds
+  fraction = int(part) / 10 ** len(part) if part else 0.0
+  if year and 1 <= int(month) <= 12 and 1 <= int(day) <= 28 + 3:
+    days = np.datetime64(f'{year}-{int(month):02}', 'D') + (int(day) - 1)
+    time += int(days.astype(int)) * 86_400
+  return time + fraction
+
+
+def find_clock(
+  column: int,
+  blocks: Sequence[np.ndarray],
+  seconds: float | None,
+  *,
+  may_assume: bool,
+) -> Clock | None:
+  """The clock of a column, or None if its steps are not regular.
+
+  Args:
+    column: Its number.
+    blocks: Times of consecutive rows from several places.
+    seconds: Seconds in the unit of the times, None if not stated.
+    may_assume: Whether a unit may be assumed that is not stated.
+  """
+  if seconds == 1.0:
+    blocks = [x + _midnights(np.diff(x, prepend=x[:1])) for x in blocks]
+  estimates = [x for x in map(_step, blocks) if x is not None]
+  if not estimates:
+    return None
+  step, _, error = min(estimates, key=lambda x: x[2])
+  # The later a time is, the coarser it may be written.
+  resolution = max(x[1] for x in estimates)
+  if any(
+    abs(other / step - 1) > 2 * (error + other_error) + 2e-3
+    for other, _, other_error in estimates
+  ):
+    return None
+  assumed = seconds is None and may_assume
+  if assumed:
+    low, high = _PLAUSIBLE
+    seconds = next(
+      (x for x in (1.0, 1e-3, 1e-6, 1e-9) if low <= 1 / (step * x) <= high),
+      None,
+    )
+  if seconds is not None:
+    rate = 1 / (step * seconds)
+    near = next(
+      x
+      for x in (round(rate), round(rate, 1), round(rate, 3), rate)
+      if abs(rate - x) <= (error + 1e-6) * rate
+    )
+    step = 1 / (near * seconds)
+  elif abs(step - 1) > error + 1e-6 or any(
+    (np.diff(block) < 0).any() for block in blocks
+  ):
+    return None
+  else:
+    step = 1.0
+  return Clock(column, step, resolution, seconds, assumed)
+
+
+def _step(times: np.ndarray) -> tuple[float, float, float] | None:
+  """Step of regular times, their resolution and the step's relative error."""
+  times = times[np.isfinite(times)]
+  back = np.flatnonzero(np.diff(times) < 0) + 1
+  times = max(np.split(times, back), key=len)
+  steps = np.diff(times)
+  if len(steps) < 20 or not steps.any():
+    return None
+  noise = 4 * np.finfo(np.float64).eps * float(np.abs(times).max())
+  if np.mean(steps == 0) > 0.5:
+    return _coarse(times, noise)
+  finest = float(steps[steps > noise].min())
+  for lag in (16, 128, len(times) // 2):
+    if lag >= len(times):
+      continue
+    step = float(np.median(times[lag:] - times[:-lag])) / lag
+    jumps = np.flatnonzero(steps > 1.75 * step + max(finest, noise))
+    ends = np.array([-1, *jumps, len(steps)])
+    longest = int(np.argmax(np.diff(ends)))
+    part = times[ends[longest] + 1 : ends[longest + 1] + 1]
+    if step <= 0 or len(part) < 20:
+      continue
+    rows = np.arange(len(part))
+    step = float(np.polyfit(rows, part - part[0], 1)[0])
+    rest = part - part[0] - step * rows
+    spread = float(rest.max() - rest.min()) + noise
+    error = spread / (step * len(part))
+    if spread <= max(step, 1.1 * finest) + noise and error < 0.01:
+      return step, spread, error
+  return None
+
+
+def _coarse(
+  times: np.ndarray, noise: float
+) -> tuple[float, float, float] | None:
+  """The same of times that several rows share, such as whole seconds."""
+  edges = np.flatnonzero(np.diff(times)) + 1
+  counts, spans = np.diff(edges), np.diff(times[edges])
+  if len(counts) < 3:
+    return None
+  unit = float(np.median(spans))
+  counts = counts[np.abs(spans - unit) <= 0.1 * unit + noise]
+  if len(counts) < 3 or counts.max() - counts.min() > 1:
+    return None
+  error = (counts.max() - counts.min() + 0.01) / float(counts.sum())
+  return unit / float(counts.mean()), unit, float(error)
+
+
+def _midnights(steps: np.ndarray) -> np.ndarray:
+  """Seconds of the days that have passed, by steps of times of day."""
+  return _DAY * np.cumsum(np.nan_to_num(steps) < -_DAY / 2)
+
+
+class Gaps:
+  """Finds the jumps of a clock, row by row through a file."""
+
+  def __init__(self, clock: Clock, name: str):
+    """Takes the clock, and the file's name for errors."""
+    self._clock, self._name = clock, name
+    self._last: float | None = None
+    self._last_row = 0
+    self._rows = 0
+    self._added = 0.0
+    self.places: list[int] = []
+    """Rows before which samples are missing."""
+    self.lengths: list[int] = []
+    """Samples that are missing there."""
+    self.restarts = 0
+    """How often a counter of rows began again."""
+
+  def _is_even(self, times: np.ndarray) -> bool:
+    """Whether the next rows go on step by step, as nearly all do."""
+    if self._last is None or self._last_row != self._rows - 1 or self._added:
+      return False
+    steps = np.diff(times, prepend=self._last)
+    # Neither is true of NaN.
+    return bool(
+      len(steps) and steps.min() >= 0 and steps.max() < 1.5 * self._clock.step
+    )
+
+  def add(self, times: np.ndarray) -> None:
+    """Adds the times of the next rows; NaN where a row has none.
+
+    Raises:
+      InputError: The time goes back, or jumps further than a week.
+    """
+    clock = self._clock
+    if self._is_even(times):
+      self._rows += len(times)
+      self._last, self._last_row = float(times[-1]), self._rows - 1
+      return
+    known = np.flatnonzero(np.isfinite(times))
+    values = times[known] + self._added
+    rows = known + self._rows
+    self._rows += len(times)
+    if not len(values):
+      return
+    if self._last is None:
+      self._last_row = int(rows[0])
+      self._last = float(values[0])
+    steps = np.diff(values, prepend=self._last)
+    passed = np.diff(rows, prepend=self._last_row)
+    if clock.seconds == 1.0:
+      passed_midnight = _midnights(steps)
+      steps = np.diff(values + passed_midnight, prepend=self._last)
+      values = values + passed_midnight
+      self._added += float(passed_midnight[-1])
+    tolerance = clock.resolution * 1.01 + 4 * np.finfo(np.float64).eps * abs(
+      self._last
+    )
+    back = steps < -tolerance
+    if clock.seconds is None:
+      self.restarts += int(back.sum())  # A counter of so many bits.
+    elif back.any():
+      row = int(rows[np.flatnonzero(back)[0]])
+      raise InputError(
+        f'{self._name} goes back in time at row {row + 1}: export its parts as'
+        ' files of their own.'
+      )
+    # The row before may share its time with those before it.
+    shares = np.append(False, steps[:-1] <= 0) * max(
+      0.0, clock.resolution - clock.step
+    )
+    missing = np.rint((steps - shares) / clock.step).astype(np.int64) - passed
+    jump = (steps > passed * clock.step + max(0.5 * clock.step, tolerance)) & (
+      missing > 0
+    )
+    longest = steps.max() * (clock.seconds or 0.0)
+    if longest > _MAX_GAP or missing[jump].sum() > 2**40:
+      raise InputError(
+        f'{self._name} jumps by {longest:.3g} s in its time column: export its'
+        ' parts as files of their own.'
+      )
+    self.places += rows[jump].tolist()
+    self.lengths += missing[jump].tolist()
+    self._last, self._last_row = float(values[-1]), int(rows[-1])

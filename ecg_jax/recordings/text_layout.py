@@ -1,0 +1,384 @@
+"""Where the numbers of a text file begin, and how its rows are written.
+
+No decision is made from one line: the rows that follow each other in the same
+form are the table, and what the decision needs is taken from its beginning and
+from pieces of its whole length.
+"""
+
+import collections
+import dataclasses
+import itertools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ecg_jax.errors import InputError
+from ecg_jax.recordings import content, text_lines, text_marks
+
+_RUN = 50
+"""Rows of one form that make a table, if the file has as many."""
+
+_RUN_WITH_WORDS = 200
+"""The same of rows in which some columns are words, if no others follow."""
+
+_TAIL_BYTES, _TAIL_ROWS = 2**18, 40
+"""The end of a file, in which the rows have the table's form."""
+
+_FIRST_ROWS = 3000
+"""Rows at the table's beginning that decisions are made from."""
+
+_PIECES, _PIECE_ROWS, _PIECE_BYTES = 12, 300, 2**15
+"""Parts of the rest of the table that decisions are made from, too."""
+
+_LONGEST_HEADER = 2**24
+"""Characters before the table, at most."""
+
+_SUSPECTS = 3
+"""First rows of a table that may belong to the header."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a table of numbers is written."""
+
+  start: int
+  """Lines before the first row."""
+  delimiter: str
+  """A key of `text_lines.DELIMITERS`."""
+  decimal: str
+  thousands: str | None
+  """What separates groups of thousands, None if nothing does."""
+  kinds: tuple[str, ...]
+  """'number', 'clock', 'word' or 'missing' of each column."""
+  blank_lines_end_rows: bool
+  """Whether every row is followed by an empty line, which then is no row."""
+  num_rows: int | None
+  """Rows of a table that was read to its end, None of a longer one."""
+  above: tuple[str, ...]
+  """The lines before the first row."""
+  blocks: tuple[tuple[tuple[str, ...], ...], ...]
+  """Fields of consecutive rows from several places; the first is the start."""
+  note: str = ''
+  """What was assumed, '' if nothing."""
+
+  def values(self, column: int) -> list[np.ndarray]:
+    """Numbers of a column in each block, float64, NaN where there is none."""
+    return [
+      np.array([self.value(row[column]) for row in block])
+      for block in self.blocks
+    ]
+
+  def value(self, field: str) -> float:
+    """Number of a field, NaN where there is none."""
+    if self.thousands:
+      field = field.replace(self.thousands, '')
+    other = '.,'[self.decimal == '.']
+    if other in field or not text_lines.NUMBER.fullmatch(field):
+      return np.nan
+    return float(field.replace(self.decimal, '.'))
+
+
+@dataclasses.dataclass
+class _Run:
+  """Lines that follow each other in the same form."""
+
+  start: int = 0
+  rows: int = 0
+  forms: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  """Delimiter -> columns in which all rows may have numbers, and the number of
+  columns last."""
+
+  def extended(self, line: str, words: bool) -> bool:
+    """Adds a line if it has one of the forms; says whether it had."""
+    if not self.rows and not re.search(r'\d|nan', line, re.IGNORECASE):
+      return False
+    forms = _forms(line, words)
+    if self.rows:
+      forms = {
+        sign: (*common, columns)
+        for sign, (*places, columns) in self.forms.items()
+        if sign in forms and forms[sign][-1] == columns
+        and (common := sorted({*places} & {*forms[sign][:-1]}))
+      }  # fmt: skip
+    if forms:
+      self.forms, self.rows = forms, self.rows + 1
+    return bool(forms)
+
+  def goes_on(self, tail: Sequence[str]) -> bool:
+    """Whether most of the last rows have numbers only where the run has."""
+    agreeing = 0
+    for line in tail:
+      agreeing += any(
+        width == len(kinds := text_lines.kinds(line, sign))
+        and {k for k, x in enumerate(kinds) if x == 'number'} <= {*places}
+        and 'number' in kinds
+        for sign, (*places, width) in self.forms.items()
+      )
+    return 2 * agreeing > len(tail)
+
+
+def _forms(line: str, words: bool) -> dict[str, tuple[int, ...]]:
+  """Delimiter -> columns of a line with numbers or nothing, and their number.
+
+  Args:
+    line: The line.
+    words: Whether other columns may have words.
+  """
+  found = {}
+  for sign in text_lines.DELIMITERS:
+    if sign not in line or (sign == ' ' and len(line.split()) < 2):
+      continue
+    kinds = text_lines.kinds(line, sign)
+    places = [k for k, x in enumerate(kinds) if x in ('number', 'missing')]
+    if places and ((words and len(kinds) > 1) or 'word' not in kinds):
+      found[sign] = (*places, len(kinds))
+  return found
+
+
+def find_layout(path: pathlib.Path, codec: str) -> Layout:
+  """Finds the table of a text file.
+
+  Args:
+    path: The file.
+    codec: Its encoding.
+
+  Raises:
+    InputError: There is none, or its form cannot be known.
+  """
+  with text_lines.Rewritten(path, codec) as file:
+    lines, run, whole = _head(text_lines.lines(file, path), _tail(path, codec))
+  if run is None:
+    raise InputError(
+      f'{path} has no row of numbers: export it as columns of numbers, with'
+      ' header lines above them at most.'
+    )
+  body = lines[run.start :]
+  rows = [line for line in body if line.strip()]
+  pieces = [] if whole else _pieces(path, codec, lines)
+  first = rows[_SUSPECTS:] if len(rows) > 20 else rows
+  sign = text_marks.delimiter(
+    path,
+    [*first, *itertools.chain(*pieces)],
+    ''.join(lines[max(0, run.start - 1) : run.start]),
+    next(iter(run.forms)),
+  )
+  counts = collections.Counter(
+    len(text_lines.split(row, sign)) for row in first[:_RUN]
+  )
+  width = counts.most_common(1)[0][0]
+  start = _upwards(path, lines, run.start, sign, width)
+  body = lines[start:]
+  rows = [line for line in body if line.strip()]
+  fields = [
+    tuple(
+      tuple(row)
+      for row in (text_lines.split(line, sign) for line in piece)
+      if len(row) == width
+    )
+    for piece in [rows, *pieces]
+  ]
+  some = text_marks.some_of([*itertools.chain(*fields)])
+  kinds = tuple(
+    text_marks.majority(row[column] for row in some) for column in range(width)
+  )
+  decimal, thousands = text_marks.marks(path, sign, kinds, some)
+  layout = Layout(
+    start,
+    sign,
+    decimal,
+    thousands,
+    kinds,
+    _doubled(body),
+    len(rows) if whole else None,
+    tuple(lines[:start]),
+    tuple(fields),
+  )
+  return _without_header_rows(layout, lines)
+
+
+def _tail(path: pathlib.Path, codec: str) -> list[str]:
+  """The last rows of a file; none if it has a single line."""
+  with path.open('rb') as file:
+    file.seek(max(0, path.stat().st_size - _TAIL_BYTES) // 4 * 4)
+    rows = _rows(file.read().decode(codec, 'replace'))
+  return rows[1:][-_TAIL_ROWS:]
+
+
+def _rows(text: str) -> list[str]:
+  """Lines of a text that are not empty."""
+  lines = re.split(r'\r\n|\r|\n', text_lines.ascii_of(text))
+  return [line for line in lines if line.strip()]
+
+
+def _head(
+  lines: Iterator[str], tail: Sequence[str]
+) -> tuple[list[str], _Run | None, bool]:
+  """Reads lines up to some way into the table.
+
+  Returns:
+    The lines; the run of rows among them, None if there is none; whether these
+    are all lines of the file.
+  """
+  read: list[str] = []
+  best, runs, characters = [_Run(), _Run()], [_Run(), _Run()], 0
+  for number, line in enumerate(lines):
+    read.append(line)
+    characters += len(line)
+    for words in (False, True):
+      run = runs[words]
+      if not line.strip() and run.rows:
+        continue
+      if not run.extended(line, words):
+        run = runs[words] = _Run(number)
+        if not run.extended(line, words):
+          run.start = number + 1
+      if run.rows > best[words].rows:
+        best[words] = run
+    for words, least in ((False, _RUN), (True, _RUN_WITH_WORDS)):
+      run = runs[words]
+      # Header lines may have one form, too, but not that of the last rows.
+      if run.rows == least and run.goes_on(tail):
+        more = list(itertools.islice(lines, _FIRST_ROWS))
+        return read + more, run, len(more) < _FIRST_ROWS
+    if characters > _LONGEST_HEADER:
+      return read, None, False
+  with_words = 2 * best[0].rows < best[1].rows
+  run = best[with_words]
+  return read, run if run.rows else None, True
+
+
+def _pieces(
+  path: pathlib.Path, codec: str, lines: Sequence[str]
+) -> list[list[str]]:
+  """Rows from the rest of a file, whole lines only."""
+  size = path.stat().st_size
+  begin = min(size, len('\n'.join(lines).encode(codec, 'replace')))
+  pieces = []
+  with path.open('rb') as file:
+    for place in np.linspace(begin, size, _PIECES, endpoint=False):
+      file.seek(int(place) // 4 * 4)
+      text = file.read(_PIECE_BYTES).decode(codec, 'replace')
+      pieces.append(_rows(text)[1:-1][:_PIECE_ROWS])
+  return pieces
+
+
+def _upwards(
+  path: pathlib.Path, lines: Sequence[str], start: int, sign: str, width: int
+) -> int:
+  """The first line of the table, found from one of its lines upwards.
+
+  Raises:
+    InputError: Above a line that is no row there are rows.
+  """
+
+  def is_row(line: str, words: bool) -> bool:
+    places = _forms(line, words).get(sign, (0,))
+    return places[-1] == width
+
+  def numbers(line: str) -> set[int]:
+    fields = text_lines.split(line, sign)
+    return {k for k, x in enumerate(fields) if text_lines.kind(x) == 'number'}
+
+  rows = (line for line in lines[start:] if is_row(line, words=True))
+  expected = numbers(next(rows, lines[start]))
+  while start and width > 1 and is_row(lines[start - 1], words=True):
+    if not expected <= numbers(lines[start - 1]):
+      break
+    start -= 1
+  header = [bool(x.strip()) and is_row(x, words=False) for x in lines[:start]]
+  for number in range(1, start):
+    if header[number - 1] and header[number]:
+      first = next(
+        (k for k in range(number, start) if lines[k].strip() and not header[k]),
+        start - 1,
+      )
+      raise InputError(
+        f'Line {first + 1} of {path} has {lines[first].strip()[:40]!r} where a'
+        ' number belongs: correct or remove it.'
+      )
+  return start
+
+
+def _doubled(body: Sequence[str]) -> bool:
+  """Whether each row is followed by one empty line."""
+  blank = [not line.strip() for line in body]
+  while blank and blank[-1]:
+    blank.pop()
+  return len(blank) > 40 and not any(blank[::2]) and all(blank[1::2])
+
+
+def _without_header_rows(layout: Layout, lines: Sequence[str]) -> Layout:
+  """The layout without first rows that have numbers but are no samples.
+
+  These are numbers of columns, counts of samples, or a rate.
+  """
+  rows = layout.blocks[0]
+  if len(rows) < 20:
+    return layout
+  columns = {
+    k: layout.values(k)[0]
+    for k, kind in enumerate(layout.kinds)
+    if kind == 'number'
+  }
+  body = {k: values[_SUSPECTS:] for k, values in columns.items()}
+  clocks = [
+    k for k, x in body.items() if content.role([x]) in ('time', 'row number')
+  ]
+  places = [
+    k for k in range(layout.start, len(lines)) if lines[k].strip()
+  ]  # fmt: skip
+  blank = np.diff(places) > 1
+  for number in reversed(range(_SUSPECTS)):
+    row = rows[number]
+    separate = bool(blank[number]) and not blank[_SUSPECTS:].any()
+    if separate or _is_header(row, number, layout, columns, body, clocks):
+      return dataclasses.replace(
+        layout,
+        start=places[number + 1],
+        num_rows=layout.num_rows and layout.num_rows - number - 1,
+        above=tuple(lines[: places[number + 1]]),
+        blocks=(rows[number + 1 :], *layout.blocks[1:]),
+        note=f'line {places[number] + 1} taken for a header line',
+      )
+  return layout
+
+
+def _is_header(
+  row: Sequence[str],
+  number: int,
+  layout: Layout,
+  columns: dict[int, np.ndarray],
+  body: dict[int, np.ndarray],
+  clocks: Sequence[int],
+) -> bool:
+  """Whether a first row has numbers but is no sample."""
+  for k in clocks:
+    steps = np.diff(body[k])
+    if not np.isfinite(columns[k][number]):
+      return bool(np.isfinite(body[k]).all())
+    usual = np.median(steps[np.isfinite(steps)])
+    if abs(columns[k][number + 1] - columns[k][number] - usual) <= 0.6 * usual:
+      return False
+  numbers = [x for x in row if x]
+  if len(numbers) > 1 and any(
+    numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1)
+  ):
+    return True
+  signals = [k for k in columns if k not in clocks and row[k]]
+  whole = [
+    k
+    for k in signals
+    if layout.decimal not in row[k]
+    and all(
+      layout.decimal in x[k] for x in layout.blocks[0][_SUSPECTS:] if x[k]
+    )
+  ]
+  far = [
+    k
+    for k in signals
+    if columns[k][number] > 2 * np.nanmax(body[k]) - np.nanmin(body[k])
+    or columns[k][number] < 2 * np.nanmin(body[k]) - np.nanmax(body[k])
+  ]
+  return bool(signals) and len({*whole} | {*far}) == len(signals)

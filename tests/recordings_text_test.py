@@ -1,0 +1,439 @@
+"""Tables of numbers: layouts, headers, clocks, and what is refused."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from ecg_jax.errors import InputError
+from ecg_jax.recordings import formats
+from tests.exports_test import ecg
+from tests.recording_files import open_recording
+
+RATE = 500.0
+ECG = ecg(RATE, 6, np.random.default_rng(0))
+COUNT = len(ECG)
+GAP = range(1200, 1700)
+WITH_GAP = np.where(np.isin(np.arange(COUNT), GAP), np.nan, ECG)
+
+
+def comma(text):
+  """A decimal comma in place of the point."""
+  return text.replace('.', ',')
+
+
+def write(folder, head, row, rows=range(COUNT), name='a.csv', **encoding):
+  """Writes lines above a table, and the row of each sample."""
+  lines = [head, *(row(k, ECG[k]) for k in rows)]
+  path = folder / name
+  text = '\n'.join(lines[not head :]) + '\n'
+  path.write_text(text, newline='', **encoding or {'encoding': 'utf-8'})
+  return path
+
+
+def check(path, right=ECG, tolerance=1e-3, rate=RATE, **options):
+  """Reads a file and compares it; returns the recording."""
+  recording = open_recording(path, **options)
+  assert abs(recording.sampling_rate / rate - 1) < 1e-4
+  found = recording.millivolt(0, recording.num_samples)
+  assert_allclose(found, right, atol=tolerance)
+  return recording
+
+
+@pytest.mark.parametrize(
+  ('text', 'lead', 'expected'),
+  [
+    ('1\n2\n3\n', None, [1, 2, 3]),
+    ('\ufeffecg\r\n1\r\n2\r\n', None, [1, 2]),
+    ('time,ecg\n0.1,5\n0.2,\n0.3,7\n', None, [5, np.nan, 7]),
+    ('a;b\n1,5;2,5\n3,5;4,5\n', 'b', [2.5, 4.5]),
+    ('0.0 7\n0.1 8\n', '1', [7, 8]),
+    ('0\t7\n1\t8\n\n', '1', [7, 8]),
+    ('# by me, 2020\nLead 1\n1\n2\n', None, [1, 2]),
+    ('Age,35\n\n0:00.0  7\n0:00.1  8\n', '1', [7, 8]),
+    ("'Elapsed time','MLII'\n'mm:ss','mV'\n'0:00',-0.5\n", None, [-0.5]),
+    ('Name,Ann\nSample Rate,512 hertz\n\n\n-3.5\n4e2\nnan\n', None,
+     [-3.5, 400, np.nan]),
+    ('1\n\n3\n  \n5\n\n \n', None, [1, np.nan, 3, np.nan, 5]),
+    ('1\r\n\r\n3\r\n\r\n', None, [1, np.nan, 3]),
+    ('t,ecg\n0,1\n\n1,2\n\n', None, [1, np.nan, 2]),
+    ('0 1\n\n1 2\n', '1', [1, np.nan, 2]),
+    ('1\n' + '\n' * 9, None, [1]),
+    ('ECG export,v1\nx,y\n\n1,2\n3,4\n', 'y', [2, 4]),
+    ('Patient,V2\ntime,II\n1,2\n3,4\n', 'II', [2, 4]),
+    ('time,II\ns,[mV]\n1,2\n3,4\n', 'II', [2, 4]),
+    ('t;ecg\n0;0\n0,5;-0,25\n1;1\n', None, [0, -0.25, 1]),
+    ('t;ecg\n0;0\n0.5;-0.25\n', None, [0, -0.25]),
+    ('Page 1\fof 1\ntime,ecg\n1,2\n3,4\n', None, [2, 4]),
+    ('Ann\u2028V2\nII\n2\n4\n', None, [2, 4]),
+    ('time,ecg\r\n1,2\r\n3,4\r\n\f\r\n', None, [2, 4]),
+    ('1\r2\r\r', None, [1, 2]),
+  ],
+)  # fmt: skip
+def test_texts(tmp_path, text, lead, expected):
+  path = tmp_path / 'a.txt'
+  path.write_text(text, encoding='utf-8', newline='')
+  recording = open_recording(path, lead=lead, sampling_rate=300, units='mV')
+  assert_allclose(recording.millivolt(0, recording.num_samples), expected)
+
+
+@pytest.mark.parametrize(
+  ('head', 'row', 'units'),
+  [
+    # The first samples are whole numbers.
+    ('t;ecg', lambda k, v: f'{2 * k};'
+     + (str(round(1000 * v)) if k < 60 else comma(f'{1000 * v:.1f}')), 'uV'),
+    ('', lambda k, v: str(round(1000 * v)) if k < 60 else (
+      comma(f'{1000 * v:.1f}')), 'uV'),
+    ('EKG', lambda k, v: comma(f'{1000 * v:.3f}'), 'uV'),
+    ('EKG', lambda k, v: comma(f'{v:.4f}'), 'mV'),
+    ('EKG\t', lambda k, v: comma(f'{v:.4f}\t'), 'mV'),
+    ('', lambda k, v: comma(f'{v / 1000:.6e}'), 'V'),
+    ('', lambda k, v: f'"{comma(f"{v:.4f}")}"', 'mV'),
+    ('t ecg', lambda k, v: comma(f'{k / 500:.3f} {v:.4f}'), 'mV'),
+    # Groups of digits look like thousands.
+    ('', lambda k, v: comma(f'{k / 500:.3f} {1000 * v:.3f}'), 'uV'),
+    ('"t","ecg"', lambda k, v: '"{}","{}"'.format(
+      comma(f'{k / 500:.3f}'), comma(f'{v:.4f}')), 'mV'),
+    ('"Time, s","ECG, mV"', lambda k, v: f'{k / 500:.3f},{v:.4f}', 'mV'),
+    ('t|ecg', lambda k, v: f'{k / 500:.3f}|{v:.4f}', 'mV'),
+    ('t , ecg ', lambda k, v: f' {k / 500:9.3f} , {v:9.4f} ', 'mV'),
+    ('sep=;\nt;ecg', lambda k, v: f'{k / 500:.3f};{v:.4f}', 'mV'),
+    # Words in other columns, some with digits.
+    ('t,ecg,label', lambda k, v: f'{k / 500:.3f},{v:.4f},N', 'mV'),
+    ('t,ecg,event', lambda k, v: f'{k / 500:.3f},{v:.4f},'
+     + ('rest 1' if k < 3 else ''), 'mV'),
+    ('ecg label', lambda k, v: comma(f'{v:.4f} N{k % 3}'), 'mV'),
+    # Signs and digits of other regions.
+    ('ECG', lambda k, v: f'{v:.4f}'.replace('-', '−'), 'mV'),
+    ('ECG', lambda k, v: f'{v:.4f}'.translate(
+      {46: 0x66B} | {48 + x: 0x660 + x for x in range(10)}), 'mV'),
+    ('t;ecg', lambda k, v: f'{k};{1000 * v + 5000:,.2f}'.translate(
+      {44: '.', 46: ','}), '5'),
+    ('t,ecg', lambda k, v: f'{k},"{1000 * v + 5000:,.2f}"', '5'),
+    ('t;ecg', lambda k, v: f'{k};{1000 * v + 5000:,.2f}'.replace(',', "'"),
+     '5'),
+    ('t;ecg', lambda k, v: comma(f'{k};{1000 * v + 5000:,.2f}'.replace(
+      ',', '\u202f')), '5'),
+  ],
+)  # fmt: skip
+def test_marks_are_taken_from_all_rows(tmp_path, head, row, units):
+  """Kind: delimiter, decimal mark or groups judged by one line."""
+  offset = 5.0 * (units == '5')
+  units = 'uV' if offset else units
+  path = write(tmp_path, head, row)
+  check(path, ECG + offset, units=units, sampling_rate=RATE)
+
+
+@pytest.mark.parametrize(
+  ('head', 'row', 'words'),
+  [
+    ('t,ecg', lambda k, v: comma(f'{k / 500:.3f}') + comma(f',{v:.4f}'),
+     'a comma both as decimal mark and between columns'),
+    ('ecg', lambda k, v: f'{round(1000 * v + 3000):,}', 'may be thousands'),
+    ('t;ecg', lambda k, v: f'{k};{round(1000 * v + 900):,}'.replace(',', '.'),
+     'decimals or thousands'),
+    ('t;ecg', lambda k, v: f'{k / 500:.3f};{comma(f"{v:.4f}")}',
+     'different decimal marks'),
+    ('', lambda k, v: f'{round(50 * v + 512)},{round(50 * v + 400)}',
+     'may be a decimal mark or delimit two columns'),
+    ('t,ecg', lambda k, v: '***,##' if k == 30 else f'{k / 500:.3f},{v:.4f}',
+     r"Line 32 of .* has '\*\*\*,##' where"),
+    ('t,ecg', lambda k, v: 'pause' if k == 900 else f'{k / 500:.3f},{v:.4f}',
+     "Line 902 of .* has 'pause' where"),
+    ('t,ecg', lambda k, v: f'{k / 500:.3f},{v:.4f}' + ',1' * (k == 900),
+     'Line 902 of .* has 3 columns, not 2'),
+    ('t,ecg', lambda k, v: 'End' if k == COUNT - 1 else f'{k / 500:.3f},{v}',
+     f"Line {COUNT + 1} of .* has 'End' where"),
+    ('t ecg b', lambda k, v: f'{k / 500:.3f} {v:.4f}' + ' 1' * (k != 900),
+     'Line 902 of .* has 2 columns, not 3'),
+    ('1\t2\n3\t4\n[Data]', lambda k, v: f'{k / 500:.3f}\t{v:.4f}',
+     r"Line 3 of .* has '\[Data\]' where"),
+    ('', lambda k, v: f'{k / 500:.3f}', 'no ECG but time'),
+    ('', lambda k, v: f'{k}', 'no ECG but row number'),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_known_is_refused(tmp_path, head, row, words):
+  path = write(tmp_path, head, row)
+  lead = '0' if 'no ECG' in words else None
+  with pytest.raises(InputError, match=words):
+    check(path, units='mV', sampling_rate=RATE, lead=lead)
+
+
+@pytest.mark.parametrize('length', [0, 65_536, 200_000, 1_500_000])
+@pytest.mark.parametrize(
+  'line', ['Patient: Jane Doe', '# note 3, value 7', 'gain,12', 'x' * 5000]
+)
+def test_a_header_may_have_any_length(tmp_path, length, line):
+  """Kind: a header cut off at a buffer, half a line of which is data."""
+  lines = [line] * (length // len(line)) + ['time,ecg,label']
+  path = write(tmp_path, '\n'.join(lines), lambda k, v: f'{k / 500},{v:.4f},N')
+  recording = check(path, units='mV')
+  assert recording.lead == 'ecg'
+
+
+@pytest.mark.parametrize(
+  ('head', 'row'),
+  [
+    ('500', lambda k, v: f'{v:.4f}'),
+    ('500\n3000', lambda k, v: f'{v:.4f}'),
+    ('0,1,2', lambda k, v: f'{k / 500:.3f},{v:.4f},{-v:.4f}'),
+    ('1\t2', lambda k, v: f'{k / 500:.3f}\t{v:.4f}'),
+    (',0', lambda k, v: f'{k},{v:.4f}'),
+    (',0,1', lambda k, v: f'{k},{v:.4f},{-v:.4f}'),
+    ('CH1\tCH2\n3000\t3000', lambda k, v: f'{v:.4f}\t{-v:.4f}'),
+    ('sec,CH1,CH2,\n,3000,3000,', lambda k, v: f'{k / 500:.3f},{v:.4f},0.1,'),
+    ('Sample Rate:\t500.0\nTime (s)\tECG', lambda k, v: f'{k / 500}\t{v:.4f}'),
+    ("'sample #','MLII'", lambda k, v: f'{k},{v:.4f}'),
+    ('', lambda k, v: f'{k % 256},{v:.4f}'),
+    ('timestamp,ecg', lambda k, v: f'{1.7e9 + k / 500:.3f},{v:.4f}'),
+    ('ts,ecg', lambda k, v: f'{17 * 10**17 + k * 2_000_000},{v:.4f}'),
+    (',timestamp,ecg', lambda k, v: f'{k},2026-01-01 8:00:{k / 500:06.3f},{v}'),
+    ('time,ecg', lambda k, v: f'{k},{v:.4f}'),
+  ],
+)  # fmt: skip
+def test_counts_rates_and_clocks_are_no_samples(tmp_path, head, row):
+  """Kind: what stands above or beside the samples, taken for them."""
+  path = write(tmp_path, head, row)
+  lead = 'CH1' if 'CH1' in head else '1' if '-' in row(1, 1.0) else None
+  lead = None if 'timestamp' in head else lead
+  check(path, units='mV', sampling_rate=RATE, lead=lead)
+
+
+def test_a_first_row_that_is_passed_over_is_noted(tmp_path):
+  path = write(tmp_path, '500', lambda k, v: f'{v:.4f}')
+  recording = check(path, units='mV', sampling_rate=RATE)
+  assert recording.notes == ('line 1 taken for a header line',)
+
+
+@pytest.mark.parametrize(
+  'head',
+  [
+    'Sample Rate,500 hertz', 'Messrate,500 Hertz', 'Abtastrate: 500 Hz',
+    'Fréquence d’échantillonnage,500 hertz', 'サンプルレート,500ヘルツ',
+    'Frecuencia de muestreo,500 hercios', 'Taxa de amostragem,500 hertz',
+    'Frequenza di campionamento,"500,000 hertz"', '采样率,500赫兹',
+    'Bemonsteringsfrequentie,500 hertz', 'Частота дискретизации: 500 Гц',
+    'Sampling Rate (Hz):= 500.00', 'fs=500', 'Samples per second: 500',
+    'Sampling frequency: 0.5 kHz', '2 msec/sample', 'Interval=\t0.002 s',
+    'Sampling interval (ms): 2', '%Sample Rate = 500 Hz',
+    'Output rate:\t500\tSamples/sec.', 'sample rate;500;500',
+    'ECG sample rate: 500 Hz\nACC sample rate: 50 Hz',
+    'Notch: 50 Hz\nHeart rate: 72\nSample rate: 500\nLow pass: 150 Hz',
+    'Number of samples: 3000\nRecorded: 2026-01-02 03:04\nSample rate: 500',
+  ],
+)  # fmt: skip
+def test_header_lines_state_the_rate(tmp_path, head):
+  path = write(tmp_path, head + '\nUnit: mV\nECG', lambda k, v: f'{v:.4f}')
+  recording = check(path)
+  assert recording.rate_from.startswith('header line ')
+
+
+@pytest.mark.parametrize(
+  ('head', 'words'),
+  [
+    ('Notch: 50 Hz\nHigh pass: 0.05 Hz\nHeart rate: 72', 'does not say its'),
+    ('Number of samples: 3000\nSamples: 3000', 'does not say its sampling'),
+    ('Rate: 75', 'does not say its sampling rate'),
+    ('Sample rate A: 500 Hz\nSample rate B: 50 Hz', '500 Hz in header line 1'),
+    ('Sample rate: 12 Hz', 'a sampling rate of 12 Hz'),
+  ],
+)  # fmt: skip
+def test_other_frequencies_are_not_the_rate(tmp_path, head, words):
+  path = write(tmp_path, head + '\nUnit: mV\nECG', lambda k, v: f'{v:.4f}')
+  with pytest.raises(InputError, match=words):
+    check(path)
+
+
+@pytest.mark.parametrize(
+  ('head', 'scale', 'codec'),
+  [
+    ('t;ECG (mV)', 1, 'utf-8'), ('t;ECG [uV]', 1e3, 'utf-8'),
+    ('t;ECG, mV', 1, 'utf-8'), ('t;ecg_uV', 1e3, 'utf-8'),
+    ('t;ECG (µV)', 1e3, 'utf-8'), ('t;ECG (μV)', 1e3, 'utf-8'),
+    ('t;ECG (µV)', 1e3, 'latin-1'), ('t;ECG (µV)', 1e3, 'mac_roman'),
+    ('t;ECG (μV)', 1e3, 'cp932'), ('t;ECG (µV)', 1e3, 'utf-16'),
+    ('t;ECG (microvolts)', 1e3, 'utf-8'), ('t;ECG (uVolt)', 1e3, 'utf-8'),
+    ('t;ECG (V)', 1e-3, 'utf-8'), ('t;ECG\ns;mV', 1, 'utf-8'),
+    ('t;ECG\n(ms);(uV)\n', 1e3, 'utf-8'), ('Einheit;µV\nt;ECG', 1e3, 'utf-8'),
+    ('Units: mV\nt;ECG', 1, 'utf-8'), ('ECG [mV];HR [bpm]', 1, 'utf-8'),
+  ],
+)  # fmt: skip
+def test_names_and_header_lines_state_the_unit(tmp_path, head, scale, codec):
+  def row(k, v):
+    time = f'{k / 500:.3f}' if '\ns;' in head else f'{2 * k}'
+    value = f'{scale * v:.9g}'
+    return f'{value};72' if 'HR' in head else f'{time};{value}'
+
+  recording = check(
+    write(tmp_path, head, row, encoding=codec), sampling_rate=RATE
+  )
+  assert recording.lead.upper() == 'ECG'
+  assert recording.unit_from.startswith(('header line', 'name of column'))
+
+
+def test_an_unknown_unit_is_named_and_units_decide(tmp_path):
+  path = write(tmp_path, 't,ECG [adu]', lambda k, v: f'{k / 500},{v:.4f}')
+  with pytest.raises(InputError, match="is in 'adu', not a known voltage"):
+    check(path)
+  assert check(path, units='mV').notes == (
+    'states adu: taken as --units mV says',
+  )
+
+
+@pytest.mark.parametrize(
+  ('head', 'time'),
+  [
+    ('time,ecg', lambda t: f'{t:.3f}'),
+    ('Time (ms),ecg', lambda t: f'{1000 * t:.0f}'),
+    ('time_us,ecg', lambda t: f'{1e6 * t:.0f}'),
+    ('timestamp,ecg', lambda t: f'{1.7e12 + 1000 * t:.0f}'),
+    ('min,ecg', lambda t: f'{t / 60:.9f}'),
+    ('time [s/500],ecg', lambda t: f'{500 * t:.0f}'),
+    ('', lambda t: f'{t:.3f}'),
+    ('time,ecg', lambda t: f'08:00:{t:06.3f}'),
+    ('time,ecg', lambda t: f'2026-01-02T08:00:{t:06.3f}Z'),
+    ('time,ecg', lambda t: f'02.01.2026 08:00:{t:06.3f}'),
+    ('time,ecg', lambda t: f'1/2/2026 8:00:{t:06.3f} PM'),
+    ('time,ecg', lambda t: f'08:00:{t:06.3f}'.replace('.', ':')),
+    ('time,ecg', lambda t: f'{(86_398 + int(t)) // 3600 % 24:02}:'
+     f'{(86_398 + int(t)) // 60 % 60:02}:{(58 + t) % 60:06.3f}'),
+    ("'Elapsed time',ecg", lambda t: f"'0:{t:06.3f}'"),
+    ('date,time,ecg', lambda t: f'2026-01-02,08:00:{t:06.3f}'),
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize('gap', [False, True])
+def test_a_time_column_tells_the_rate_and_the_gaps(tmp_path, head, time, gap):
+  rows = [k for k in range(COUNT) if not (gap and k in GAP)]
+  path = write(
+    tmp_path, head, lambda k, v: f'{time(round(k / 500, 6))},{v:.4f}', rows
+  )
+  recording = check(path, WITH_GAP if gap else ECG, units='mV')
+  assert recording.rate_from.startswith('time column')
+  assert any('500 samples are missing' in x for x in recording.notes) == gap
+
+
+@pytest.mark.parametrize(
+  ('row', 'words'),
+  [
+    (lambda k, v: f'{k % 1500 / 500:.3f},{v:.4f}', 'goes back in time'),
+    (lambda k, v: f'{k / 500 + 3e7 * (k > 900):.3f},{v:.4f}', 'jumps by 3e'),
+  ],
+)
+def test_times_that_are_not_of_one_recording_are_refused(tmp_path, row, words):
+  path = write(tmp_path, 'time,ecg', row)
+  for rate in (None, RATE):
+    with pytest.raises(InputError, match=words):
+      check(path, units='mV', sampling_rate=rate)
+
+
+@pytest.mark.parametrize(
+  ('head', 'options', 'note'),
+  [
+    ('', {'sampling_rate': 250}, 'states 500 Hz itself'),
+    ('Sample rate: 250 Hz\n', {}, 'header line 1 states 250 Hz, but'),
+    ('Sample rate: 500 Hz\n', {}, None),
+    ('', {'sampling_rate': 500}, None),
+  ],
+)  # fmt: skip
+def test_a_contradiction_about_the_rate_is_noted(tmp_path, head, options, note):
+  path = write(tmp_path, f'{head}time,ecg', lambda k, v: f'{k / 500},{v:.4f}')
+  notes = check(path, units='mV', **options).notes
+  assert [x[: len(note)] for x in notes] == [note] if note else not notes
+
+
+def test_samples_that_an_index_has_not_are_missing(tmp_path):
+  """As pandas writes a frame from which rows were dropped."""
+  rows = [k for k in range(COUNT) if k not in GAP]
+  path = write(tmp_path, ',ecg', lambda k, v: f'{k},{v:.4f}', rows)
+  check(path, WITH_GAP, units='mV', sampling_rate=RATE)
+
+
+@pytest.mark.parametrize('clock', ['ecg_timestamp', 'ppg_timestamp'])
+def test_of_two_clocks_that_of_the_lead_is_taken(tmp_path, clock):
+  path = write(
+    tmp_path,
+    'ecg_timestamp,ecg,ppg_timestamp,ppg_ir',
+    lambda k, v: f'{2 * k},{v:.4f},{10 * k},1234{k % 7}',
+  )
+  rate = 500.0 if clock == 'ecg_timestamp' else 100.0
+  lead = 'ecg' if clock == 'ecg_timestamp' else 'ppg_ir'
+  recording = open_recording(path, lead=lead, units='mV')
+  assert recording.sampling_rate == rate
+  assert recording.rate_from.startswith(f'time column {clock}, ')
+
+
+@pytest.mark.parametrize('sign', [',', ';', '\t', ' '])
+@pytest.mark.parametrize('names', [None, ('I', 'II', 'aVR')])
+def test_rows_may_be_leads(tmp_path, sign, names):
+  rows = np.stack([ECG, ECG / 2, -ECG])
+  lines = [sign.join(f'{v:.4f}' for v in row) for row in rows]
+  if names:
+    lines = [f'{a}{sign}{b}' for a, b in zip(names, lines, strict=True)]
+  path = tmp_path / 'a.txt'
+  path.write_text('\n'.join(lines) + '\n')
+  for lead in (0, 1, 2):
+    check(path, rows[lead], sampling_rate=RATE, units='mV',
+          lead=names[lead] if names else str(lead))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'codec',
+  ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'cp1252',
+   'utf-32-be', 'cp932'],
+)  # fmt: skip
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r', '\r\r\n'])
+def test_encodings_and_ends_of_lines(tmp_path, codec, end):
+  rows = [f'{k / 500}\t{v:.4f}' for k, v in enumerate(ECG)]
+  lines = ['time\tECG (mV)', *rows]
+  for last in ('', end, 3 * end):
+    path = tmp_path / 'a.tsv'
+    path.write_bytes((end.join(lines) + last).encode(codec))
+    check(path)
+
+
+def test_facts_name_no_person(tmp_path):
+  head = 'Name: Jane Doe\nDate of birth: 1970-01-02\n\nJane Doe'
+  path = write(tmp_path, head, lambda k, v: f'{v:.4f}')
+  file = formats.read_channels(path)
+  assert dict(file.facts) == {
+    'format': 'text',
+    'encoding': 'utf-8',
+    'delimiter': 'none: one column',
+    'decimal mark': 'point',
+    'numbers begin': 'line 5',
+  }
+  assert 'Jane' not in repr((file.channels, file.facts))
+
+
+@pytest.mark.parametrize('kind', ['jpeg', 'zip', 'edf'])
+def test_what_is_no_text_is_refused(tmp_path, kind):
+  content = {
+    'jpeg': b'\xff\xd8\xff\xe0' + bytes(range(256)) * 40,
+    'zip': b'PK\x03\x04' + bytes(range(7)) * 400,
+    'edf': b'0'.ljust(600) + np.arange(5000, dtype='<i2').tobytes(),
+  }[kind]
+  path = tmp_path / 'a.csv'
+  path.write_bytes(content)
+  with pytest.raises(InputError, match='is not text'):
+    check(path)
+
+
+def test_a_gain_is_for_counts_and_noted_where_it_is_not_used(tmp_path):
+  counts = write(tmp_path, 'ECG', lambda k, v: f'{round(200 * v)}')
+  recording = check(counts, tolerance=0.003, sampling_rate=RATE, gain=200)
+  assert (recording.unit_from, recording.notes) == ('--gain', ())
+  stated = write(tmp_path, 'ECG (mV)', lambda k, v: f'{v:.4f}')
+  recording = check(stated, sampling_rate=RATE, gain=200)
+  assert recording.notes == ('states mV itself: --gain 200 not used',)
+
+
+@pytest.mark.parametrize(
+  ('per_second', 'notes'),
+  [(1, []), (1e3, ['time column time taken to be in ms']),
+   (1e6, ['time column time taken to be in us'])],
+)  # fmt: skip
+def test_a_unit_of_time_that_is_assumed_is_noted(tmp_path, per_second, notes):
+  path = write(
+    tmp_path, 'time,ecg', lambda k, v: f'{k / 500 * per_second:.6g},{v:.4f}'
+  )
+  assert list(check(path, units='mV').notes) == notes
