@@ -330,7 +330,7 @@ def name_of(argv: Sequence[str]) -> str:
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses unknown fields and values that no run can use.
 
-  What the dataset or a model of one's own decides, `experiment.check` does.
+  What the dataset or a user-defined model decides, `experiment.check` does.
 
   Raises:
     InputError: Names the field and the value.

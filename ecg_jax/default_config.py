@@ -52,14 +52,14 @@ def apply_authors(config: ml_collections.ConfigDict) -> None:
 def complete(config: ml_collections.ConfigDict) -> None:
   """Adds the fields that a config lacks, with their defaults.
 
-  Those of a model of one's own stay away: it has them from its own file.
+  Those of a user-defined model are not added: its own file has them.
   """
   for kind in groups(config):
     _fill(config, kind)
 
 
 def groups(config: ml_collections.ConfigDict) -> list[type[Group]]:
-  """All that declare fields of a config; not those of a model of one's own."""
+  """All that declare fields of a config; not those of a user-defined model."""
   model = config.get('model', {}).get('name', 'crnn')
   return [*GROUPS, *([MODELS[model]] if model in MODELS else [])]
 

@@ -38,7 +38,7 @@ class FoldedDataset:
   table: Mapping[str, Any]
   """As ecg_jax.datasets.folds describes it."""
   sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  """Name in the config -> SHA-256 of the file of one's own that it names."""
+  """Name in the config -> SHA-256 of the user's file that it names."""
 
   def digests(self) -> dict[str, Any]:
     """Digests of the dataset, labels, folds, records and, if any, sources."""

@@ -72,7 +72,7 @@ def from_json(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def defaults(model: str) -> dict[str, Any]:
-  """Returns field -> default, as JSON has it; not those of one's own model."""
+  """Returns field -> default as JSON, without those of a user-defined model."""
   config = ml_collections.ConfigDict({'model': {'name': model}})
   default_config.complete(config)
   return json.loads(json.dumps(flatten(config)))

@@ -1,4 +1,4 @@
-"""What is refused of models, losses and augmentations of one's own."""
+"""What is refused of user-defined models, losses and augmentations."""
 
 import dataclasses
 import re

@@ -386,7 +386,7 @@ def test_a_folder_that_is_needed_and_not_named_is_asked_for(
 
 
 @pytest.mark.parametrize('error', ['OSError("no disk")', 'KeyError("x")'])
-def test_an_error_of_ones_own_builder_is_not_one_of_the_disk(
+def test_an_error_of_a_user_defined_builder_is_not_one_of_the_disk(
   prepare_own, error
 ):
   content = OWN.replace('rng = np.random.default_rng(SEED)', f'raise {error}')

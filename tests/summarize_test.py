@@ -330,7 +330,7 @@ def test_wrong_folders_get_one_sentence(tmp_path, refusal):
   assert 'cannot be written' in sentence
 
 
-# Other datasets, and metrics of one's own.
+# Other datasets, and user-defined metrics.
 
 THREE = DatasetSpec(
   classes=('a', 'b', 'c'), scored_classes=('a', 'c'), sampling_rate=100

@@ -148,8 +148,9 @@ class Group:
     found = {}
     for base in reversed(cls.__mro__[:-1]):
       source = textwrap.dedent(inspect.getsource(base))
-      body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
-      for field, text in itertools.pairwise(body):
+      [node] = ast.parse(source).body
+      assert isinstance(node, ast.ClassDef)
+      for field, text in itertools.pairwise(node.body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
           name, docstring = (
             ast.unparse(field.target),

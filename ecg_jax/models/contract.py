@@ -1,4 +1,4 @@
-"""What models, losses and augmentations of one's own must keep, checked.
+"""Checks user-defined models, losses and augmentations.
 
 Before any data is read: shapes and dtypes by tracing, and that the padding of a
 batch does not change the logits of a recording. The tests hold the shipped ones

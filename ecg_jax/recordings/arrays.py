@@ -123,20 +123,9 @@ def _chosen(
     if k != name and k.rpartition('.')[0] == name.rpartition('.')[0]
   }  # fmt: skip
   found = array_channels(path, fields[name])
-  rate, rate_from = variables.stated_rate(others)
-  names, units = variables.stated_texts(others, len(found.channels))
-  channels = [
-    Channel(
-      names[number],
-      units[number],
-      rate,
-      unit_from='variable of units' if units[number] else '',
-      rate_from=rate_from,
-    )
-    for number in range(len(found.channels))
-  ]
+  channels = variables.described_channels(others, len(found.channels))
   facts = {'format': form, 'variable': name, **found.facts}
-  return Array(tuple(channels), facts | {'format': form}, found.rows)
+  return Array(channels, facts | {'format': form}, found.rows)
 
 
 def array_channels(name: Any, array: np.ndarray) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import labchart_files, variables
-from ecg_jax.recordings.channels import Channel, Channels, Samples
+from ecg_jax.recordings.channels import Channels, Samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +91,14 @@ def read_hdf5(path: pathlib.Path, variable: str | None = None) -> Channels:
   for owner in (file, dataset.parent, dataset):
     others |= {key: _plain(value) for key, value in owner.attrs.items()}
   count = 1 if dataset.ndim == 1 else min(dataset.shape)
-  rate, rate_from = variables.stated_rate(others)
-  names, units = variables.stated_texts(others, count)
-  channels = [
-    Channel(
-      names[number],
-      units[number],
-      rate,
-      unit_from='variable of units' if units[number] else '',
-      rate_from=rate_from,
-    )
-    for number in range(count)
-  ]
+  channels = variables.described_channels(others, count)
   shape = ' x '.join(map(str, dataset.shape))
   facts = {
     'format': 'HDF5',
     'variable': name,
     'shape': f'{shape} of {dataset.dtype}',
   }
-  return Hdf5File(tuple(channels), facts, dataset)
+  return Hdf5File(channels, facts, dataset)
 
 
 def _is_numbers(dataset: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import units
+from ecg_jax.recordings.channels import Channel
 
 CHALLENGE = 'val'
 """Name of the signal in the records of the challenge."""
@@ -93,7 +94,7 @@ def is_numbers(value: Any) -> bool:
   return isinstance(value, np.ndarray) and value.dtype.kind in 'iuf'
 
 
-def stated_rate(others: Mapping[str, Any]) -> tuple[float | None, str]:
+def _stated_rate(others: Mapping[str, Any]) -> tuple[float | None, str]:
   """The sampling rate that other variables state, and where.
 
   Args:
@@ -120,7 +121,7 @@ def stated_rate(others: Mapping[str, Any]) -> tuple[float | None, str]:
   return rate, f'variable {name}'
 
 
-def stated_texts(
+def _stated_texts(
   others: Mapping[str, Any], count: int
 ) -> tuple[list[str], list[str | None]]:
   """Names and units that other variables state of the channels.
@@ -142,6 +143,29 @@ def stated_texts(
     if _plain(name) in _UNITS and len(texts) in (1, count) and known:
       spelled = [text or None for text in (texts * count)[:count]]
   return names, spelled
+
+
+def described_channels(
+  others: Mapping[str, Any], count: int
+) -> tuple[Channel, ...]:
+  """Channels with the names, units and rate that other variables state.
+
+  Args:
+    others: The variables beside that of the signal, by name.
+    count: Number of channels.
+  """
+  rate, rate_from = _stated_rate(others)
+  names, units = _stated_texts(others, count)
+  return tuple(
+    Channel(
+      name,
+      unit,
+      rate,
+      unit_from='variable of units' if unit else '',
+      rate_from=rate_from,
+    )
+    for name, unit in zip(names, units, strict=True)
+  )
 
 
 def _plain(name: str) -> str:
