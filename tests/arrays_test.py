@@ -340,3 +340,11 @@ def test_labchart_without_a_unit_needs_one(tmp_path):
   with pytest.raises(InputError, match='--units'):
     open_recording(path, lead='1')
   assert_array_equal(counts_of(path, lead='1', units='uV'), COUNTS)
+
+
+@pytest.mark.parametrize('write', WRITERS)
+def test_where_unit_and_rate_come_from_is_kept(tmp_path, write):
+  path = write(tmp_path, ecg=ROW, fs=500.0, units='mV')
+  recording = open_recording(path)
+  assert recording.unit_from == 'variable of units'
+  assert recording.rate_from == 'variable fs'

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from ecg_jax import registry
 from ecg_jax.configs import crnn
 from ecg_jax.datasets import folds
 from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
@@ -523,3 +524,18 @@ def test_a_missing_file_of_ones_own_is_refused_by_its_name(tmp_path):
     InputError, match=r'metric\.py:mine, which does not exist'
   ):
     artifacts.check_sources(tmp_path, run, missing)
+
+
+def test_a_later_start_keeps_its_metrics_and_their_files(tmp_path):
+  """Scores are computed from predictions, so that a metric may change."""
+  file = tmp_path / 'metric.py'
+  name = f'{file}:kappa'
+  for content in ('kappa = 1', 'kappa = 2'):
+    file.write_text(content)
+    begin_run(tmp_path / 'run', config_with(metrics=(name,)))
+    run = read(tmp_path / 'run')
+    assert run['config']['metrics'] == [name]
+    assert run['metric_sources'] == registry.source_digests([name])
+  begin_run(tmp_path / 'run', config_with(metrics=()))
+  run = read(tmp_path / 'run')
+  assert (run['config']['metrics'], run['metric_sources']) == ([], {})

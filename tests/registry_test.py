@@ -1,6 +1,7 @@
 """What a config names is found, or refused with what to do."""
 
 import hashlib
+import os
 import pathlib
 import re
 import sys
@@ -170,3 +171,21 @@ def test_digests_are_of_the_files_as_they_are_now(folder):
       'mine.py:gain': hashlib.sha256(content.encode()).hexdigest(),
       'whole.part:gain': hashlib.sha256(MINE.encode()).hexdigest(),
     }
+
+
+def test_a_file_is_run_as_it_is_now_and_not_as_it_was_compiled(tmp_path):
+  """Python's compiled file knows only the second and the size of a change."""
+  path = tmp_path / 'mine.py'
+  name = f'{path}:value'
+  for value in (1, 2):
+    path.write_text(f'value = {value}')
+    os.utime(path, (0, 0))
+    registry._import_file.cache_clear()
+    assert registry.find('loss.name', name, registry.LOSSES) == value
+  assert registry.source_digests([name]) == {
+    name: hashlib.sha256(b'value = 2').hexdigest()
+  }
+  # The digest that a run keeps is that of the code that it ran.
+  path.write_text('value = 3')
+  with pytest.raises(InputError, match='changed since it was imported'):
+    registry.source_digests([name])
