@@ -4,7 +4,6 @@ import copy
 import csv
 import dataclasses
 import json
-import logging
 import math
 import re
 
@@ -25,12 +24,15 @@ from ecg_jax.training import (
   fold_run,
   learning_rate,
   optimizer,
+  programs,
   train_loop,
   train_step,
 )
 from ecg_jax.training.job import Job, make_job
 from ecg_jax.training.phases import Phase
+from ecg_jax.training.progress import Progress
 from tests.training_helpers import (
+  compilations,
   make_group,
   put_data,
   spy,
@@ -56,6 +58,8 @@ class Recording:
   """The kind of each evaluation."""
   fetches: int
   programs: int
+  compiled: list[tuple]
+  """Of each program: its name, and whether ahead of its call."""
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +89,8 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
 
   train_chunk = train_step.train_chunk
   train_chunk.clear_cache()
-  with pytest.MonkeyPatch.context() as patch:
+  eval_step.evaluate_chunk.clear_cache()
+  with pytest.MonkeyPatch.context() as patch, compilations() as compiled:
     spy(patch, train_step, 'train_chunk', before=begin_chunk, after=end_chunk)
     spy(patch, eval_step, 'evaluate', before=record_evaluation)
     spy(patch, checkpoint.Checkpoints, 'save', before=record_save)
@@ -94,7 +99,14 @@ def undisturbed(small_job, train_job, read_result, tmp_path_factory):
   programs = train_chunk._cache_size()
   result = read_result(job)
   return Recording(
-    job, result, chunks, saves, evaluated, len(fetches), programs
+    job,
+    result,
+    chunks,
+    saves,
+    evaluated,
+    len(fetches),
+    programs,
+    compiled,
   )
 
 
@@ -150,9 +162,13 @@ def test_recordings_read_from_the_disk_give_the_same_bits(
   phases = (Phase('auxiliary', 3, 1e-2),)
   device = small_job(tmp_path / 'device', phases=phases, training_buckets=1)
   host = with_fields(device, folder=tmp_path / 'host', dataset=stored_dataset)
-  for job in (device, host):
-    assert train_job(job)
+  assert train_job(device)
+  with compilations() as compiled:
+    assert train_job(host)
   assert read_result(host) == read_result(device)
+  # Their arguments have other shapes, which are known ahead as well.
+  own = [c for c in compiled if c[0].endswith('_chunk')]
+  assert sorted(own) == [('evaluate_chunk', True), ('train_chunk', True)]
 
 
 def _evaluate(job, variables, set_name):
@@ -679,16 +695,48 @@ def test_number_of_programs_is_that_of_buckets_and_kinds(undisturbed):
   assert undisturbed.programs == len(seen)
 
 
+def test_each_program_is_compiled_once_and_ahead_of_its_call(undisturbed):
+  own = [c for c in undisturbed.compiled if c[0].endswith('_chunk')]
+  # One bucket of evaluation, for each of the two networks.
+  evaluations = len(set(undisturbed.evaluated))
+  assert sorted(own) == [
+    *[('evaluate_chunk', True)] * evaluations,
+    *[('train_chunk', True)] * undisturbed.programs,
+  ]
+
+
+def test_what_is_compiled_ahead_is_what_is_left_to_run(undisturbed):
+  job, place = undisturbed.job, 0
+  used = [(c['kind'], c['samples']) for c in undisturbed.chunks]
+  for phase, epoch in [*_epochs(job), (len(job.phases), 1)]:
+    begun = Progress(phase=phase, begun=True, epoch=epoch - 1)
+    finished = phase == len(job.phases)
+    count = 0 if finished else len(job.sampler.training_chunks(phase, epoch))
+    for chunk in range(count or 1):
+      progress = dataclasses.replace(begun, chunk=chunk)
+      trained, evaluated = [], set()
+      for step, needed in programs.needed(job, progress):
+        if isinstance(step, train_step.TrainStep):
+          trained.append((step.kind, needed.bucket.samples))
+        else:
+          evaluated.add(step[1])
+      assert trained[:1] == used[place : place + 1]
+      assert set(trained) == set(used[place:])
+      assert evaluated == {'all', job.phases[min(phase, 2)].evaluated_as}
+      place += 1
+  assert place == len(used) + 1
+
+
 def test_a_second_job_compiles_nothing(
-  undisturbed, small_config, small_data, train_job, tmp_path, caplog
+  undisturbed, small_config, small_data, train_job, tmp_path
 ):
   job = make_job(small_config, small_data, 1, tmp_path)
   assert not np.array_equal(
     job.fold.sets['train'], undisturbed.job.fold.sets['train']
   )
-  with jax.log_compiles(), caplog.at_level(logging.DEBUG, 'jax'):
+  with compilations() as compiled:
     train_job(job)
-  assert not [m for m in caplog.messages if m.startswith('Compiling')]
+  assert not compiled
 
 
 def test_each_chunk_epoch_and_evaluation_is_fetched_once(undisturbed):
@@ -796,6 +844,7 @@ def spoil(monkeypatch):
         result = result._replace(bad_step=result.bad_step - result.bad_step)
       return state, result
 
+    spoilt.lower = train_chunk.lower
     monkeypatch.setattr(train_step, 'train_chunk', spoilt)
 
   return use

@@ -1,6 +1,9 @@
 """What the tests of training share: jobs made from jobs, and recorded calls."""
 
+import contextlib
 import dataclasses
+import logging
+import re
 
 import jax
 
@@ -51,6 +54,36 @@ def put_data(job, mesh):
   return device_data.with_weights(data, job.fold.weights, mesh)
 
 
+@contextlib.contextmanager
+def compilations():
+  """Lists the programs that are compiled in this context.
+
+  Yields:
+    Of each: its name, and whether it is compiled ahead of its call.
+  """
+  found = []
+
+  class Handler(logging.Handler):
+    def emit(self, record):
+      text = record.getMessage()
+      name = re.match(r'Finished XLA compilation of jit\((\w+)\)', text)
+      if name:
+        ahead = record.threadName.startswith('compile')
+        found.append((name[1], ahead))
+
+  logger, handler = logging.getLogger('jax'), Handler()
+  level, propagate = logger.level, logger.propagate
+  logger.addHandler(handler)
+  logger.setLevel(logging.DEBUG)
+  logger.propagate = False
+  try:
+    yield found
+  finally:
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
 def spy(patch, owner, name, *, before=None, after=None):
   """Reports each call of a function.
 
@@ -71,4 +104,6 @@ def spy(patch, owner, name, *, before=None, after=None):
       after(result, *args, **kwargs)
     return result
 
+  if hasattr(original, 'lower'):  # A program that is compiled ahead, too.
+    call.lower = original.lower
   patch.setattr(owner, name, call)

@@ -96,13 +96,20 @@ def test_plain_lines_when_the_output_is_no_terminal(capsys):
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
   monkeypatch.setattr('sys.stderr.isatty', lambda: True)
   progress = bar(done=100)
-  progress.advance(50, where='phase 2', loss=0.25, best=61.5)
+  progress.count_programs(2, 7)
+  progress.advance(40, where='phase 2', loss=0.5, best=61.5)
+  progress._bar.refresh()
+  progress.count_programs(7, 7)
+  progress.advance(10, where='phase 2', loss=0.25, best=61.5)
   progress.end_epoch(row(0, 1), where='phase 2', best=61.5)
   progress.skip(50)
   progress._bar.refresh()
   progress.close()
   out, err = capsys.readouterr()
   assert out == ''
+  assert 'left, 2 of 7 programs compiled' in err
+  assert 'loss 0.5000, best validation 61.5, 2 of 7 programs compiled' in err
+  assert '7 of 7' not in err
   assert 'fold 3' in err
   assert 'phase 2, loss 0.2500, best validation 61.5' in err
   assert '50%' in err

@@ -49,6 +49,7 @@ from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import fold_run, log, train_step
 from ecg_jax.training.job import Job, make_job
 from ecg_jax.training.phases import Phase
+from ecg_jax.training.programs import Programs
 from ecg_jax.training.progress import Progress
 
 FIXED_SAMPLES = 9000
@@ -203,10 +204,10 @@ class Training:
     }
     self.context = contextlib.ExitStack()
     folder = self.context.enter_context(tempfile.TemporaryDirectory())
-    progress = Progress()
+    progress, group = Progress(), DeviceGroup(mesh)
     self.fold = fold_run.FoldRun(
       job,
-      DeviceGroup(mesh),
+      group,
       device_data.with_weights(data, job.fold.weights, mesh),
       self.context.enter_context(
         Checkpoints(pathlib.Path(folder), {}, read_only=True)
@@ -219,6 +220,7 @@ class Training:
       self.context.enter_context(
         log.open_log(job, progress, 1, 0, enabled=False)
       ),
+      Programs(group),  # None ahead: each is timed.
     )
 
   def close(self) -> None:

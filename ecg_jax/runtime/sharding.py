@@ -61,6 +61,13 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
   )
 
 
+def shapes(tree: Any) -> Any:
+  """Of arrays on devices, what `jax.jit` compiles a program for."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
 def split_rows(tree: Any, mesh: Mesh) -> Any:
   """Puts arrays [K, B, ...] on the mesh, B divided along `data`; scalars whole.
 

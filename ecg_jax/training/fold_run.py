@@ -22,6 +22,7 @@ from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training import learning_rate, log, train_state, train_step
 from ecg_jax.training.job import Job
 from ecg_jax.training.phases import Phase
+from ecg_jax.training.programs import Programs
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 
@@ -61,6 +62,7 @@ class FoldRun:
   best: dict[str, Any]
   """`params` and `batch_stats` of the best validation score."""
   log: log.Log
+  programs: Programs
 
   def __post_init__(self) -> None:
     self._validation_chunks = self.job.sampler.evaluation_chunks('validation')
@@ -116,11 +118,13 @@ class FoldRun:
 
   def dispatch(self, work: Dispatch) -> None:
     """Starts a chunk, then fetches the result of the one before it."""
+    step = self.job.train_step(self.phase)
+    self.programs.wait_for(step, work.chunk)
     self.state, result = train_step.train_chunk(
       self.state,
       *work.inputs,
       work.learning_rate,
-      train_step=self.job.train_step(self.phase),
+      train_step=step,
       mesh=self.group.mesh.abstract_mesh,
     )
     self._pending.append((work.chunk, result))
@@ -237,6 +241,8 @@ class FoldRun:
   def _evaluate(
     self, variables: dict[str, Any], chunks: list[Chunk], phase: Phase
   ) -> eval_step.Result:
+    for chunk in chunks:
+      self.programs.wait_for((self.job.network, phase.evaluated_as), chunk)
     return eval_step.evaluate(
       variables,
       self.data,
@@ -264,6 +270,7 @@ def open_run(
   job: Job,
   group: DeviceGroup,
   data: device_data.Data,
+  programs: Programs,
   *,
   restores: int,
   position: int,
@@ -274,6 +281,7 @@ def open_run(
     job: What to train.
     group: The devices to train on.
     data: The dataset, from `device_data.put_dataset`.
+    programs: Of the job, which begin to be compiled here.
     restores: Restores so far, if the checkpoint knows of fewer.
     position: Line of the progress bar.
 
@@ -303,8 +311,9 @@ def open_run(
     )
     opened = stack.enter_context(reports)
     weighted = device_data.with_weights(data, job.fold.weights, group.mesh)
+    programs.begin(job, progress, weighted, state, opened.count_programs)
     yield FoldRun(
-      job, group, weighted, checkpoints, progress, state, best, opened
+      job, group, weighted, checkpoints, progress, state, best, opened, programs
     )
 
 

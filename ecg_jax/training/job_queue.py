@@ -61,7 +61,8 @@ def run(
   )
   if waiting and jax.process_index() == 0:
     print(
-      'The first batch of each length waits for its program to be compiled.'
+      'Programs are compiled while training begins; the first batch of each'
+      ' length waits for its own.'
     )
   failed: dict[str, Exception] = {}
 

@@ -32,6 +32,10 @@ class Log:
       best=progress.best_score,
     )
 
+  def count_programs(self, ready: int, total: int) -> None:
+    """Reports how many programs are compiled; in any thread."""
+    self._bar.count_programs(ready, total)
+
   def end_epoch(
     self, progress: Progress, step: int, validation: Mapping[str, Any] | None
   ) -> None:

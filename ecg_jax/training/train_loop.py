@@ -1,5 +1,6 @@
 """Trains one fold: the loop."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from ecg_jax.input_pipeline import device_data
 from ecg_jax.runtime.device_groups import DeviceGroup
 from ecg_jax.training.fold_run import FoldRun, NotFinite, open_run
 from ecg_jax.training.job import Job
+from ecg_jax.training.programs import Programs
 
 MOST_RESTORES = 3
 """Of a fold with on_nan 'restore', before it fails."""
@@ -40,25 +42,26 @@ def train_fold(
     InputError: A file cannot be read or written.
   """
   restores = 0
-  while True:
-    try:
-      with open_run(
-        job, group, data, restores=restores, position=position
-      ) as run:
-        _train(run, stop)
-      return
-    except NotFinite as error:
-      restores = error.restores + 1
-      advice = 'try a lower learning rate in another --workdir'
-      if job.loop.on_nan == 'stop':
-        advice += ', or --config.on_nan restore'
-      if job.loop.on_nan == 'stop' or restores > MOST_RESTORES:
-        raise TrainingError(f'{error}: {advice}.') from error
-      print(
-        f'{job.name}: {error}: going back to the latest checkpoint, {restores}'
-        f' of {MOST_RESTORES} times.',
-        file=sys.stderr,
-      )
+  with contextlib.closing(Programs(group)) as programs:
+    while True:
+      try:
+        with open_run(
+          job, group, data, programs, restores=restores, position=position
+        ) as run:
+          _train(run, stop)
+        return
+      except NotFinite as error:
+        restores = error.restores + 1
+        advice = 'try a lower learning rate in another --workdir'
+        if job.loop.on_nan == 'stop':
+          advice += ', or --config.on_nan restore'
+        if job.loop.on_nan == 'stop' or restores > MOST_RESTORES:
+          raise TrainingError(f'{error}: {advice}.') from error
+        print(
+          f'{job.name}: {error}: going back to the latest checkpoint,'
+          f' {restores} of {MOST_RESTORES} times.',
+          file=sys.stderr,
+        )
 
 
 def _train(run: FoldRun, stop: Callable[[], bool]) -> None:

@@ -90,6 +90,7 @@ class ProgressBar:
     self._name = name
     self._total, self._seen, self._begun = total, 0, time.monotonic()
     self._done, self._enabled = done, enabled
+    self._programs = ''  # What is told of them.
     self._bar = tqdm.tqdm(
       desc=name,
       total=total,
@@ -105,6 +106,13 @@ class ProgressBar:
       ),
     )
 
+  def count_programs(self, ready: int, total: int) -> None:
+    """Tells, in any thread, how many programs are compiled, until all are."""
+    told = f'{ready} of {total} programs compiled'
+    self._programs = told if ready < total else ''
+    if not self._seen:
+      self._bar.set_postfix_str(self._programs)
+
   def advance(
     self, records: int, *, where: str, loss: float, best: float
   ) -> None:
@@ -117,10 +125,12 @@ class ProgressBar:
       best: Best validation score so far, in percent; minus infinity if none.
     """
     self._seen += records
-    validated = f', best validation {best:.1f}' if best >= 0 else ''
-    self._bar.set_postfix_str(
-      f'{where}, loss {loss:.4f}{validated}', refresh=False
-    )
+    parts = [where, f'loss {loss:.4f}']
+    if best >= 0:
+      parts.append(f'best validation {best:.1f}')
+    if self._programs:
+      parts.append(self._programs)
+    self._bar.set_postfix_str(', '.join(parts), refresh=False)
     self._bar.update(records)
 
   def skip(self, records: int) -> None:

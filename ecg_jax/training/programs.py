@@ -1,0 +1,175 @@
+"""The programs of a fold, compiled in threads ahead of their first call.
+
+A compiled program is kept where `jax.jit` looks for it, so its call finds it
+there, and nothing else depends on what is done here: a program that could not
+be compiled ahead is compiled by its call, which then raises what is wrong.
+"""
+
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from concurrent import futures
+
+import jax
+import numpy as np
+
+from ecg_jax.evaluation import eval_step
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.input_pipeline.sampler import Chunk
+from ecg_jax.models import forward
+from ecg_jax.runtime import sharding
+from ecg_jax.runtime.device_groups import DeviceGroup
+from ecg_jax.training import train_state, train_step
+from ecg_jax.training.job import Job
+from ecg_jax.training.progress import Progress
+from ecg_jax.training.train_state import TrainState
+
+Step = train_step.TrainStep | tuple[forward.Network, str]
+"""What a program does with a batch: a training step, or an evaluation of the
+network under that kind."""
+
+
+class Programs:
+  """Compiles the programs of a fold in the order in which it needs them."""
+
+  def __init__(self, group: DeviceGroup):
+    """Makes no thread yet.
+
+    Args:
+      group: Its share of the cores is as large as that of the devices; one of
+        them is left to training.
+    """
+    self._group = group
+    share = _cores() * group.mesh.size // jax.local_device_count()
+    self._pool = futures.ThreadPoolExecutor(max(1, share - 1), 'compile')
+    self._tracing = threading.Lock()
+    self._begun: dict[Hashable, futures.Future[None]] = {}
+
+  def begin(
+    self,
+    job: Job,
+    progress: Progress,
+    data: device_data.Data,
+    state: TrainState,
+    report: Callable[[int, int], None],
+  ) -> None:
+    """Begins to compile what a fold needs from here to its end.
+
+    For a group of several processes nothing is compiled ahead. On GPUs, XLA
+    divides its measurements among them, and each waits for the others in the
+    midst of compiling: one that stops would leave them waiting.
+
+    Args:
+      job: The fold.
+      progress: Where it stands.
+      data: Its dataset.
+      state: Of any phase.
+      report: Gets how many programs are compiled, and how many there are, now
+        and each time that one is; in any thread.
+    """
+    if len(self._group.members) > 1:
+      return
+    shapes = sharding.shapes(state)
+    for step, chunk in needed(job, progress):
+      key = _key(step, chunk)
+      if key not in self._begun:
+        self._begun[key] = self._pool.submit(
+          self._compile, step, shapes, data, chunk
+        )
+
+    begun = list(self._begun.values())
+
+    def tell(_: object) -> None:
+      report(sum(future.done() for future in begun), len(begun))
+
+    tell(None)
+    for future in begun:
+      future.add_done_callback(tell)
+
+  def wait_for(self, step: Step, chunk: Chunk) -> None:
+    """Waits for the program of a chunk, if it is being compiled ahead."""
+    future = self._begun.get(_key(step, chunk))
+    if future is not None:
+      futures.wait([future])
+
+  def close(self) -> None:
+    """Drops the programs that wait for a thread; waits for the others."""
+    self._pool.shutdown(cancel_futures=True)
+
+  def _compile(
+    self, step: Step, state: TrainState, data: device_data.Data, chunk: Chunk
+  ) -> None:
+    # Python traces one at a time, so the one needed first is to be the first.
+    with self._tracing:
+      lowered = _lower(step, state, data, chunk, self._group.mesh)
+    lowered.compile()
+
+
+def needed(job: Job, progress: Progress) -> Iterator[tuple[Step, Chunk]]:
+  """What a fold runs from here to its end, in its order, without repetitions.
+
+  Yields:
+    Steps and chunks on the host, among them one of each program.
+  """
+  sampler = job.sampler
+  for number, phase in enumerate(job.phases[progress.phase :], progress.phase):
+    epoch, done = 1, 0
+    if number == progress.phase:
+      if phase.is_over(progress, job.loop.patience_epochs):
+        continue
+      epoch, done = progress.epoch + 1, progress.chunk
+    # Of the rest of this epoch and the next one: one alone may lack a bucket.
+    chunks = sampler.training_chunks(number, epoch)[done:]
+    if epoch < phase.epochs:
+      chunks += sampler.training_chunks(number, epoch + 1)
+    for chunk in chunks:
+      yield job.train_step(phase), chunk
+    for chunk in sampler.evaluation_chunks('validation'):
+      yield (job.network, phase.evaluated_as), chunk
+  for name in job.fold.sets:
+    for chunk in sampler.evaluation_chunks(name):
+      yield (job.network, job.phases[-1].evaluated_as), chunk
+
+
+def _key(step: Step, chunk: Chunk) -> Hashable:
+  return step, chunk.bucket, chunk.mask.shape
+
+
+def _lower(
+  step: Step,
+  state: TrainState,
+  data: device_data.Data,
+  chunk: Chunk,
+  mesh: jax.sharding.Mesh,
+) -> jax.stages.Lowered:
+  """Traces a program with arguments as its call will have them."""
+  # Nothing is read from the disk for a chunk without records.
+  empty = dataclasses.replace(chunk, mask=np.zeros_like(chunk.mask))
+  [inputs] = device_data.feed(data, [empty], mesh)
+  inputs = sharding.shapes(inputs)
+  devices = mesh.abstract_mesh
+  if not isinstance(step, train_step.TrainStep):
+    network, kind = step
+    return eval_step.evaluate_chunk.lower(
+      state.evaluated, *inputs, network=network, kind=kind, mesh=devices
+    )
+  # The optimizer's moments are those of the parameters that the phase trains.
+  begin = functools.partial(
+    train_state.begin_phase,
+    trained=step.network.model.trained[step.kind],
+    averaged=step.optimizer.average_decay > 0,
+  )
+  state = jax.eval_shape(begin, state.variables, state.step, state.key)
+  state, rate = sharding.replicated((state, np.float32(0)), mesh)
+  return train_step.train_chunk.lower(
+    state, *inputs, rate, train_step=step, mesh=devices
+  )
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # Linux.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

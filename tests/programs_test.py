@@ -1,0 +1,112 @@
+"""Programs that are compiled ahead of their calls."""
+
+import threading
+from concurrent import futures
+
+import jax
+import pytest
+
+from ecg_jax.runtime import device_groups
+from ecg_jax.training import job_queue, programs, train_loop
+from ecg_jax.training.phases import Phase
+from tests.training_helpers import (
+  compilations,
+  make_group,
+  put_data,
+  spy,
+  with_fields,
+)
+
+
+@pytest.fixture
+def make_job(small_job, tmp_path):
+  """Makes a job of one epoch and one bucket; fields can be replaced."""
+
+  def make(**fields):
+    phases = (Phase('auxiliary', 1, 1e-3),)
+    return small_job(tmp_path, phases=phases, training_buckets=1, **fields)
+
+  return make
+
+
+def _train(job, devices=1, **stop):
+  """Trains a job; tells the programs that were compiled, and which ahead."""
+  group = make_group(count=devices)
+  data = put_data(job, group.mesh)
+  with compilations() as compiled:
+    train_loop.train_fold(job, group, data, position=0, **stop)
+  return sorted(program for program in compiled if '_chunk' in program[0])
+
+
+def test_programs_of_several_devices_are_compiled_ahead(make_job):
+  compiled = _train(make_job(), devices=2)
+  assert compiled == [('evaluate_chunk', True), ('train_chunk', True)]
+
+
+def test_program_that_cannot_be_compiled_ahead_is_compiled_by_its_call(
+  make_job, monkeypatch
+):
+  """As where the device has room again once other programs are compiled."""
+
+  def fail(_):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: no memory')
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', fail)
+  job = make_job(chunk_steps=3)  # As no other test has.
+  assert ('train_chunk', False) in _train(job)
+  assert (job.folder / 'scores.json').exists()
+
+
+def test_error_of_a_program_is_its_jobs(make_job, capsys):
+  def exhaust(signal, lengths, keys):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: no memory')
+
+  failed = job_queue.run([with_fields(make_job(), augmentations=(exhaust,))])
+  assert isinstance(failed['fold 0'], jax.errors.JaxRuntimeError)
+  assert 'fold 0 failed: Out of memory (RES' in capsys.readouterr().err
+
+
+def test_processes_that_share_a_job_compile_nothing_ahead(
+  make_job, monkeypatch
+):
+  """They would have to compile alike; see `Programs.begin`."""
+  begin, lowered = programs.Programs.begin, []
+
+  def begin_as_one_of_two(*args):
+    both = property(lambda group: (0, 1))
+    with monkeypatch.context() as patch:
+      patch.setattr(device_groups.DeviceGroup, 'members', both)
+      begin(*args)
+
+  monkeypatch.setattr(programs.Programs, 'begin', begin_as_one_of_two)
+  spy(monkeypatch, programs, '_lower', before=lambda *args: lowered.append(1))
+  job = make_job()
+  _train(job)
+  assert not lowered
+  assert (job.folder / 'scores.json').exists()
+
+
+def test_stop_waits_for_what_is_being_compiled_and_drops_the_rest(
+  make_job, monkeypatch
+):
+  third, lowered = [], []
+
+  def find_third(_, own, *args):
+    third.extend(list(own._begun.values())[2:3])
+
+  def hold_second(*_):
+    lowered.append(1)
+    if len(lowered) == 2:
+      futures.wait(third, timeout=60)
+
+  spy(monkeypatch, programs.Programs, 'begin', after=find_third)
+  spy(monkeypatch, programs, '_lower', before=hold_second)
+  monkeypatch.setattr(programs, '_cores', lambda: 1)
+  phases = tuple(Phase(kind, 1, 1e-3) for kind in ('auxiliary', 'lstm'))
+  job = with_fields(make_job(), phases=phases)
+  _train(job, stop=lambda: True)
+  assert third[0].cancelled()
+  assert len(lowered) <= 2
+  assert list((job.folder / 'checkpoints').iterdir())
+  names = [thread.name for thread in threading.enumerate()]
+  assert not [name for name in names if name.startswith('compile')]
