@@ -1,7 +1,6 @@
 """Programs that are compiled ahead of their calls."""
 
 import threading
-from concurrent import futures
 
 import jax
 import pytest
@@ -89,23 +88,23 @@ def test_processes_that_share_a_job_compile_nothing_ahead(
 def test_stop_waits_for_what_is_being_compiled_and_drops_the_rest(
   make_job, monkeypatch
 ):
-  third, lowered = [], []
+  dropped, lowered = threading.Event(), []
 
-  def find_third(_, own, *args):
-    third.extend(list(own._begun.values())[2:3])
+  def watch_last(_, own, *args):
+    *_, last = own._begun.values()
+    last.add_done_callback(lambda _: dropped.set())
 
   def hold_second(*_):
     lowered.append(1)
-    if len(lowered) == 2:
-      futures.wait(third, timeout=60)
+    assert len(lowered) == 1 or dropped.wait(60)
 
-  spy(monkeypatch, programs.Programs, 'begin', after=find_third)
+  spy(monkeypatch, programs.Programs, 'begin', after=watch_last)
   spy(monkeypatch, programs, '_lower', before=hold_second)
   monkeypatch.setattr(programs, '_cores', lambda: 1)
   phases = tuple(Phase(kind, 1, 1e-3) for kind in ('auxiliary', 'lstm'))
   job = with_fields(make_job(), phases=phases)
   _train(job, stop=lambda: True)
-  assert third[0].cancelled()
+  assert dropped.is_set()
   assert len(lowered) <= 2
   assert list((job.folder / 'checkpoints').iterdir())
   names = [thread.name for thread in threading.enumerate()]
