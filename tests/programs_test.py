@@ -1,5 +1,6 @@
 """Programs that are compiled ahead of their calls."""
 
+import os
 import threading
 
 import jax
@@ -40,6 +41,12 @@ def _train(job, devices=1, **stop):
 def test_programs_of_several_devices_are_compiled_ahead(make_job):
   compiled = _train(make_job(), devices=2)
   assert compiled == [('evaluate_chunk', True), ('train_chunk', True)]
+
+
+def test_jobs_share_the_cores(monkeypatch):
+  cores = set(range(16))
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: cores, raising=False)
+  assert [programs.num_threads(n) for n in (1, 5, 8, 64)] == [15, 2, 1, 1]
 
 
 def test_program_that_cannot_be_compiled_ahead_is_compiled_by_its_call(
@@ -100,7 +107,6 @@ def test_stop_waits_for_what_is_being_compiled_and_drops_the_rest(
 
   spy(monkeypatch, programs.Programs, 'begin', after=watch_last)
   spy(monkeypatch, programs, '_lower', before=hold_second)
-  monkeypatch.setattr(programs, '_cores', lambda: 1)
   phases = tuple(Phase(kind, 1, 1e-3) for kind in ('auxiliary', 'lstm'))
   job = with_fields(make_job(), phases=phases)
   _train(job, stop=lambda: True)

@@ -220,7 +220,7 @@ class Training:
       self.context.enter_context(
         log.open_log(job, progress, 1, 0, enabled=False)
       ),
-      Programs(group),  # None ahead: each is timed.
+      Programs(group, 1),  # None ahead: each is timed.
     )
 
   def close(self) -> None:

@@ -16,7 +16,7 @@ from ecg_jax import cli, errors
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.runtime import device_groups, files, multihost, sharding
 from ecg_jax.runtime.device_groups import DeviceGroup
-from ecg_jax.training import train_loop
+from ecg_jax.training import programs, train_loop
 from ecg_jax.training.job import Job
 
 
@@ -27,12 +27,12 @@ def run(
 ) -> dict[str, Exception]:
   """Runs the jobs that are not finished, as many at once as there are groups.
 
-  Each group of devices has a thread of the host that dispatches its work,
-  compiles its programs and waits for its results, so that no job waits for
-  another; a group that falls free takes the next job. A job that fails does
-  not disturb the others. Of several processes each has its share of the jobs,
-  or a job has all devices of some of them, which then do the same, and the
-  first writes.
+  Each group of devices has a thread of the host that dispatches its work and
+  waits for its results, and others that compile its programs, so that no job
+  waits for another; a group that falls free takes the next job. A job that
+  fails does not disturb the others. Of several processes each has its share of
+  the jobs, or a job has all devices of some of them, which then do the same,
+  and the first writes.
 
   Args:
     jobs: All jobs of the command, finished ones too.
@@ -67,9 +67,12 @@ def run(
   failed: dict[str, Exception] = {}
 
   threads = min(len(groups), len(waiting))
+  compiling = programs.num_threads(max(1, threads))
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
     submitted = [
-      pool.submit(_run_waiting, group, position, waiting, failed, stop)
+      pool.submit(
+        _run_waiting, group, position, compiling, waiting, failed, stop
+      )
       for position, group in enumerate(groups[:threads])
     ]
     for ended in submitted:
@@ -89,6 +92,7 @@ def run(
 def _run_waiting(
   group: DeviceGroup,
   position: int,
+  compiling: int,
   waiting: collections.deque[Job],
   failed: dict[str, Exception],
   stop: Callable[[], bool],
@@ -98,6 +102,7 @@ def _run_waiting(
   Args:
     group: The devices.
     position: Line of the progress bars of its jobs.
+    compiling: Threads that compile programs ahead.
     waiting: Jobs of all groups of this process; those that run are removed.
     failed: Name -> error of each failed job; errors are added.
     stop: As of `run`.
@@ -123,7 +128,12 @@ def _run_waiting(
           data = device_data.put_dataset(dataset, version, group.mesh)
           held = wanted
         train_loop.train_fold(
-          job, group, data, position=position, stop=group_stops
+          job,
+          group,
+          data,
+          position=position,
+          threads=compiling,
+          stop=group_stops,
         )
     except Exception as error:  # Reported at the end; the other jobs go on.
       failed[job.name] = error

@@ -34,16 +34,10 @@ network under that kind."""
 class Programs:
   """Compiles the programs of a fold in the order in which it needs them."""
 
-  def __init__(self, group: DeviceGroup):
-    """Makes no thread yet.
-
-    Args:
-      group: Its share of the cores is as large as that of the devices; one of
-        them is left to training.
-    """
+  def __init__(self, group: DeviceGroup, threads: int):
+    """Sets the devices, and how many threads compile; none does yet."""
     self._group = group
-    share = _cores() * group.mesh.size // jax.local_device_count()
-    self._pool = futures.ThreadPoolExecutor(max(1, share - 1), 'compile')
+    self._pool = futures.ThreadPoolExecutor(threads, 'compile')
     self._tracing = threading.Lock()
     self._begun: dict[Hashable, futures.Future[None]] = {}
 
@@ -78,7 +72,6 @@ class Programs:
         self._begun[key] = self._pool.submit(
           self._compile, step, shapes, data, chunk
         )
-
     begun = list(self._begun.values())
 
     def tell(_: object) -> None:
@@ -108,10 +101,10 @@ class Programs:
 
 
 def needed(job: Job, progress: Progress) -> Iterator[tuple[Step, Chunk]]:
-  """What a fold runs from here to its end, in its order, without repetitions.
+  """What a fold runs from here to its end, in its order.
 
   Yields:
-    Steps and chunks on the host, among them one of each program.
+    Steps and chunks, not all of them, but some of each program.
   """
   sampler = job.sampler
   for number, phase in enumerate(job.phases[progress.phase :], progress.phase):
@@ -168,8 +161,13 @@ def _lower(
   )
 
 
-def _cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # Linux.
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+def num_threads(jobs: int) -> int:
+  """How many threads compile for each of so many jobs at once.
+
+  Their share of the cores but one, which is left to training.
+  """
+  if hasattr(os, 'sched_getaffinity'):  # On Linux: those it may use.
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return max(1, cores // jobs - 1)

@@ -23,6 +23,7 @@ def train_fold(
   data: device_data.Data,
   *,
   position: int,
+  threads: int = 1,
   stop: Callable[[], bool] = lambda: False,
 ) -> None:
   """Trains a fold to its end and leaves its artifacts, or goes on with it.
@@ -35,6 +36,7 @@ def train_fold(
     group: The devices to train on.
     data: The dataset, from `device_data.put_dataset`.
     position: Line of the progress bar.
+    threads: How many compile its programs ahead.
     stop: Asked at each edge of a chunk whether to save and end before the end.
 
   Raises:
@@ -42,7 +44,7 @@ def train_fold(
     InputError: A file cannot be read or written.
   """
   restores = 0
-  with contextlib.closing(Programs(group)) as programs:
+  with contextlib.closing(Programs(group, threads)) as programs:
     while True:
       try:
         with open_run(
