@@ -17,7 +17,7 @@ _QUESTION = """
 import jax
 for device in jax.local_devices():
   jax.block_until_ready(jax.device_put(1.0, device))
-  print(device.platform, device.local_hardware_id)
+  print(device.platform, device.local_hardware_id or 0)
 """
 
 _CONTROL = 'nvidia-cuda-mps-control'
@@ -40,7 +40,7 @@ class Devices:
   platform: str
   """'cpu' or 'gpu'."""
   numbers: tuple[int, ...]
-  """Of each, as CUDA counts those that it is told to see; 0 of a CPU."""
+  """Of each, as CUDA counts those that it is told to see."""
 
 
 def find_devices() -> Devices:
@@ -79,8 +79,7 @@ def _ask(
     timeout=seconds,
   )
   lines = [line.split() for line in asked.stdout.splitlines()]
-  numbers = [0 if number == 'None' else int(number) for _, number in lines]
-  return Devices(lines[0][0], tuple(numbers))
+  return Devices(lines[0][0], tuple(int(number) for _, number in lines))
 
 
 def variables(

@@ -141,6 +141,9 @@ class _FoldProcess:
       said = self.connection.recv()
     self._process.join()
     self.connection.close()
+    if sys.stderr.isatty():
+      # Clears its bar and those below the cursor, which are drawn again.
+      print('\r\x1b[J', end='', file=sys.stderr, flush=True)
     code = self._process.exitcode
     if said is not None:
       reason, code = said
