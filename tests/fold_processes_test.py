@@ -10,6 +10,7 @@ import time
 import jax
 import pytest
 
+from ecg_jax import configuration
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 from ecg_jax.training import train_runs
@@ -166,6 +167,26 @@ def test_a_fold_ends_when_the_command_is_gone():
   assert helpers.run_python(script, code=1).stdout == 'True\n'
 
 
+def test_a_fold_is_told_its_device_before_jax_is_imported():
+  helpers.run_python(
+    'import sys\n'
+    'from ecg_jax.training import fold_processes\n'
+    "assert 'jax' not in sys.modules\n"
+  )
+
+
+def test_the_command_leaves_the_devices_to_the_folds():
+  helpers.run_python(
+    'import jax\n'
+    'from ecg_jax.runtime import device_sharing\n'
+    'from ecg_jax.training import train_runs\n'
+    'device_sharing.find_devices = lambda: None\n'
+    'train_runs._shared_devices(2)\n'
+    'assert jax.devices()[0].platform == "cpu"\n',
+    JAX_PLATFORMS='devices_that_are_not_there',
+  )
+
+
 @many
 def test_no_fold_outlives_a_command_that_is_killed(command):
   started, own = command.start_training()
@@ -186,7 +207,17 @@ def test_folds_that_fail_end_the_command_as_without_processes(command):
   assert 'Traceback' not in err
 
 
+def test_folds_that_have_several_devices_are_refused(command):
+  command.set('devices_per_job', 2)
+  fields = [a for a in command.arguments if a.startswith('--config')]
+  with pytest.raises(InputError) as caught:
+    configuration.parse(configuration.define_flags(), ['main', *fields])
+  assert str(caught.value) == (
+    'jobs_per_device is 2: it must be 1 where devices_per_job is above 1.'
+  )
+
+
 def test_several_processes_of_the_command_are_refused(monkeypatch):
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
   with pytest.raises(InputError, match='jobs_per_device is 3, and several'):
     train_runs._shared_devices(3)

@@ -114,7 +114,7 @@ class RunFields(OptimizerFields, LoopFields):
       *('devices_per_job', 'jobs_per_device', 'max_epochs'),
     )
     apart = self.jobs_per_device == 1 or self.devices_per_job in (None, 1)
-    rule = 'be 1 where devices_per_job is more'
+    rule = 'be 1 where devices_per_job is above 1'
     self.require(apart, 'jobs_per_device', rule)
     power = self.class_weight_power
     holds = power is None or 0 <= power <= 1

@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping
 from ecg_jax.errors import InputError
 
 _QUESTION = """
-import jax
-for device in jax.local_devices():
-  jax.block_until_ready(jax.device_put(1.0, device))
-  print(device.platform, device.local_hardware_id or 0)
+import sys, jax
+try:
+  for device in jax.local_devices():
+    jax.block_until_ready(jax.device_put(1.0, device))
+    print(device.platform, device.local_hardware_id or 0)
+except (AssertionError, RuntimeError) as error:
+  sys.exit(' '.join(str(error).split()) or 'no package of JAX supports it')
 """
 
 _CONTROL = 'nvidia-cuda-mps-control'
@@ -52,11 +55,11 @@ def find_devices() -> Devices:
   try:
     devices = _ask(os.environ)
   except subprocess.CalledProcessError as error:
-    reason = (error.stderr.split('\n\n')[0].strip() or 'no reason').splitlines()
+    *_, reason = error.stderr.splitlines()
     raise InputError(
       f'JAX_PLATFORMS is {os.environ.get("JAX_PLATFORMS")!r}, and JAX finds no'
-      f' such device ({reason[-1]}): set JAX_PLATFORMS=cpu, or leave it out to'
-      ' use what there is.'
+      f' such device ({reason}): set JAX_PLATFORMS=cpu, or leave it out to use'
+      ' what there is.'
     ) from error
   if devices.platform not in ('cpu', 'gpu'):
     raise InputError(

@@ -121,7 +121,7 @@ def _common(runs: Mapping[str, ml_collections.ConfigDict], field: str) -> Any:
 
 def _shared_devices(jobs_per_device: int) -> device_sharing.Devices:
   """The devices that processes are to share, which this one does not use."""
-  if jax.process_count() > 1:
+  if jax.distributed.is_initialized():
     raise InputError(
       f'jobs_per_device is {jobs_per_device}, and several processes run this'
       ' command: set it to 1, or start one process.'
