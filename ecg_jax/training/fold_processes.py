@@ -18,6 +18,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,15 @@ class _FoldProcess:
     self.connection, theirs = context.Pipe()
     self._stopped = False
     self._process = context.Process(target=_work, args=(theirs, fold))
-    self._process.start()
+    # A terminal sends Ctrl-C to all, and this process says what to do. So these
+    # are blocked there from its start. That of the tracker would unblock them.
+    resource_tracker.ensure_running()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+      self._process.start()
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
 
   def stop(self) -> None:
@@ -169,9 +178,6 @@ def _abandon(running: Sequence[_FoldProcess]) -> None:
 
 def _work(parent: Connection, fold: _Fold) -> None:
   """What the process of a fold does."""
-  # The parent gets these as well, and says what to do.
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
   stopped = threading.Event()
   threading.Thread(target=_listen, args=(parent, stopped), daemon=True).start()
   os.environ.update(fold.variables)
