@@ -2,18 +2,20 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
 import time
+import types
 
 import jax
 import pytest
 
 from ecg_jax import configuration
-from ecg_jax.errors import InputError
+from ecg_jax.errors import InputError, TrainingError
 from ecg_jax.runtime import files
-from ecg_jax.training import train_runs
+from ecg_jax.training import fold_processes, train_runs
 from tests import helpers
 
 EPOCHS = 6
@@ -42,13 +44,13 @@ class Folds(helpers.Command):
     holder = (folder / '.lock').read_text().split()
     return int(holder[1]) if holder else None
 
-  def start_training(self):
-    """Starts; returns the process, and those of the folds once all saved."""
+  def start_training(self, *folds):
+    """Starts; returns the process, and those of folds once these have saved."""
     started = self.start()
-    while not all(own := [self.process(fold) for fold in (0, 1)]):
+    while not all(own := [self.process(fold) for fold in folds]):
       assert started.poll() is None, started.communicate()
       time.sleep(0.02)
-    assert len({started.pid, *own}) == 3
+    assert len({started.pid, *own}) == 1 + len(folds)
     return started, own
 
   def rows(self, fold):
@@ -108,8 +110,8 @@ def test_folds_that_fail_are_named_and_the_other_ends_as_if_alone(
 ):
   command.set('folds', '(0, 1, 2)')
   with files.locked(command.workdir / 'fold2', wait=False):
-    started, own = command.start_training()
-    os.kill(own[0], signal.SIGKILL)  # Fold 2 takes its place.
+    started, [own] = command.start_training(0)
+    os.kill(own, signal.SIGKILL)  # Fold 2 takes its place.
     out, err = started.communicate(timeout=100)
   assert started.returncode == 3, err
   assert 'fold 0 failed: its process ended (SIGKILL): start again with' in err
@@ -119,12 +121,12 @@ def test_folds_that_fail_are_named_and_the_other_ends_as_if_alone(
   assert 'Traceback' not in err
   assert '1 of 3 folds' in out
   assert command.read(1) == alone[1]
+  assert command.in_training()
   # What is left is done by one process, from where the other was.
   command.set('folds', '(0, 1)')
   command.set('jobs_per_device', 1)
   out = command.finish()
   assert f'fold 0, phase 0 of 0-0, epoch {EPOCHS} of {EPOCHS}' in out
-  assert 'fold 0, phase 0 of 0-0, epoch 1 of' not in out
   assert 'fold 1,' not in out.partition('\n')[2]
   assert command.read(0) == alone[0]
 
@@ -133,7 +135,7 @@ def test_signal_saves_all_folds(command):
   command.set('phases.epochs', '(9999,)')
   command.set('checkpoint_minutes', 99)
   command.set('validate_every_epochs', 5)
-  started, own = command.start_training()
+  started, own = command.start_training(0, 1)
   # As a scheduler does, and a terminal at Ctrl-C.
   for process in (*own, started.pid):
     os.kill(process, signal.SIGTERM)
@@ -167,6 +169,41 @@ def test_a_fold_ends_when_the_command_is_gone():
   assert helpers.run_python(script, code=1).stdout == 'True\n'
 
 
+@pytest.mark.parametrize(
+  ('said', 'code', 'finished', 'stopped', 'kind'),
+  [
+    (None, 0, True, False, None),
+    (None, 0, False, True, None),
+    (('It is in use.', 2), 0, False, False, InputError),
+    (('It is not finite.', 1), 0, False, False, TrainingError),
+    (None, -signal.SIGSEGV, False, False, TrainingError),
+    (None, 1, False, False, TrainingError),
+    (None, -signal.SIGSEGV, True, False, None),  # After its last file.
+    (None, -signal.SIGKILL, False, True, None),
+  ],
+)
+def test_how_a_process_ends_is_how_its_fold_does(
+  said, code, finished, stopped, kind, capsys
+):
+  process = object.__new__(fold_processes._FoldProcess)
+  process.connection, theirs = multiprocessing.Pipe()
+  if said:
+    theirs.send(said)
+  theirs.close()
+  process.job = types.SimpleNamespace(name='fold 3', finished=finished)
+  process._stopped = stopped
+  process._process = types.SimpleNamespace(exitcode=code, join=lambda: None)
+  error = process.end()
+  assert (kind is None and error is None) or type(error) is kind
+  err = capsys.readouterr().err
+  if said:
+    assert (str(error), err) == (said[0], '')
+  elif kind:
+    how = 'SIGSEGV' if code < 0 else 'exit code 1'
+    assert err.startswith(f'fold 3 failed: its process ended ({how}): start')
+    assert err == f'{error}\n'
+
+
 def test_a_fold_is_told_its_device_before_jax_is_imported():
   helpers.run_python(
     'import sys\n'
@@ -179,7 +216,7 @@ def test_the_command_leaves_the_devices_to_the_folds():
   helpers.run_python(
     'import jax\n'
     'from ecg_jax.runtime import device_sharing\n'
-    'from ecg_jax.training import train_runs\n'
+    'from ecg_jax.training import fold_processes, train_runs\n'
     'device_sharing.find_devices = lambda: None\n'
     'train_runs._shared_devices(2)\n'
     'assert jax.devices()[0].platform == "cpu"\n',
@@ -189,7 +226,8 @@ def test_the_command_leaves_the_devices_to_the_folds():
 
 @many
 def test_no_fold_outlives_a_command_that_is_killed(command):
-  started, own = command.start_training()
+  command.set('phases.epochs', '(9999,)')
+  started, own = command.start_training(0, 1)
   started.kill()
   started.communicate(timeout=100)
   wait_for_the_end(own)

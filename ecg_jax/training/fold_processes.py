@@ -1,6 +1,6 @@
 """Folds in processes of their own, several of which share a device.
 
-A fold with the paper's batches leaves most of a GPU idle, and one process runs
+A fold with the paper's batches uses a small part of a GPU, and one process runs
 one program at a time on it. So each fold gets a process, which does what the
 command for this fold alone does. JAX is imported there only, once it is known
 which device it may use.
@@ -85,7 +85,7 @@ def run(
           lock,
           variables,
         )
-        running.append(_FoldProcess(fold))
+        running.append(_FoldProcess(job, fold))
       if stop():
         for process in running:
           process.stop()
@@ -93,8 +93,8 @@ def run(
       for process in [one for one in running if one.connection in told]:
         running.remove(process)
         if error := process.end():
-          failed[process.fold.name] = error
-        free.append(process.fold.place)
+          failed[process.job.name] = error
+        free.append(process.place)
   return {job.name: failed[job.name] for job in jobs if job.name in failed}
 
 
@@ -118,8 +118,8 @@ class _Fold:
 class _FoldProcess:
   """The process of a fold, which ends with this one, however this one ends."""
 
-  def __init__(self, fold: _Fold):
-    self.fold = fold
+  def __init__(self, job: 'Job', fold: _Fold):
+    self.job, self.place = job, fold.place
     context = multiprocessing.get_context('spawn')
     # It says there why the fold failed; when it is closed, the process ends.
     self.connection, theirs = context.Pipe()
@@ -156,15 +156,15 @@ class _FoldProcess:
     code = self._process.exitcode
     if said is not None:
       reason, code = said
-    elif code and not self._stopped:
+    elif code and not (self._stopped or self.job.finished):
       how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
       reason = (
         f'its process ended ({how}): start again with the same command to go on'
         ' from the last checkpoint, with a smaller --config.jobs_per_device if'
         ' there is too little memory'
       )
-      print(f'{self.fold.name} failed: {reason}.', file=sys.stderr)
-      reason = f'{self.fold.name} failed: {reason}.'
+      reason = f'{self.job.name} failed: {reason}.'
+      print(reason, file=sys.stderr)
     else:
       return None
     return (errors.InputError if code == 2 else errors.TrainingError)(reason)
