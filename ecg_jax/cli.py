@@ -16,7 +16,10 @@ from ecg_jax import errors
 Main = Callable[[Sequence[str]], int]
 """Command-line arguments -> exit code."""
 
-_SMALLER_STEPS = 'set a smaller --config.batch_size, or --config.remat True'
+_SMALLER_STEPS = (
+  'set a smaller --config.batch_size or --config.jobs_per_device, or'
+  ' --config.remat True'
+)
 
 FREE_MEMORY = 'free some, or use that of the host with JAX_PLATFORMS=cpu'
 """Advice of a command without --config that runs out of memory."""
@@ -80,7 +83,7 @@ def run_command(
   except (Exception, KeyboardInterrupt) as error:
     message, code = explain(error, memory)
     with contextlib.suppress(OSError):  # stderr may be closed.
-      if debug or _is_defect(error):
+      if debug or is_defect(error):
         traceback.print_exception(error)
       print(message, file=sys.stderr)
     return code
@@ -159,10 +162,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
   return 'RESOURCE_EXHAUSTED' in str(error)  # XLA's status code.
 
 
-def _is_defect(error: BaseException) -> bool:
+def is_defect(error: BaseException) -> bool:
   """Whether an error, or the one that a PartialFailure reports, is a defect."""
   if isinstance(error, errors.PartialFailure):
-    return error.__cause__ is not None and _is_defect(error.__cause__)
+    return error.__cause__ is not None and is_defect(error.__cause__)
   if isinstance(error, errors.ConfigError):
     return True
   # A reader that closed the pipe is no defect either.

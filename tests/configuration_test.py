@@ -383,6 +383,7 @@ REFUSED = [
   ),
   ('seed', str(2**32), f'seed is {2**32}: it must be below {2**32}'),
   ('augmentation.fastest_heart_rate', '59.0', 'rate is 59.0: it must be at'),
+  ('jobs_per_device', '0', 'jobs_per_device is 0: it must be at least 1.'),
   ('spectrogram.hop_samples', '65', 'hop_samples is 65: it must not exceed'),
   ('spectrogram.kept_bins', '34', 'bins is 34: it must not exceed 33'),
   ('augmentation.max_samples', '63', 'is 63: it must be at least spectrogram'),

@@ -48,6 +48,7 @@ LIBRARIES = {
     'configs ecg_jax.configuration ecg_jax.default_config ecg_jax.experiment'
     ' ecg_jax.prediction.ensemble ecg_jax.runs.artifacts'
     ' ecg_jax.runs.finished_run ecg_jax.training.job'
+    ' ecg_jax.training.fold_processes'
     ' ecg_jax.stored_config ecg_jax.training.train_runs'
     ' tools.benchmark tools.plot_augmentation'
   ),

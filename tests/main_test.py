@@ -132,17 +132,23 @@ def alter_a_record(folder):
   path.write_bytes(path.read_bytes()[:-1] + b'x')
 
 
-def test_a_list_of_configs_shares_devices_per_job(tmp_path):
+@pytest.mark.parametrize(
+  ('field', 'default'), [('devices_per_job', None), ('jobs_per_device', 1)]
+)
+def test_a_list_of_configs_shares_the_division_of_devices(
+  tmp_path, field, default
+):
   path = tmp_path / 'sizes.py'
   path.write_text(
     'from ecg_jax.configs import crnn\n'
     'def get_configs():\n'
     '  configs = {name: crnn.get_config() for name in "ab"}\n'
-    '  configs["b"].devices_per_job = 2\n'
+    f'  configs["b"].{field} = 3\n'
     '  return configs\n'
   )
   err = refusal('--config', path, f'--workdir={tmp_path}/run')
-  assert 'devices_per_job is 2 and None in the configs of this list' in err
+  values = ' and '.join(sorted(map(str, (3, default))))
+  assert f'{field} is {values} in the configs of this list' in err
   assert list(tmp_path.iterdir()) == [path]
 
 

@@ -91,6 +91,8 @@ class RunFields(OptimizerFields, LoopFields):
   """Of computations in the layers: 'float32' or 'bfloat16'."""
   devices_per_job: int | None = execution(None)
   """Devices that train a fold. None: all devices, divided among the folds."""
+  jobs_per_device: int = execution(1)
+  """Folds that train at once on each device, each in a process of its own."""
   remat: bool = execution(False)
   """Whether to recompute layers for the gradient, which saves memory."""
   max_epochs: int | None = None
@@ -109,8 +111,11 @@ class RunFields(OptimizerFields, LoopFields):
     self.at_least(
       1,
       *('batch_size', 'evaluation_batch_size', 'chunk_steps'),
-      *('devices_per_job', 'max_epochs'),
+      *('devices_per_job', 'jobs_per_device', 'max_epochs'),
     )
+    apart = self.jobs_per_device == 1 or self.devices_per_job in (None, 1)
+    rule = 'be 1 where devices_per_job is above 1'
+    self.require(apart, 'jobs_per_device', rule)
     power = self.class_weight_power
     holds = power is None or 0 <= power <= 1
     self.require(holds, 'class_weight_power', 'be between 0 and 1')

@@ -40,6 +40,11 @@ class Job:
   initial: Mapping[str, Any] | None = None
   """`params` and `batch_stats` to start from, or None for random ones."""
 
+  @property
+  def finished(self) -> bool:
+    """Whether it has been trained and scored."""
+    return (self.folder / 'scores.json').exists()
+
   def key(self) -> jax.Array:
     """The random key that its seed and fold make."""
     # Named, since JAX_DEFAULT_PRNG_IMPL would change it.

@@ -24,6 +24,8 @@ def run(
   jobs: Sequence[Job],
   devices_per_job: int | None = None,
   stop: Callable[[], bool] = lambda: False,
+  position: int = 0,
+  processes: int = 1,
 ) -> dict[str, Exception]:
   """Runs the jobs that are not finished, as many at once as there are groups.
 
@@ -39,6 +41,8 @@ def run(
     devices_per_job: Devices that a job is to have, or None: all there are,
       divided among the jobs.
     stop: Asked at each edge of a chunk whether to save and stop all jobs.
+    position: Line of the first progress bar.
+    processes: Of this host that share its cores.
 
   Returns:
     Name -> error of each job that failed, of all processes, in their order.
@@ -56,24 +60,16 @@ def run(
   waiting = collections.deque(
     job
     for index, job in enumerate(jobs)
-    if jax.process_index() in teams[index % len(teams)]
-    and not (job.folder / 'scores.json').exists()
+    if jax.process_index() in teams[index % len(teams)] and not job.finished
   )
-  if waiting and jax.process_index() == 0:
-    print(
-      'Programs are compiled while training begins; the first batch of each'
-      ' length waits for its own.'
-    )
   failed: dict[str, Exception] = {}
 
   threads = min(len(groups), len(waiting))
-  compiling = programs.num_threads(max(1, threads))
+  compiling = programs.num_threads(max(1, threads) * processes)
   with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
     submitted = [
-      pool.submit(
-        _run_waiting, group, position, compiling, waiting, failed, stop
-      )
-      for position, group in enumerate(groups[:threads])
+      pool.submit(_run_waiting, group, line, compiling, waiting, failed, stop)
+      for line, group in enumerate(groups[:threads], position)
     ]
     for ended in submitted:
       ended.result()

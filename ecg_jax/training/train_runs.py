@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -12,8 +13,15 @@ from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import score, summary, tables
 from ecg_jax.models import variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
-from ecg_jax.runtime import files, multihost, sharding, signals, startup
-from ecg_jax.training import job_queue
+from ecg_jax.runtime import (
+  device_sharing,
+  files,
+  multihost,
+  sharding,
+  signals,
+  startup,
+)
+from ecg_jax.training import fold_processes, job_queue
 from ecg_jax.training.job import make_job
 
 
@@ -38,10 +46,12 @@ def train_runs(
     PartialFailure: Some jobs failed; where all did, the first error is raised.
     Interrupted: A signal stopped the training.
   """
-  devices_per_job = _devices_per_job(runs)
+  devices_per_job = _common(runs, 'devices_per_job')
+  jobs_per_device = _common(runs, 'jobs_per_device')
   for run, config in runs.items():
     artifacts.check_config(workdir / run, config)
   files.check_writable(workdir)
+  shared = _shared_devices(jobs_per_device) if jobs_per_device > 1 else None
   sharding.check_devices()
   startup.enable_compilation_cache()
   checkpoint.report_failed_saves_once()
@@ -70,8 +80,18 @@ def train_runs(
       print(_headline(config, spec, workdir / run), flush=True)
   multihost.check_shared(workdir)
 
+  if is_coordinator and not all(job.finished for job in jobs):
+    print(
+      'Programs are compiled while training begins; the first batch of each'
+      ' length waits for its own.',
+      flush=True,
+    )
   with loop() as stop:
-    failed = job_queue.run(jobs, devices_per_job, stop)
+    if shared is None:
+      failed = job_queue.run(jobs, devices_per_job, stop)
+    else:
+      configs = {workdir / run: config for run, config in runs.items()}
+      failed = fold_processes.run(jobs, configs, shared, jobs_per_device, stop)
 
   if is_coordinator:
     summaries = summary.summarize_folders([workdir])
@@ -89,18 +109,27 @@ def train_runs(
     ) from first
 
 
-def _devices_per_job(
-  runs: Mapping[str, ml_collections.ConfigDict],
-) -> int | None:
-  """Returns the common devices_per_job of all runs; else InputError."""
-  sizes = {config.devices_per_job for config in runs.values()}
-  if len(sizes) > 1:
-    listed = ' and '.join(sorted(map(str, sizes)))
+def _common(runs: Mapping[str, ml_collections.ConfigDict], field: str) -> Any:
+  """Returns the value of a field in all runs; else InputError."""
+  values = {config[field] for config in runs.values()}
+  if len(values) > 1:
+    listed = ' and '.join(sorted(map(str, values)))
     raise InputError(
-      f'devices_per_job is {listed} in the configs of this list: use one value'
-      ' for all.'
+      f'{field} is {listed} in the configs of this list: use one value for all.'
     )
-  return sizes.pop()
+  return values.pop()
+
+
+def _shared_devices(jobs_per_device: int) -> device_sharing.Devices:
+  """The devices that processes are to share, which this one does not use."""
+  if jax.distributed.is_initialized():
+    raise InputError(
+      f'jobs_per_device is {jobs_per_device}, and several processes run this'
+      ' command: set it to 1, or start one process.'
+    )
+  devices = device_sharing.find_devices()
+  jax.config.update('jax_platforms', 'cpu')
+  return devices
 
 
 def _headline(

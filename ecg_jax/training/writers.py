@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import fcntl
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +72,37 @@ class TensorBoard:
         ' TensorBoard files.',
         file=sys.stderr,
       )
+
+
+def share_terminal(path: str) -> None:
+  """Draws bars while no other process does that shares the file at a path."""
+  tqdm.tqdm.set_lock(_FileLock(path))
+
+
+class _FileLock:
+  """A lock that, unlike tqdm's own, ends with the process that holds it."""
+
+  def __init__(self, path: str):
+    self._file = open(path, 'w')  # noqa: SIM115
+    self._threads, self._depth = threading.RLock(), 0
+
+  def acquire(self) -> None:
+    self._threads.acquire()
+    if not self._depth:
+      fcntl.flock(self._file, fcntl.LOCK_EX)
+    self._depth += 1
+
+  def release(self) -> None:
+    self._depth -= 1
+    if not self._depth:
+      fcntl.flock(self._file, fcntl.LOCK_UN)
+    self._threads.release()
+
+  def __enter__(self) -> None:
+    self.acquire()
+
+  def __exit__(self, *error: object) -> None:
+    self.release()
 
 
 class ProgressBar:
