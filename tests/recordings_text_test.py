@@ -271,6 +271,30 @@ def test_names_and_header_lines_state_the_unit(tmp_path, head, scale, codec):
   assert recording.unit_from.startswith(('header line', 'name of column'))
 
 
+@pytest.mark.parametrize('sign', [',', ';', '\t'])
+@pytest.mark.parametrize('decimal', ['.', ','])
+@pytest.mark.parametrize('unit', ['mV', ' mV', ' uV', 'µV', ' volts'])
+def test_fields_state_the_unit(tmp_path, sign, decimal, unit):
+  """Kind: numbers with a unit behind them, a few of them missing."""
+  scale = {'mV': 1, 'volts': 1e-3}.get(unit.strip(), 1e3)
+
+  def row(k, v):
+    fields = (f'{2 * k} ms', f'{scale * v:.7f}{unit}' if k % 99 else 'NaN')
+    fields = [x.replace('.', decimal) for x in fields]
+    both = sign == decimal
+    return sign.join(f'"{x}"' if both else x for x in fields)
+
+  path = write(tmp_path, f'Time{sign}ECG', row)
+  right = np.where(np.arange(COUNT) % 99, ECG, np.nan)
+  assert check(path, right).unit_from == 'fields of column 1'
+
+
+def test_fields_of_another_unit_are_refused(tmp_path):
+  path = write(tmp_path, 'ECG', lambda k, v: f'{v:.4f} ' + 'mu'[k == 900] + 'V')
+  with pytest.raises(InputError, match=r"Line 902 of .* uV' where a number"):
+    check(path, sampling_rate=RATE)
+
+
 def test_an_unknown_unit_is_named_and_units_decide(tmp_path):
   path = write(tmp_path, 't,ECG [adu]', lambda k, v: f'{k / 500},{v:.4f}')
   with pytest.raises(InputError, match="is in 'adu', not a known voltage"):
@@ -298,6 +322,23 @@ def test_an_unknown_unit_is_named_and_units_decide(tmp_path):
     ('time,ecg', lambda t: f'{(86_398 + int(t)) // 3600 % 24:02}:'
      f'{(86_398 + int(t)) // 60 % 60:02}:{(58 + t) % 60:06.3f}'),
     ("'Elapsed time',ecg", lambda t: f"'0:{t:06.3f}'"),
+    # As MATLAB writes durations and times.
+    ('Time,ecg', lambda t: f'{t:.3f} sec'),
+    ('Time,ecg', lambda t: f'{t / 60:.15g} min'),
+    ('Time,ecg', lambda t: f'{1000 * t:.6g}ms'),
+    ('Time,ecg', lambda t: f'{1e6 * t:.0f} µs'),
+    ('Time (h),ecg', lambda t: f'{t:.3f} s'),
+    ('', lambda t: f'{t:.3f} seconds'),
+    ('time,ecg', lambda t: f'03-May-2022 10:30:{t:06.3f}'),
+    ('time,ecg', lambda t: f'"May 3, 2022 10:30:{t:06.3f} AM"'),
+    ('time,ecg', lambda t: '{}-2022 23:59:59.{:03}'.format(*(
+      ('31-May', round(1000 * t)) if t < 1 else ('', 0))) if t < 1 else
+     f'01-Jun-2022 00:00:{t - 1:06.3f}'),
+    # As rdsamp writes the number of a sample, and units.
+    ('n,ecg\n(0.002 sec),(mV)', lambda t: f'{500 * t:.0f}'),
+    ('seconds,mV\ntime,ecg', lambda t: f'{t:.3f}'),
+    ("'hh:mm:ss.mmm','mV'\n'Elapsed time','ecg'", lambda t: f"'0:{t:06.3f}'"),
+    ("'Elapsed time','ecg'\n'seconds','mV'", lambda t: f'{t:.3f}'),
     ('date,time,ecg', lambda t: f'2026-01-02,08:00:{t:06.3f}'),
   ],
 )  # fmt: skip

@@ -1,9 +1,8 @@
 """Columns of times: the sampling rate that they tell, and their jumps."""
 
 import dataclasses
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +15,22 @@ _MAX_GAP = 7 * 86_400.0
 """Seconds that a jump of the time lasts at most."""
 
 _DAY = 86_400.0
+
+_LONGEST = 64
+"""Characters of a time, at most."""
+
+_MONTHS = ('jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct',
+           'nov', 'dec')  # fmt: skip
+
+_PARTS = re.compile(
+  r'(?:(?P<year>\d{4})[-./](?P<month>\d\d?)[-./](?P<day>\d\d?)[ T_]+|'
+  rf'(?P<early_day>\d\d?)[- ./](?P<name>{"|".join(_MONTHS)})[a-z]*\.?[- ./]'
+  r'(?P<late_year>\d{4})[ T_]+)?'
+  r'(?P<a>\d{1,9}):(?P<b>\d{1,9})(?::(?P<c>\d{1,9}))?'
+  r'(?:[.,:](?P<part>\d{1,15}))?(?: ?(?P<half>[ap])\.?m)?',
+  re.ASCII | re.IGNORECASE,
+)
+"""A date and a time of day, or a time since the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,44 +60,74 @@ class Clock:
     return None if self.seconds is None else 1 / (self.step * self.seconds)
 
 
-def clock_seconds(texts: Sequence[str]) -> np.ndarray:
+def clock_seconds(texts: Sequence[str] | np.ndarray) -> np.ndarray:
   """Converts times of day, or since a start, to seconds.
+
+  Texts that differ in their digits only are converted together.
 
   Args:
     texts: As `text_lines.CLOCK` describes them.
 
   Returns:
     float64 [len(texts)], NaN for what is no time; with the day of a date only
-    where it is written year first.
+    where it is written year first or with the month's name.
   """
-  return np.array([_seconds(text) for text in texts], np.float64)
-
-
-def _seconds(text: str) -> float:
-  found = re.search(
-    r'(?:(\d{4})[-./](\d\d?)[-./](\d\d?)[ T_]+)?'
-    r'(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?(?:[.,:](\d{1,15}))?'
-    r'(?: ?([ap])\.?m)?',
-    str(text),
-    re.IGNORECASE,
+  fixed = np.array([str(text)[:_LONGEST] for text in texts], str)
+  width = fixed.dtype.itemsize // 4
+  signs = (
+    fixed.view(np.uint32).reshape(-1, width) if width else np.empty((0, 0))
   )
+  is_digit = (signs >= ord('0')) & (signs <= ord('9'))
+  forms = np.where(is_digit, ord('0'), signs)
+  seconds = np.full(len(fixed), np.nan)
+  rest = np.arange(len(fixed))
+  while len(rest):
+    same = (forms[rest] == forms[rest[0]]).all(axis=1)
+    rows, rest = rest[same], rest[~same]
+    seconds[rows] = _seconds(str(fixed[rows[0]]), signs[rows])
+  return seconds
+
+
+def _seconds(text: str, signs: np.ndarray) -> np.ndarray | float:
+  """Seconds of texts of one form.
+
+  Args:
+    text: One of them.
+    signs: Characters [texts, length] of all.
+  """
+  found = _PARTS.search(text)
   if found is None:
-    return math.nan
-  year, month, day, first, second, third, part, half = found.groups()
-  if third is None:  # Minutes and seconds, if they have a fraction.
-    hours, minutes, seconds = 0, int(first), int(second)
-    if part is None:
-      hours, minutes, seconds = int(first), int(second), 0
-  else:
-    hours, minutes, seconds = int(first), int(second), int(third)
-  if half:
-    hours = hours % 12 + 12 * (half.lower() == 'p')
+    return np.nan
+
+  def number(part: str) -> np.ndarray:
+    digits = signs[:, slice(*found.span(part))].astype(np.int64) - ord('0')
+    return digits @ 10 ** np.arange(digits.shape[1])[::-1]
+
+  hours, minutes, seconds = number('a'), number('b'), number('c')
+  if found['c'] is None and found['part']:  # Minutes and seconds.
+    hours, minutes, seconds = 0 * hours, hours, minutes
+  if found['half']:
+    hours = hours % 12 + 12 * (found['half'].lower() == 'p')
   time = 3600 * hours + 60 * minutes + seconds
-  fraction = int(part) / 10 ** len(part) if part else 0.0
-  if year and 1 <= int(month) <= 12 and 1 <= int(day) <= 28 + 3:
-    days = np.datetime64(f'{year}-{int(month):02}', 'D') + (int(day) - 1)
-    time += int(days.astype(int)) * 86_400
-  return time + fraction
+  digits = len(found['part'] or '')
+  return time + _days(found, number) * 86_400 + number('part') / 10**digits
+
+
+def _days(
+  found: re.Match[str], number: Callable[[str], np.ndarray]
+) -> np.ndarray | int:
+  """Days of dates, 0 where it cannot be known which number is the month."""
+  if found['year']:
+    year, month, day = number('year'), number('month'), number('day')
+  elif found['name']:
+    year, day = number('late_year'), number('early_day')
+    month = np.full_like(day, 1 + _MONTHS.index(found['name'].lower()))
+  else:
+    return 0
+  right = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+  months = (year - 1970) * 12 + month - 1
+  days = months.astype('M8[M]').astype('M8[D]').astype(np.int64) + day - 1
+  return np.where(right, days, 0)
 
 
 def find_clock(

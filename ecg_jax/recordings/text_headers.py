@@ -14,7 +14,6 @@ from ecg_jax.recordings.text_rates import (
   Stated,
   rates,
   rates_in,
-  seconds_of,
   value_of,
 )
 
@@ -86,16 +85,16 @@ def with_unit(name: str) -> tuple[str, str]:
       return base, unit
     if units.to_millivolt(unit) is not None and len(unit) > 1:
       return base, unit
-    if seconds_of(unit) and column_names.role(base) == 'time':
+    if units.to_seconds(unit) and column_names.role(base) == 'time':
       return base, unit
-  alone = seconds_of(name) and name.lower() not in ('h', 'hr')
+  alone = units.to_seconds(name) and name.lower() not in ('h', 'hr')
   return name, name if alone else ''
 
 
 def _is_unit(text: str) -> bool:
   return (
     units.to_millivolt(text) is not None
-    or seconds_of(text) is not None
+    or units.to_seconds(text) is not None
     or bool(_OTHER_UNIT.fullmatch(text.strip('[](){} ')))
   )
 
@@ -143,8 +142,11 @@ def read_header(above: Sequence[str], delimiter: str, width: int) -> Header:
 def _names(
   above: Sequence[str], delimiter: str, width: int
 ) -> tuple[tuple[str, ...], tuple[int, tuple[str, ...]] | None]:
-  """Names of the columns, and the number and fields of a row of units."""
-  unit_row = None
+  """Names of the columns, and the number and fields of a row of units.
+
+  The units are below the names, or right above them.
+  """
+  names, unit_row = None, None
   for number in range(len(above), 0, -1):
     line = re.sub(
       r'^\s*"?channeltitle="?', '', above[number - 1], flags=re.IGNORECASE
@@ -155,22 +157,31 @@ def _names(
       continue
     if row is None:
       break
+    if _is_unit_row(filled, width):
+      unit_row = unit_row or (number, tuple(x.strip('[]() ') for x in row))
+      if names is None:
+        continue
+    if names is not None:
+      break
     if all(text_lines.kind(x) in ('number', 'missing') for x in filled):
       continue  # Numbers of columns, counts of samples.
     if all(re.fullmatch('cal|raw|uncal', x, re.IGNORECASE) for x in filled):
       continue  # Shimmer.
-    if all(map(_is_unit, filled)) and any(
-      units.to_millivolt(x) is not None or (width > 1 and seconds_of(x))
-      for x in filled
-    ):
-      unit_row = unit_row or (number, tuple(x.strip('[]() ') for x in row))
-      continue
-    values = sum(text_lines.kind(x) == 'number' for x in filled)
+    values = sum(text_lines.kind(x) in ('number', 'quantity') for x in filled)
     alone = width == 1 and not _is_single_name(row[0])
     if is_keyed(line) or 2 * values >= len(filled) or alone:
       break
-    return tuple(row), unit_row
-  return ('',) * width, unit_row
+    names = tuple(row)
+  return names or ('',) * width, unit_row
+
+
+def _is_unit_row(filled: Sequence[str], width: int) -> bool:
+  """Whether all fields of a row are units, one of them of voltage or time."""
+  return all(map(_is_unit, filled)) and any(
+    units.to_millivolt(x) is not None
+    or (width > 1 and units.to_seconds(x) is not None)
+    for x in filled
+  )
 
 
 def _row(line: str, delimiter: str, width: int) -> list[str] | None:

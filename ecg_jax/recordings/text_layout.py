@@ -11,6 +11,7 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,9 @@ _PIECES, _PIECE_ROWS, _PIECE_BYTES = 12, 300, 2**15
 _LONGEST_HEADER = 2**24
 """Characters before the table, at most."""
 
+_NUMBERS = ('number', 'quantity')
+"""Kinds of fields that are numbers, without a unit and with one."""
+
 _SUSPECTS = 3
 """First rows of a table that may belong to the header."""
 
@@ -52,6 +56,8 @@ class Layout:
   """What separates groups of thousands, None if nothing does."""
   kinds: tuple[str, ...]
   """'number', 'clock', 'word' or 'missing' of each column."""
+  units: tuple[str, ...]
+  """Unit that the fields of each column have behind their numbers, or ''."""
   blank_lines_end_rows: bool
   """Whether every row is followed by an empty line, which then is no row."""
   num_rows: int | None
@@ -59,19 +65,21 @@ class Layout:
   above: tuple[str, ...]
   """The lines before the first row."""
   blocks: tuple[tuple[tuple[str, ...], ...], ...]
-  """Fields of consecutive rows from several places; the first is the start."""
+  """Fields of consecutive rows from several places; the first is the start.
+  Numbers have no units."""
   note: str = ''
   """What was assumed, '' if nothing."""
 
   def values(self, column: int) -> list[np.ndarray]:
     """Numbers of a column in each block, float64, NaN where there is none."""
     return [
-      np.array([self.value(row[column]) for row in block])
+      np.array([self.value(row[column], column) for row in block])
       for block in self.blocks
     ]
 
-  def value(self, field: str) -> float:
-    """Number of a field, NaN where there is none."""
+  def value(self, field: str, column: int) -> float:
+    """Number of a field of a column, NaN where there is none."""
+    field = text_lines.without_unit(field, self.units[column])
     if self.thousands:
       field = field.replace(self.thousands, '')
     other = '.,'[self.decimal == '.']
@@ -112,8 +120,8 @@ class _Run:
     for line in tail:
       agreeing += any(
         width == len(kinds := text_lines.kinds(line, sign))
-        and {k for k, x in enumerate(kinds) if x == 'number'} <= {*places}
-        and 'number' in kinds
+        and {k for k, x in enumerate(kinds) if x in _NUMBERS} <= {*places}
+        and {*_NUMBERS} & {*kinds}
         for sign, (*places, width) in self.forms.items()
       )
     return 2 * agreeing > len(tail)
@@ -131,7 +139,7 @@ def _forms(line: str, words: bool) -> dict[str, tuple[int, ...]]:
     if sign not in line or (sign == ' ' and len(line.split()) < 2):
       continue
     kinds = text_lines.kinds(line, sign)
-    places = [k for k, x in enumerate(kinds) if x in ('number', 'missing')]
+    places = [k for k, x in enumerate(kinds) if x in (*_NUMBERS, 'missing')]
     if places and ((words and len(kinds) > 1) or 'word' not in kinds):
       found[sign] = (*places, len(kinds))
   return found
@@ -172,30 +180,44 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
   body = lines[start:]
   rows = [line for line in body if line.strip()]
   fields = [
-    tuple(
-      tuple(row)
-      for row in (text_lines.split(line, sign) for line in piece)
-      if len(row) == width
-    )
+    [row for line in piece if len(row := text_lines.split(line, sign)) == width]
     for piece in [rows, *pieces]
   ]
   some = text_marks.some_of([*itertools.chain(*fields)])
-  kinds = tuple(
-    text_marks.majority(row[column] for row in some) for column in range(width)
-  )
+  kinds = [text_marks.majority(row[k] for row in some) for k in range(width)]
+  units = _without_units(fields, some, kinds)
   decimal, thousands = text_marks.marks(path, sign, kinds, some)
   layout = Layout(
     start,
     sign,
     decimal,
     thousands,
-    kinds,
+    tuple(kinds),
+    tuple(units),
     _doubled(body),
     len(rows) if whole else None,
     tuple(lines[:start]),
-    tuple(fields),
+    tuple(tuple(map(tuple, block)) for block in fields),
   )
   return _without_header_rows(layout, lines)
+
+
+def _without_units(
+  blocks: Sequence[list[list[str]]], some: Sequence[Any], kinds: list[str]
+) -> list[str]:
+  """Leaves the numbers of quantities in rows; returns each column's unit."""
+  units = [''] * len(kinds)
+  for k, kind in enumerate(kinds):
+    if kind != 'quantity':
+      continue
+    pairs = [*filter(None, (text_lines.quantity(row[k]) for row in some))]
+    units[k] = collections.Counter(unit for _, unit in pairs).most_common(1)[0][
+      0
+    ]
+    kinds[k] = 'number'
+    for row in itertools.chain(*blocks):
+      row[k] = text_lines.without_unit(row[k], units[k])
+  return units
 
 
 def _tail(path: pathlib.Path, codec: str) -> list[str]:
@@ -252,14 +274,15 @@ def _head(
 def _pieces(
   path: pathlib.Path, codec: str, lines: Sequence[str]
 ) -> list[list[str]]:
-  """Rows from the rest of a file, whole lines only."""
+  """Rows from the rest of a file, whole lines only, none of them twice."""
   size = path.stat().st_size
   begin = min(size, len('\n'.join(lines).encode(codec, 'replace')))
+  length = min(_PIECE_BYTES, (size - begin) // _PIECES // 4 * 4)
   pieces = []
   with path.open('rb') as file:
     for place in np.linspace(begin, size, _PIECES, endpoint=False):
       file.seek(int(place) // 4 * 4)
-      text = file.read(_PIECE_BYTES).decode(codec, 'replace')
+      text = file.read(length).decode(codec, 'replace')
       pieces.append(_rows(text)[1:-1][:_PIECE_ROWS])
   return pieces
 
@@ -279,7 +302,7 @@ def _upwards(
 
   def numbers(line: str) -> set[int]:
     fields = text_lines.split(line, sign)
-    return {k for k, x in enumerate(fields) if text_lines.kind(x) == 'number'}
+    return {k for k, x in enumerate(fields) if text_lines.kind(x) in _NUMBERS}
 
   rows = (line for line in lines[start:] if is_row(line, words=True))
   expected = numbers(next(rows, lines[start]))

@@ -53,12 +53,14 @@ def delimiter(
     ]
     kinds = [*map(majority, columns)]
     others = sum(text_lines.kind(row[-1]) == 'word' for row in table)
-    if 'number' in kinds and (sign or others <= 0.1 * len(table)):
+    if {'number', 'quantity'} & {*kinds} and (
+      sign or others <= 0.1 * len(table)
+    ):
       # Where the delimiter is another, it is within fields.
       mixed = sum(
         any(map(_MIXED.match, column))
         for column, kind in zip(columns, kinds, strict=True)
-        if kind != 'clock'
+        if kind not in ('clock', 'quantity')
       )
       fits[sign] = (kinds.count('word'), mixed), times < len(table)
   if not fits:
@@ -114,13 +116,13 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
 
 
 def majority(fields: Iterable[str]) -> str:
-  """Kind of a column: 'number', 'clock', 'word' or 'missing'."""
+  """Kind of a column: 'number', 'quantity', 'clock', 'word' or 'missing'."""
   counts = collections.Counter(map(text_lines.kind, fields))
   counts['word'] += counts.pop('date', 0)
   if counts['word'] > 0.5 * (counts.total() - counts['missing']):
     return 'word'
-  return max(('missing', 'number', 'clock'), key=lambda x: (
-    bool(counts[x]) * (x != 'missing'), counts[x]))  # fmt: skip
+  order = ('missing', 'number', 'quantity', 'clock')
+  return max(order, key=lambda x: (counts[x] > 0 and x != 'missing', counts[x]))
 
 
 def marks(
