@@ -368,6 +368,81 @@ def test_times_that_are_not_of_one_recording_are_refused(tmp_path, row, words):
 
 
 @pytest.mark.parametrize(
+  ('head', 'row', 'words'),
+  [
+    # Rows are numbered anew, of equal recordings or not.
+    ('sample,ecg', lambda k, v: f'{k % 1500},{v:.4f}', 'anew at row 1501'),
+    ('sample,ecg', lambda k, v: f'{(k + 500) % 2900},{v:.4f}', 'row 2401'),
+    ('sample,ecg', lambda k, v: f'{k % 1500 + 1},{v:.4f}', 'anew at row 1501'),
+    ('sample,ecg', lambda k, v: f'{k - 2990 * (k > 2992)},{v}', 'row 2994'),
+    (',ecg', lambda k, v: f'{k % 1000},{v:.4f}', 'anew at row 1001'),
+    ('', lambda k, v: f'{k % 2048};{v:.4f}', 'anew at row 2049'),
+    # Times, in a unit that is known or not, more than half a day ago.
+    ('x,ecg', lambda k, v: f'{8 * (k % 1500)},{v:.4f}', 'anew at row 1501'),
+    ('time_ms,ecg', lambda k, v: f'{2 * (k % 999)},{v:.4f}', 'time at row'),
+    ('Time (s),ecg', lambda k, v: f'{k / 500 + 5e4 * (k < 1500)},{v:.4f}',
+     'time at row 1501'),
+    ('Time,ecg', lambda k, v: f'{k % 1500 / 500:.3f} sec,{v:.4f}',
+     'time at row 1501'),
+    # Keys of a recording, a person, a device, a lead.
+    ('FitbitEcgKey,Participant,Value', lambda k, v: f'a{k // 1500},P,{v:.4f}',
+     'column FitbitEcgKey says from row 1501'),
+    ('record_id,ecg', lambda k, v: f'{k // 2999},{v:.4f}', 'from row 3000 on'),
+    ('Subject,ecg', lambda k, v: f'{k // 80 % 2 if k > 5 else ""},{v:.4f}',
+     'from row 81 on'),
+    ('patient,ecg', lambda k, v: f'{[31, 7, 9][k // 1000]},{v:.4f}', '1001'),
+    ('ecg,ecg_id', lambda k, v: f'{v:.4f},{k // 1500}', 'from row 1501 on'),
+    ('ecg,file', lambda k, v: f'{v:.4f},{"ab"[k > 2000]}.txt', 'from row 2002'),
+    ('lead,value', lambda k, v: f'{["I", "II"][k % 2]},{v:.4f}', 'from row 2'),
+    ('sensor;value', lambda k, v: f'{"ab"[k // 9 % 2]};{v:.4f}', 'from row 10'),
+    # The header again.
+    ('t,ecg', lambda k, v: 't,ecg' if k == 1500 else f'{k / 500},{v:.4f}',
+     'Line 1502 of .* is one of its header'),
+    ('Name,Jane\nECG', lambda k, v: 'Name,Jane' if k == 50 else f'{v:.4f}',
+     'Line 53 of .* is one of its header'),
+  ],
+)  # fmt: skip
+def test_several_recordings_in_a_file_are_refused(tmp_path, head, row, words):
+  """Kind: another recording that begins within the file, read as its rest."""
+  path = write(tmp_path, head, row)
+  with pytest.raises(InputError, match='own') as info:
+    check(path, units='mV', sampling_rate=RATE)
+  info.match(words)
+
+
+@pytest.mark.parametrize(
+  ('head', 'row'),
+  [
+    ('sample,ecg', lambda k, v: f'{k % 256},{v:.4f}'),
+    ('sample,ecg', lambda k, v: f'{k % 201},{v:.4f}'),
+    ('sample,ecg', lambda k, v: f'{(k + 64_000) % 65_536},{v:.4f}'),
+    ('stamp,ecg', lambda k, v: f'{64 * k % 2**16},{v:.4f}'),
+    ('stamp,ecg', lambda k, v: f'{(2**32 - 999_000 + 2000 * k) % 2**32},{v}'),
+    ('micros,ecg', lambda k, v: f'{(2**32 - 999_000 + 2000 * k) % 2**32},{v}'),
+  ],
+)
+@pytest.mark.parametrize('gap', [False, True])
+def test_counters_of_few_bits_show_gaps(tmp_path, head, row, gap):
+  rows = [k for k in range(COUNT) if not (gap and 1200 <= k < 1300)]
+  right = ECG.copy()
+  right[1200 : 1300 if gap else 1200] = np.nan
+  check(write(tmp_path, head, row, rows), right, units='mV', sampling_rate=RATE)
+
+
+def test_keys_of_rows_and_a_single_key_are_no_recordings(tmp_path):
+  for name, field in (
+    ('id', lambda k: f'6f{k * 7919 % 10007:05}x'),
+    ('participant', lambda k: 'P1' if k % 9 else ''),
+    ('event id', lambda k: str(int(k % 700 < 9))),
+    ('EXG channel 3', lambda k: '0' if k < 2000 else '7'),
+  ):
+    path = write(
+      tmp_path, f'{name},ecg', lambda k, v, f=field: f'{f(k)},{v:.4f}'
+    )
+    check(path, units='mV', sampling_rate=RATE)
+
+
+@pytest.mark.parametrize(
   ('head', 'options', 'note'),
   [
     ('', {'sampling_rate': 250}, 'states 500 Hz itself'),

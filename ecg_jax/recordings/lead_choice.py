@@ -99,8 +99,8 @@ def choose_lead(
     if column_names.is_inverted(names[number]):
       return number, (f'lead {names[number]} taken, which is upside down',)
     if rest and not all(column_names.is_lead(names[k]) for k in named):
-      others = ', '.join(names[k] for k in rest[:4])
-      return number, (f'lead {names[number]} taken, not {others}',)
+      left = ', '.join(names[k] for k in rest[:4])
+      return number, (f'lead {names[number]} taken, not {left}',)
     return number, ()
   if len(channels) == 1:
     # A signal that is constant, or one whose name says nothing else.
@@ -109,7 +109,12 @@ def choose_lead(
     if electric and not known and channels[0].role not in _UNREADABLE:
       return 0, ()
   may_be = [k for k in may_be if not column_names.role(names[k])]
-  if len(may_be) == 1 and not any(map(column_names.is_ecg, names)):
+  others = [
+    name
+    for name, channel in zip(names, channels, strict=True)
+    if column_names.is_ecg(name) and channel.role != 'text'
+  ]
+  if len(may_be) == 1 and not others:
     [number] = may_be
     note = f'lead {names[number]} taken, the only one that may be an ECG'
     return number, (note,)

@@ -14,6 +14,10 @@ _PLAUSIBLE = (50.0, 5000.0)
 _MAX_GAP = 7 * 86_400.0
 """Seconds that a jump of the time lasts at most."""
 
+_SHORTEST = 512
+"""Rows of a recording, at least; a counter that begins anew earlier has few
+bits."""
+
 _DAY = 86_400.0
 
 _LONGEST = 64
@@ -35,7 +39,10 @@ _PARTS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-  """A column whose numbers rise by the same step with each row."""
+  """A column whose numbers rise by the same step with each row.
+
+  That may be a time, or the number of the row.
+  """
 
   column: int
   step: float
@@ -43,10 +50,11 @@ class Clock:
   resolution: float
   """Least difference of two times that the column can show."""
   seconds: float | None
-  """Seconds in the column's unit, None where it is not known or rows are
-  numbered."""
+  """Seconds in the column's unit, None where it is not known, or is a row."""
   assumed: bool
   """Whether the unit was chosen because only it gives a plausible rate."""
+  of_day: bool
+  """Whether it may be a time of day, which begins again at midnight."""
 
   @property
   def unit(self) -> str:
@@ -136,6 +144,7 @@ def find_clock(
   seconds: float | None,
   *,
   may_assume: bool,
+  of_day: bool = False,
 ) -> Clock | None:
   """The clock of a column, or None if its steps are not regular.
 
@@ -144,8 +153,9 @@ def find_clock(
     blocks: Times of consecutive rows from several places.
     seconds: Seconds in the unit of the times, None if not stated.
     may_assume: Whether a unit may be assumed that is not stated.
+    of_day: Whether these may be times of day.
   """
-  if seconds == 1.0:
+  if of_day:
     blocks = [x + _midnights(np.diff(x, prepend=x[:1])) for x in blocks]
   estimates = [x for x in map(_step, blocks) if x is not None]
   if not estimates:
@@ -173,13 +183,9 @@ def find_clock(
       if abs(rate - x) <= (error + 1e-6) * rate
     )
     step = 1 / (near * seconds)
-  elif abs(step - 1) > error + 1e-6 or any(
-    (np.diff(block) < 0).any() for block in blocks
-  ):
-    return None
-  else:
+  elif abs(step - 1) <= error + 1e-6:
     step = 1.0
-  return Clock(column, step, resolution, seconds, assumed)
+  return Clock(column, step, resolution, seconds, assumed, of_day)
 
 
 def _step(times: np.ndarray) -> tuple[float, float, float] | None:
@@ -230,6 +236,24 @@ def _coarse(
   return unit / float(counts.mean()), unit, float(error)
 
 
+def _count(before: np.ndarray, after: np.ndarray, clock: Clock) -> float | None:
+  """How far a counter of so many bits counts before it begins again.
+
+  Args:
+    before: Its last values.
+    after: Its first values.
+    clock: The counter.
+
+  Returns:
+    The count, None if it is no such counter.
+  """
+  top, bottom = float(before.max()), float(after.min())
+  if clock.seconds is None and top - bottom < _SHORTEST * clock.step:
+    return top - bottom + clock.step
+  near = (2.0**bits for bits in (16, 24, 32) if 0.99 < top / 2.0**bits < 1)
+  return next(near, None) if bottom < 0.01 * top else None
+
+
 def _midnights(steps: np.ndarray) -> np.ndarray:
   """Seconds of the days that have passed, by steps of times of day."""
   return _DAY * np.cumsum(np.nan_to_num(steps) < -_DAY / 2)
@@ -249,8 +273,6 @@ class Gaps:
     """Rows before which samples are missing."""
     self.lengths: list[int] = []
     """Samples that are missing there."""
-    self.restarts = 0
-    """How often a counter of rows began again."""
 
   def _is_even(self, times: np.ndarray) -> bool:
     """Whether the next rows go on step by step, as nearly all do."""
@@ -284,7 +306,7 @@ class Gaps:
       self._last = float(values[0])
     steps = np.diff(values, prepend=self._last)
     passed = np.diff(rows, prepend=self._last_row)
-    if clock.seconds == 1.0:
+    if clock.of_day:
       passed_midnight = _midnights(steps)
       steps = np.diff(values + passed_midnight, prepend=self._last)
       values = values + passed_midnight
@@ -293,14 +315,17 @@ class Gaps:
       self._last
     )
     back = steps < -tolerance
-    if clock.seconds is None:
-      self.restarts += int(back.sum())  # A counter of so many bits.
-    elif back.any():
-      row = int(rows[np.flatnonzero(back)[0]])
-      raise InputError(
-        f'{self._name} goes back in time at row {row + 1}: export its parts as'
-        ' files of their own.'
-      )
+    if back.any():
+      before = np.append(self._last, values[:-1])[back]
+      count = _count(before, values[back], clock)
+      if count is None:
+        row = int(rows[np.flatnonzero(back)[0]])
+        does = 'goes back in time' if clock.seconds else 'counts anew'
+        raise InputError(
+          f'{self._name} {does} at row {row + 1}, as where another recording'
+          ' begins: export its parts as files of their own.'
+        )
+      steps = np.where(back, steps % count, steps)
     # The row before may share its time with those before it.
     shares = np.append(False, steps[:-1] <= 0) * max(
       0.0, clock.resolution - clock.step

@@ -1,6 +1,7 @@
 """What the columns of a text table are: channels, and clocks of others."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ class Column:
   clock: text_clock.Clock | None
   """Column of its times, None if there is none."""
   notes: tuple[str, ...]
+  is_key: bool
+  """Whether its fields say to which recording a row belongs."""
 
 
 def describe(
@@ -56,8 +59,22 @@ def describe(
     )
     if layout.note:
       notes = (layout.note, *notes)
-    columns.append(Column(channel, clock, notes))
+    is_key = _is_key(layout, k, name)
+    columns.append(Column(channel, clock, notes, is_key))
   return tuple(columns)
+
+
+def _is_key(layout: text_layout.Layout, number: int, name: str) -> bool:
+  """Whether a column has keys of recordings, not one of each row."""
+  of_words = layout.kinds[number] == 'word'
+  if not column_names.is_key(name, of_words=of_words):
+    return False
+  some = [row[number] for row in layout.blocks[0] if row[number]]
+  if of_words:
+    return len({*some}) <= 0.5 * len(some)
+  # A signal may have such a name, too, but does not stay the same.
+  changes = sum(a != b for a, b in itertools.pairwise(some))
+  return changes <= 0.02 * len(some)
 
 
 def _blocks(layout: text_layout.Layout, column: int) -> list[np.ndarray]:
@@ -111,6 +128,7 @@ def _find_clocks(
       seconds,
       may_assume=(judged == 'time' and named == 'time')
       or (fractions and named in ('', 'time')),
+      of_day=kind == 'clock',
     )
     fine = clock and clock.resolution <= clock.step
     # A heart rate may rise once a second.

@@ -59,8 +59,6 @@ class TextFile(Channels):
     column = np.concatenate(parts)
     column = column[: len(column) - self._empty_lines_at_end()]
     notes = self.columns[number].notes
-    if gaps is not None and gaps.restarts:
-      notes += (f'rows are numbered anew {gaps.restarts} times',)
     if gaps is None or clock is None or not gaps.places:
       return ArraySamples(column, notes)
     lost = sum(gaps.lengths)
@@ -78,12 +76,18 @@ class TextFile(Channels):
       if unit or layout.kinds[k] == 'clock'
     }  # fmt: skip
     types.setdefault(number, np.float64)
+    keys: dict[int, Any] = {
+      k: None for k, x in enumerate(self.columns) if x.is_key
+    }
+    types |= dict.fromkeys(keys, str)
     try:
       with text_lines.Rewritten(self.path, self.codec) as file:
         for _ in range(layout.start):
           file.readline()
         for part in self._frames(file, types):
           self._check(part, number)
+          for k in keys:
+            keys[k] = self._check_key(part[k], keys[k])
           times = np.empty(0)
           if clock is not None:
             times = self._numbers(part, clock.column, errors='coerce')
@@ -112,6 +116,22 @@ class TextFile(Channels):
       skip_blank_lines=layout.blank_lines_end_rows,
       chunksize=_CHUNK,
     )  # fmt: skip
+
+  def _check_key(self, fields: Any, key: str | None) -> str | None:
+    """The only key of rows, None if none has one.
+
+    Raises:
+      InputError: There are several.
+    """
+    fields = fields.dropna()
+    key = fields.iloc[0] if key is None and len(fields) else key
+    if (others := fields[fields != key]).empty:
+      return key
+    name = self.channels[fields.name].name
+    raise InputError(
+      f'{self.path} has rows of several recordings, as column {name} says from'
+      f' row {others.index[0] + 1} on: export each as a file of its own.'
+    )
 
   def _numbers(
     self, part: Any, number: int, errors: Any = 'raise'
@@ -158,12 +178,18 @@ class TextFile(Channels):
     """Raises InputError for the line that cannot be read, if it is found."""
     width, sign = len(self.channels), self.layout.delimiter
     worded = self.layout.kinds[0] == 'word'
+    header = {x for x in self.layout.above if re.search('[^\\W\\d]', x)}
     with text_lines.Rewritten(self.path, self.codec) as file:
       for number, line in enumerate(text_lines.lines(file, self.path), 1):
         fields = text_lines.split(line, sign)
         if number <= self.layout.start or not line.strip():
           continue
         shown = f'{line.strip()[:40]!r}'
+        if line in header:
+          raise InputError(
+            f'Line {number} of {self.path} is one of its header, as where'
+            ' another recording begins: export each as a file of its own.'
+          ) from error
         more = fields[width:]
         if (more and not more[0].startswith('#')) or (
           sign == ' ' and len(fields) < width

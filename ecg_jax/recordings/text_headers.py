@@ -216,8 +216,8 @@ def is_keyed(line: str) -> bool:
     return False  # Vernier names its columns `Latest: Time (s)`.
   return bool(
     re.match(r'[^,;\t]*[^,;\t\s][:=](\s|$)', line)
-    or _UNIT_KEY.fullmatch(key)
-    or _LEAD_KEY.fullmatch(key)
+    or (_UNIT_KEY.fullmatch(key) and any(map(_is_unit, fields[1:])))
+    or (_LEAD_KEY.fullmatch(key) and any(map(column_names.is_ecg, fields[1:])))
     or rates_in(line, '')
   )
 
