@@ -199,6 +199,34 @@ def test_counts_rates_and_clocks_are_no_samples(tmp_path, head, row):
   check(path, units='mV', sampling_rate=RATE, lead=lead)
 
 
+@pytest.mark.parametrize('form', ['{:g}', '{:.5g}', '{:.15g}', '{:.3g} '])
+@pytest.mark.parametrize('offset', [0, 1e-3, 1e-2])
+@pytest.mark.parametrize('zeros', [1, 2, 5])
+def test_a_first_sample_may_be_written_as_0(tmp_path, form, offset, zeros):
+  """Kind: a first row taken for a header, or a header for a sample."""
+  right = np.where(np.arange(COUNT) < zeros, 0.0, ECG - ECG[zeros] + offset)
+  lines = [form.format(v) for v in right]
+  path = write(tmp_path, '', lambda k, v: lines[k])
+  check(path, right, tolerance=0.006, units='mV', sampling_rate=RATE)
+  path = write(tmp_path, '', lambda k, v: f'{lines[k].strip()}\t{lines[-k]}')
+  check(path, right, tolerance=0.006, units='mV', sampling_rate=RATE, lead='0')
+
+
+@pytest.mark.parametrize('form', ['{:.4f}', '{!r}', '{:.6e}', '{:.2f}'])
+@pytest.mark.parametrize('head', ['0', '500', '3000', '0\n500', '500\n3000'])
+def test_a_number_above_samples_with_decimals_is_no_sample(
+  tmp_path, form, head
+):
+  path = write(tmp_path, head, lambda k, v: form.format(float(v - ECG[0])))
+  check(path, ECG - ECG[0], tolerance=0.006, units='mV', sampling_rate=RATE)
+
+
+def test_a_first_row_may_lack_its_last_fields(tmp_path):
+  path = write(tmp_path, 't,ecg,resp', lambda k, v: f'{k / 500},{v:.4f}'
+               + ',0.3' * (k % 3 > 0))  # fmt: skip
+  check(path, units='mV')
+
+
 def test_a_first_row_that_is_passed_over_is_noted(tmp_path):
   path = write(tmp_path, '500', lambda k, v: f'{v:.4f}')
   recording = check(path, units='mV', sampling_rate=RATE)

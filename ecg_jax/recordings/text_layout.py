@@ -180,7 +180,7 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
   body = lines[start:]
   rows = [line for line in body if line.strip()]
   fields = [
-    [row for line in piece if len(row := text_lines.split(line, sign)) == width]
+    [row for line in piece if len(row := _fields(line, sign, width)) == width]
     for piece in [rows, *pieces]
   ]
   some = text_marks.some_of([*itertools.chain(*fields)])
@@ -200,6 +200,13 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
     tuple(tuple(map(tuple, block)) for block in fields),
   )
   return _without_header_rows(layout, lines)
+
+
+def _fields(line: str, sign: str, width: int) -> list[str]:
+  """Fields of a row, of which the last may be left out."""
+  fields = text_lines.split(line, sign)
+  missing = width - len(fields) if sign != ' ' else 0
+  return fields + [''] * missing
 
 
 def _without_units(
@@ -310,6 +317,8 @@ def _upwards(
     if not expected <= numbers(lines[start - 1]):
       break
     start -= 1
+  if start and sign != ' ' and _precedes(lines[start - 1 :], sign, width):
+    start -= 1
   header = [bool(x.strip()) and is_row(x, words=False) for x in lines[:start]]
   for number in range(1, start):
     if header[number - 1] and header[number]:
@@ -322,6 +331,17 @@ def _upwards(
         ' number belongs: correct or remove it.'
       )
   return start
+
+
+def _precedes(lines: Sequence[str], sign: str, width: int) -> bool:
+  """Whether the first line is a row without its last fields, by its time."""
+  rows = [text_lines.split(line, sign) for line in lines[:3]]
+  numbers = [row[0] for row in rows if text_lines.NUMBER.fullmatch(row[0])]
+  if not 1 < len(rows[0]) < width or len(numbers) < 3:
+    return False
+  first, second, third = (float(x.replace(',', '.')) for x in numbers)
+  step = third - second
+  return step > 0 and abs(second - first - step) < 0.6 * step
 
 
 def _doubled(body: Sequence[str]) -> bool:
@@ -368,6 +388,21 @@ def _without_header_rows(layout: Layout, lines: Sequence[str]) -> Layout:
   return layout
 
 
+def _is_odd(field: str, others: Sequence[str], layout: Layout) -> bool:
+  """Whether a number has no decimals where others of its column all have.
+
+  A signal may begin with a 0, which some programs write as such. They write no
+  other zeros behind the decimal mark either, and no more than 15 digits.
+  """
+  mark = layout.decimal
+  if mark in field or not all(mark in x for x in others if x):
+    return False
+  digits = [re.sub(r'e.*|^\D*0*', '', x.lower()) for x in others]
+  return bool(field.strip('+-0')) or any(
+    x.endswith('0') or len(x.replace(mark, '').lstrip('0')) > 15 for x in digits
+  )
+
+
 def _is_header(
   row: Sequence[str],
   number: int,
@@ -393,10 +428,7 @@ def _is_header(
   whole = [
     k
     for k in signals
-    if layout.decimal not in row[k]
-    and all(
-      layout.decimal in x[k] for x in layout.blocks[0][_SUSPECTS:] if x[k]
-    )
+    if _is_odd(row[k], [x[k] for x in layout.blocks[0][_SUSPECTS:]], layout)
   ]
   far = [
     k
