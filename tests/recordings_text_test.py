@@ -506,6 +506,82 @@ def test_of_two_clocks_that_of_the_lead_is_taken(tmp_path, clock):
   assert recording.rate_from.startswith(f'time column {clock}, ')
 
 
+LABVIEW = """LabVIEW Measurement
+Decimal_Separator\t{decimal}
+X_Columns\t{columns}
+***End_of_Header***\t
+Channels\t2
+Samples\t3000\t3000
+Y_Unit_Label\t{unit}\t{unit}
+X_Dimension\tTime\tTime
+X0\t0{decimal}0E+0\t0
+Delta_X\t0{decimal}002000\t2E-3
+***End_of_Header***
+"""
+
+
+@pytest.mark.parametrize('decimal', ['.', ','])
+@pytest.mark.parametrize('columns', ['No', 'One', 'Multi'])
+@pytest.mark.parametrize('comment', [True, False])
+@pytest.mark.parametrize(
+  ('unit', 'scale'), [('Volts', 1e-3), ('mV', 1), ('uV', 1e3)]
+)
+def test_labview(tmp_path, decimal, columns, comment, unit, scale):
+  """A rate and units in lines of the header, and rows without comments."""
+  head = LABVIEW.format(decimal=decimal, columns=columns, unit=unit)
+  x = 'X_Value\t' if columns == 'Multi' else ''
+  names = f'X_Value\tResp\t{x}ECG' + '\tComment' * comment
+  time = '' if columns == 'No' else '{:.6f}'
+  form = f'{time}\t0.5\t{time}\t{{:.7f}}' if x else f'{time}\t0.5\t{{:.7f}}'
+
+  def row(k, v):
+    times = [k / 500] * form.count('6f')
+    text = form.format(*times, scale * v).replace('.', decimal)
+    return text + '\tstart' * (comment and k == 7)
+
+  recording = check(write(tmp_path, head + names, row, name='a.lvm'))
+  assert recording.unit_from == 'header line 7'
+  rows = '\n'.join(row(k, v) for k, v in enumerate(ECG))
+  path = tmp_path / 'a.lvm'
+  path.write_text(path.read_text() + head + names + '\n' + rows)
+  with pytest.raises(InputError, match='where another recording begins'):
+    check(path)
+
+
+def test_labels_above_the_table_are_names(tmp_path):
+  """As LabSystem Pro writes them; its samples are counts."""
+  head = '[Header]\n Sample Rate: 500Hz\n' + ''.join(
+    f' Channel #: {k}\n Label: {x}\n Range: 5mv \n' for k, x in
+    enumerate(('RA 1-2', 'II', 'V1'), 1)
+  ) + '\n[Data]'  # fmt: skip
+  path = write(tmp_path, head, lambda k, v: f'{k % 9},{round(6554 * v)},-1')
+  assert check(path, gain=6554).lead == 'II'
+
+
+@pytest.mark.parametrize(
+  ('head', 'row', 'lead'),
+  [
+    ('Timestamp (ms),Samples', lambda k, v: f'{2 * k},{v:.4f}', None),
+    ('Timestamp (ms);sample', lambda k, v: f'{2 * k};{v:.4f}', None),
+    ('nSeq\tValue', lambda k, v: f'{k % 16}\t{v:.4f}', None),
+    ('Time,1,2', lambda k, v: f'{k / 500},{v:.4f},{-v:.4f}', '1'),
+    ('Time,1,2', lambda k, v: f'{k / 500},{-v:.4f},{v:.4f}', '2'),
+    ('128,1,2', lambda k, v: f'{v:.4f},{-v:.4f},{v:.4f}', '0'),
+    ('n,lead,3', lambda k, v: f'{k},{v:.4f},1', None),
+  ],
+)
+def test_a_name_alone_makes_no_row_numbers(tmp_path, head, row, lead):
+  path = write(tmp_path, head, row)
+  check(path, units='mV', sampling_rate=RATE, lead=lead)
+
+
+def test_several_samples_in_a_row_are_refused(tmp_path):
+  names = ','.join(f'Sample{k}' for k in range(4))
+  path = write(tmp_path, f'time,{names}', lambda k, v: f'{k},{v},{v},{v},{v}')
+  with pytest.raises(InputError, match='4 samples in each row, Sample0 to'):
+    check(path, units='mV', sampling_rate=RATE, lead='Sample1')
+
+
 @pytest.mark.parametrize('sign', [',', ';', '\t', ' '])
 @pytest.mark.parametrize('names', [None, ('I', 'II', 'aVR')])
 def test_rows_may_be_leads(tmp_path, sign, names):

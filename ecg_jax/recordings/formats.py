@@ -73,6 +73,7 @@ READERS = {
   '.csv': text_files.read_text,
   '.txt': text_files.read_text,
   '.tsv': text_files.read_text,
+  '.lvm': text_files.read_text,
 }
 """Suffix -> reader of a file with one table of channels."""
 

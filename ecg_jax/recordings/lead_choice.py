@@ -108,7 +108,9 @@ def choose_lead(
     electric = may_be_voltage(channels[0].unit)
     if electric and not known and channels[0].role not in _UNREADABLE:
       return 0, ()
-  may_be = [k for k in may_be if not column_names.role(names[k])]
+  # Row numbers are judged by their content.
+  plain = ('', 'row number')
+  may_be = [k for k in may_be if column_names.role(names[k]) in plain]
   others = [
     name
     for name, channel in zip(names, channels, strict=True)

@@ -18,6 +18,9 @@ from ecg_jax.recordings import (
 from ecg_jax.recordings.channels import Channel
 from ecg_jax.recordings.text_rates import Stated
 
+_COUNTED = 1000
+"""Rows from which numbers of rows show by their content."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -91,6 +94,8 @@ def role(kind: str, name: str, blocks: Sequence[np.ndarray]) -> str:
   """What a column is taken for, '' if it may be an ECG."""
   kinds = {'clock': 'time', 'word': 'text', 'missing': 'empty'}
   named = column_names.role(name)
+  if named == 'row number' and sum(map(len, blocks)) >= _COUNTED:
+    named = ''  # `Samples` that are not numbered are a signal.
   found = kinds.get(kind) or content.role(blocks)
   return found or (named and f'{named}, by its name')
 

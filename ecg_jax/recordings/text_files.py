@@ -31,6 +31,8 @@ _CHUNK = 2**18
 _LEAST_WIDTH = 100
 """Columns of a table whose rows are leads, at least."""
 
+_SAMPLE = re.compile(r'samples?[ _]?\d+', re.IGNORECASE)
+
 _NAMES = {'.': 'point', ',': 'comma'}
 
 
@@ -153,7 +155,7 @@ class TextFile(Channels):
     """Raises ValueError if a row has not the form of the table."""
     layout, width = self.layout, len(self.channels)
     more = part[width].dropna()
-    if len(more) and not more.astype(str).str.startswith('#').all():
+    if not all(map(text_lines.is_comment, more.astype(str))):
       raise ValueError('a row is too long')
     if layout.delimiter == ' ' and width > 1 and self._shorter(part):
       raise ValueError('a row is too short')
@@ -191,7 +193,7 @@ class TextFile(Channels):
             ' another recording begins: export each as a file of its own.'
           ) from error
         more = fields[width:]
-        if (more and not more[0].startswith('#')) or (
+        if (more and not text_lines.is_comment(more[0])) or (
           sign == ' ' and len(fields) < width
         ):
           raise InputError(
@@ -295,6 +297,12 @@ def read_text(path: pathlib.Path) -> Channels:
     if line.strip() or not layout.blank_lines_end_rows
   ]
   header = text_headers.read_header(above, layout.delimiter, width)
+  in_row = [x for x in header.names if _SAMPLE.fullmatch(x)]
+  if len(in_row) > 1:
+    raise InputError(
+      f'{path} has {len(in_row)} samples in each row, {in_row[0]} to'
+      f' {in_row[-1]}: export it with one row for each sample.'
+    )
   columns = text_columns.describe(layout, header)
   channels = tuple(column.channel for column in columns)
   return TextFile(channels, facts, path, codec, layout, columns)

@@ -139,10 +139,16 @@ def _forms(line: str, words: bool) -> dict[str, tuple[int, ...]]:
     if sign not in line or (sign == ' ' and len(line.split()) < 2):
       continue
     kinds = text_lines.kinds(line, sign)
-    places = [k for k, x in enumerate(kinds) if x in (*_NUMBERS, 'missing')]
-    if places and ((words and len(kinds) > 1) or 'word' not in kinds):
+    if places := _places(kinds, words):
       found[sign] = (*places, len(kinds))
   return found
+
+
+def _places(kinds: Sequence[str], words: bool) -> list[int]:
+  """Columns of a row with numbers or nothing; none if it is no row."""
+  if 'word' in kinds and (not words or len(kinds) == 1):
+    return []
+  return [k for k, x in enumerate(kinds) if x in (*_NUMBERS, 'missing')]
 
 
 def find_layout(path: pathlib.Path, codec: str) -> Layout:
@@ -203,8 +209,10 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
 
 
 def _fields(line: str, sign: str, width: int) -> list[str]:
-  """Fields of a row, of which the last may be left out."""
+  """Fields of a row; the last may lack, or a comment be behind it."""
   fields = text_lines.split(line, sign)
+  if len(fields) == width + 1 and text_lines.is_comment(fields[-1]):
+    fields.pop()
   missing = width - len(fields) if sign != ' ' else 0
   return fields + [''] * missing
 
@@ -304,11 +312,13 @@ def _upwards(
   """
 
   def is_row(line: str, words: bool) -> bool:
-    places = _forms(line, words).get(sign, (0,))
-    return places[-1] == width
+    fields = _fields(line, sign, width)
+    kinds = [*map(text_lines.kind, fields)]
+    complete = len(text_lines.split(line, sign)) >= width
+    return complete and len(kinds) == width and bool(_places(kinds, words))
 
   def numbers(line: str) -> set[int]:
-    fields = text_lines.split(line, sign)
+    fields = _fields(line, sign, width)
     return {k for k, x in enumerate(fields) if text_lines.kind(x) in _NUMBERS}
 
   rows = (line for line in lines[start:] if is_row(line, words=True))

@@ -220,6 +220,11 @@ def without_unit(field: str, unit: str) -> str:
   return field.removesuffix(unit).rstrip() if unit else field
 
 
+def is_comment(field: str) -> bool:
+  """Whether a field behind those of a row says something about it."""
+  return field.startswith('#') or kind(field) == 'word'
+
+
 def kinds(line: str, delimiter: str) -> list[str]:
   """Kinds of the fields of a line."""
   return [kind(field) for field in split(line, delimiter)]
