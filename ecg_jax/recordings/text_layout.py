@@ -10,34 +10,16 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import content, text_lines, text_marks
-
-_RUN = 50
-"""Rows of one form that make a table, if the file has as many."""
-
-_RUN_WITH_WORDS = 200
-"""The same of rows in which some columns are words, if no others follow."""
-
-_TAIL_BYTES, _TAIL_ROWS = 2**18, 40
-"""The end of a file, in which the rows have the table's form."""
-
-_FIRST_ROWS = 3000
-"""Rows at the table's beginning that decisions are made from."""
+from ecg_jax.recordings import content, text_lines, text_marks, text_run
 
 _PIECES, _PIECE_ROWS, _PIECE_BYTES = 12, 300, 2**15
 """Parts of the rest of the table that decisions are made from, too."""
-
-_LONGEST_HEADER = 2**24
-"""Characters before the table, at most."""
-
-_NUMBERS = ('number', 'quantity')
-"""Kinds of fields that are numbers, without a unit and with one."""
 
 _SUSPECTS = 3
 """First rows of a table that may belong to the header."""
@@ -88,69 +70,6 @@ class Layout:
     return float(field.replace(self.decimal, '.'))
 
 
-@dataclasses.dataclass
-class _Run:
-  """Lines that follow each other in the same form."""
-
-  start: int = 0
-  rows: int = 0
-  forms: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-  """Delimiter -> columns in which all rows may have numbers, and the number of
-  columns last."""
-
-  def extended(self, line: str, words: bool) -> bool:
-    """Adds a line if it has one of the forms; says whether it had."""
-    if not self.rows and not re.search(r'\d|nan', line, re.IGNORECASE):
-      return False
-    forms = _forms(line, words)
-    if self.rows:
-      forms = {
-        sign: (*common, columns)
-        for sign, (*places, columns) in self.forms.items()
-        if sign in forms and forms[sign][-1] == columns
-        and (common := sorted({*places} & {*forms[sign][:-1]}))
-      }  # fmt: skip
-    if forms:
-      self.forms, self.rows = forms, self.rows + 1
-    return bool(forms)
-
-  def goes_on(self, tail: Sequence[str]) -> bool:
-    """Whether most of the last rows have numbers only where the run has."""
-    agreeing = 0
-    for line in tail:
-      agreeing += any(
-        width == len(kinds := text_lines.kinds(line, sign))
-        and {k for k, x in enumerate(kinds) if x in _NUMBERS} <= {*places}
-        and {*_NUMBERS} & {*kinds}
-        for sign, (*places, width) in self.forms.items()
-      )
-    return 2 * agreeing > len(tail)
-
-
-def _forms(line: str, words: bool) -> dict[str, tuple[int, ...]]:
-  """Delimiter -> columns of a line with numbers or nothing, and their number.
-
-  Args:
-    line: The line.
-    words: Whether other columns may have words.
-  """
-  found = {}
-  for sign in text_lines.DELIMITERS:
-    if sign not in line or (sign == ' ' and len(line.split()) < 2):
-      continue
-    kinds = text_lines.kinds(line, sign)
-    if places := _places(kinds, words):
-      found[sign] = (*places, len(kinds))
-  return found
-
-
-def _places(kinds: Sequence[str], words: bool) -> list[int]:
-  """Columns of a row with numbers or nothing; none if it is no row."""
-  if 'word' in kinds and (not words or len(kinds) == 1):
-    return []
-  return [k for k, x in enumerate(kinds) if x in (*_NUMBERS, 'missing')]
-
-
 def find_layout(path: pathlib.Path, codec: str) -> Layout:
   """Finds the table of a text file.
 
@@ -162,7 +81,9 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
     InputError: There is none, or its form cannot be known.
   """
   with text_lines.Rewritten(path, codec) as file:
-    lines, run, whole = _head(text_lines.lines(file, path), _tail(path, codec))
+    lines, run, whole = text_run.head_of(
+      text_lines.lines(file, path), text_run.tail_of(path, codec)
+    )
   if run is None:
     raise InputError(
       f'{path} has no row of numbers: export it as columns of numbers, with'
@@ -179,7 +100,7 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
     next(iter(run.forms)),
   )
   counts = collections.Counter(
-    len(text_lines.split(row, sign)) for row in first[:_RUN]
+    len(text_lines.split(row, sign)) for row in first[: text_run.RUN]
   )
   width = counts.most_common(1)[0][0]
   start = _upwards(path, lines, run.start, sign, width)
@@ -192,7 +113,10 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
   some = text_marks.some_of([*itertools.chain(*fields)])
   kinds = [text_marks.majority(row[k] for row in some) for k in range(width)]
   units = _without_units(fields, some, kinds)
-  decimal, thousands = text_marks.marks(path, sign, kinds, some)
+  above = text_lines.split(lines[start - 1], sign) if start else []
+  is_names = all(text_lines.kind(x) == 'word' for x in above)
+  names = None if all('"' in row for row in first) else above * is_names
+  decimal, thousands = text_marks.marks(path, sign, kinds, some, names)
   layout = Layout(
     start,
     sign,
@@ -235,57 +159,6 @@ def _without_units(
   return units
 
 
-def _tail(path: pathlib.Path, codec: str) -> list[str]:
-  """The last rows of a file; none if it has a single line."""
-  with path.open('rb') as file:
-    file.seek(max(0, path.stat().st_size - _TAIL_BYTES) // 4 * 4)
-    rows = _rows(file.read().decode(codec, 'replace'))
-  return rows[1:][-_TAIL_ROWS:]
-
-
-def _rows(text: str) -> list[str]:
-  """Lines of a text that are not empty."""
-  lines = re.split(r'\r\n|\r|\n', text_lines.ascii_of(text))
-  return [line for line in lines if line.strip()]
-
-
-def _head(
-  lines: Iterator[str], tail: Sequence[str]
-) -> tuple[list[str], _Run | None, bool]:
-  """Reads lines up to some way into the table.
-
-  Returns:
-    The lines; the run of rows among them, None if there is none; whether these
-    are all lines of the file.
-  """
-  read: list[str] = []
-  best, runs, characters = [_Run(), _Run()], [_Run(), _Run()], 0
-  for number, line in enumerate(lines):
-    read.append(line)
-    characters += len(line)
-    for words in (False, True):
-      run = runs[words]
-      if not line.strip() and run.rows:
-        continue
-      if not run.extended(line, words):
-        run = runs[words] = _Run(number)
-        if not run.extended(line, words):
-          run.start = number + 1
-      if run.rows > best[words].rows:
-        best[words] = run
-    for words, least in ((False, _RUN), (True, _RUN_WITH_WORDS)):
-      run = runs[words]
-      # Header lines may have one form, too, but not that of the last rows.
-      if run.rows == least and run.goes_on(tail):
-        more = list(itertools.islice(lines, _FIRST_ROWS))
-        return read + more, run, len(more) < _FIRST_ROWS
-    if characters > _LONGEST_HEADER:
-      return read, None, False
-  with_words = 2 * best[0].rows < best[1].rows
-  run = best[with_words]
-  return read, run if run.rows else None, True
-
-
 def _pieces(
   path: pathlib.Path, codec: str, lines: Sequence[str]
 ) -> list[list[str]]:
@@ -298,7 +171,7 @@ def _pieces(
     for place in np.linspace(begin, size, _PIECES, endpoint=False):
       file.seek(int(place) // 4 * 4)
       text = file.read(length).decode(codec, 'replace')
-      pieces.append(_rows(text)[1:-1][:_PIECE_ROWS])
+      pieces.append(text_run.rows_of(text)[1:-1][:_PIECE_ROWS])
   return pieces
 
 
@@ -313,13 +186,13 @@ def _upwards(
 
   def is_row(line: str, words: bool) -> bool:
     fields = _fields(line, sign, width)
-    kinds = [*map(text_lines.kind, fields)]
-    complete = len(text_lines.split(line, sign)) >= width
-    return complete and len(kinds) == width and bool(_places(kinds, words))
+    if not len(text_lines.split(line, sign)) >= width == len(fields):
+      return False
+    return bool(text_run.places_of([*map(text_lines.kind, fields)], words))
 
   def numbers(line: str) -> set[int]:
-    fields = _fields(line, sign, width)
-    return {k for k, x in enumerate(fields) if text_lines.kind(x) in _NUMBERS}
+    kinds = map(text_lines.kind, _fields(line, sign, width))
+    return {k for k, kind in enumerate(kinds) if kind in text_run.NUMBERS}
 
   rows = (line for line in lines[start:] if is_row(line, words=True))
   expected = numbers(next(rows, lines[start]))
@@ -422,28 +295,33 @@ def _is_header(
   clocks: Sequence[int],
 ) -> bool:
   """Whether a first row has numbers but is no sample."""
+  goes_on = False
   for k in clocks:
     steps = np.diff(body[k])
     if not np.isfinite(columns[k][number]):
       return bool(np.isfinite(body[k]).all())
     usual = np.median(steps[np.isfinite(steps)])
-    if abs(columns[k][number + 1] - columns[k][number] - usual) <= 0.6 * usual:
-      return False
+    step = columns[k][number + 1] - columns[k][number]
+    goes_on = goes_on or abs(step - usual) <= 0.6 * usual
   numbers = [x for x in row if x]
-  if len(numbers) > 1 and any(
+  in_order = len(numbers) > 1 and any(
     numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1)
-  ):
-    return True
+  )
   signals = [k for k in columns if k not in clocks and row[k]]
-  whole = [
-    k
-    for k in signals
-    if _is_odd(row[k], [x[k] for x in layout.blocks[0][_SUSPECTS:]], layout)
-  ]
-  far = [
+  far = {
     k
     for k in signals
     if columns[k][number] > 2 * np.nanmax(body[k]) - np.nanmin(body[k])
     or columns[k][number] < 2 * np.nanmin(body[k]) - np.nanmax(body[k])
-  ]
-  return bool(signals) and len({*whole} | {*far}) == len(signals)
+  }
+  if goes_on or in_order:
+    # Hardly ever a sample of two signals or more.
+    is_new = bool(clocks) or row != layout.blocks[0][number + 1]
+    may_be = not goes_on or bool(far) or len(signals) > 1
+    return in_order and is_new and may_be
+  odd = {
+    k
+    for k in signals
+    if _is_odd(row[k], [x[k] for x in layout.blocks[0][_SUSPECTS:]], layout)
+  }
+  return far | odd == {*signals} > set()

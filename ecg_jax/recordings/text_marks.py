@@ -1,6 +1,7 @@
 """Which characters delimit columns, decimals and groups of thousands."""
 
 import collections
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,12 @@ _DECIDING = 1000
 
 _MIXED = re.compile(r'(?=.*\d).*[\t;| ]')
 """A field that has both a digit and a delimiter in it."""
+
+
+_BROKEN = re.compile(
+  r'[+-]?0\d+(e.*)?|\d{2,}e.*|\de[+-]?0*[0-4]', re.IGNORECASE
+)
+"""A number of which the part before its decimal mark is missing."""
 
 
 def some_of(rows: Sequence[Any]) -> Sequence[Any]:
@@ -88,8 +95,9 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
     return ','
   if any(b[:1] in ('', '-', '+') for b in right) or not all(left):
     return ','
-  if any(re.match(r'[-+]0+$', a) for a in left) or any(
-    re.match(r'0\d|\d+e', b, re.IGNORECASE) for b in right
+  if len({*right}) > 2 and (
+    any(re.match(r'[-+]0+$', a) for a in left)
+    or any(re.match(r'0\d|\d+e', b, re.IGNORECASE) for b in right)
   ):
     return ''
   if all('"' in row for row in rows):
@@ -130,8 +138,24 @@ def marks(
   sign: str,
   kinds: Sequence[str],
   rows: Sequence[Sequence[str]],
+  names: Sequence[str] | None,
 ) -> tuple[str, str | None]:
-  """The decimal mark, and what separates groups of thousands or None."""
+  """Chooses the decimal mark, and what separates groups of thousands.
+
+  Args:
+    path: The file.
+    sign: The delimiter.
+    kinds: Of each column.
+    rows: Fields of some rows.
+    names: Of columns, by the line above; empty if there are none, None where
+      quotes show the columns.
+
+  Returns:
+    The mark, and the separator or None.
+
+  Raises:
+    InputError: It cannot be known.
+  """
   columns = [
     [row[k] for row in rows] for k, kind in enumerate(kinds) if kind == 'number'
   ]
@@ -174,14 +198,45 @@ def marks(
         f'{path} has numbers such as {column[0]!r}, which may be thousands or'
         ' have a decimal comma: export it without groups of thousands.'
       )
-  if sign == ',' and not marks and len(columns) > 1:
-    zeros = sum(bool(re.fullmatch(r'0\d+', field)) for field in fields)
-    if zeros > 0.01 * len(fields):
-      raise InputError(
-        f'{path} has a comma both as decimal mark and between columns: export'
-        ' it with a semicolon or a tab between columns.'
-      )
+  if sign == ',' and not marks:
+    _check_commas(path, columns, names)
   return decimal, next(iter(groups), None)
+
+
+def _check_commas(
+  path: pathlib.Path,
+  columns: Sequence[Sequence[str]],
+  names: Sequence[str] | None,
+) -> None:
+  """Raises InputError if commas between whole numbers may be decimal marks.
+
+  Args:
+    path: The file.
+    columns: Those of numbers.
+    names: Of all columns, None where each of them is known to be one.
+  """
+  shares = [
+    sum(bool(_BROKEN.fullmatch(field)) for field in column) / len(column)
+    for column in columns
+  ]
+  few = names is not None and 1 < len(names) < len(columns)
+  if len(columns) > 1 and (few or max(shares) > 0.01):
+    raise InputError(
+      f'{path} has a comma both as decimal mark and between columns: export it'
+      ' with a semicolon or a tab between columns.'
+    )
+  if names is None or len(names) >= len(columns):
+    return
+  for whole, part in itertools.pairwise(columns):
+    digits = {*part} - {''}
+    if len(digits) < 3 or not all(map(str.isdecimal, digits)):
+      continue
+    below_ten = all(re.fullmatch(r'[+-]?\d?', field) for field in whole)
+    if below_ten or '-0' in whole or {*map(len, digits)} == {1}:
+      raise InputError(
+        f'{path} has commas that may be decimal marks or delimit columns, and'
+        ' no names: export it with a semicolon or a tab between columns.'
+      )
 
 
 def _may_be_thousands(column: Sequence[str]) -> bool:
