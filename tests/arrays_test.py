@@ -10,15 +10,17 @@ from numpy.testing import assert_array_equal
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import formats
-from tests.recording_files import COUNTS, STATED, counts_of, open_recording
+from tests.recording_files import (
+  COUNTS,
+  STATED,
+  counts_of,
+  labchart,
+  open_recording,
+  write_mat5,
+)
 
 ROW = COUNTS[None].astype(np.float64) / 1000
 MILLIVOLT = {'sampling_rate': 300.0, 'units': 'mV'}
-
-
-def write_mat5(folder, **variables):
-  scipy.io.savemat(folder / 'a.mat', variables)
-  return folder / 'a.mat'
 
 
 def write_compressed(folder, **variables):
@@ -244,37 +246,6 @@ def test_a_npz_that_would_fill_the_memory_is_refused(tmp_path):
 def test_objects_of_a_npz_are_not_unpickled(tmp_path):
   path = write_npz(tmp_path, a=np.array([{}], object), ecg=COUNTS)
   assert_array_equal(counts_of(path, **STATED), COUNTS)
-
-
-def labchart(blocks, *, times=(0.0,), rates=(300.0, 300.0), **others):
-  """The variables that LabChart exports.
-
-  Args:
-    blocks: For each block the samples of each channel.
-    times: Seconds at which blocks begin.
-    rates: Hz, of each channel.
-    others: Further variables, in place of those here.
-  """
-  parts = [part for block in blocks for part in block]
-  ends = np.cumsum([len(part) for part in parts], dtype=float)
-  starts = ends - [len(part) for part in parts] + 1
-  shape = len(blocks), len(blocks[0])
-  start, end = starts.reshape(shape).T, ends.reshape(shape).T
-  empty = end < start
-  return {
-    'data': np.concatenate(parts)[None].astype(float),
-    'datastart': np.where(empty, -1, start),
-    'dataend': np.where(empty, -1, end),
-    'titles': np.array(['Breath', 'ECG lead'][: shape[1]]),
-    'samplerate': np.repeat(np.array([rates]).T[: shape[1]], shape[0], 1),
-    'tickrate': np.full((1, shape[0]), 300.0),
-    'unittext': np.array(['V', 'mV']),
-    'unittextmap': np.repeat(np.array([[1.0], [2.0]])[: shape[1]], shape[0], 1),
-    'blocktimes': 737_000 + np.array([times]) / 86_400,
-    'rangemin': np.zeros(shape[::-1]),
-    'com': np.zeros((0, 5)),
-    **others,
-  }
 
 
 HALF = len(COUNTS) // 2

@@ -12,7 +12,10 @@ ARRAY_SUFFIXES = (
 )
 """Formats that may state neither a sampling rate nor units."""
 
-DEVICE_SUFFIXES = ('.hea', '.edf', '.bdf', '.mat', '.ecg', '.atc', '.dcm')
+DEVICE_SUFFIXES = (
+  *('.hea', '.edf', '.bdf', '.mat'),
+  *('.ecg', '.atc', '.vhdr', '.dcm'),
+)
 """Formats of recordings; what else has these endings is reported as such."""
 
 

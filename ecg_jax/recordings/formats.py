@@ -6,6 +6,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.recordings import (
   arrays,
   atc_files,
+  brainvision_files,
   dicom_files,
   edf_files,
   hdf5_files,
@@ -68,6 +69,7 @@ READERS = {
   '.bdf': edf_files.read_edf,
   '.ecg': ishne_files.read_ishne,
   '.atc': atc_files.read_atc,
+  '.vhdr': brainvision_files.read_brainvision,
   '.dcm': dicom_files.read_dicom,
   '.npy': arrays.read_npy,
   '.csv': text_files.read_text,

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import wfdb_header, wfdb_signals
+from ecg_jax.recordings import header_text, wfdb_signals
 from ecg_jax.recordings.channels import Channel, Channels, Samples
 from ecg_jax.recordings.wfdb_header import Header, read_header
 
@@ -28,7 +28,7 @@ class SignalSamples(Samples):
     numbers = [k for k, x in enumerate(header.signals) if x.file == name]
     self.member = numbers.index(number)
     self.file = wfdb_signals.open_file(
-      wfdb_header.beside(header.path, name),
+      header_text.beside(header.path, name),
       [header.signals[k] for k in numbers],
     )
     held, claimed = self.file.num_frames, header.length
@@ -147,7 +147,7 @@ class WfdbRecord(Channels):
 
 def _segment_header(path: pathlib.Path, name: str) -> Header:
   """Reads the header of a segment of a record."""
-  return read_header(wfdb_header.beside(path, f'{name}.hea'))
+  return read_header(header_text.beside(path, f'{name}.hea'))
 
 
 def read_wfdb(path: pathlib.Path) -> Channels:
