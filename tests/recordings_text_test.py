@@ -146,6 +146,8 @@ def test_marks_are_taken_from_all_rows(tmp_path, head, row, units):
      f"Line {COUNT + 1} of .* has 'End' where"),
     ('t ecg b', lambda k, v: f'{k / 500:.3f} {v:.4f}' + ' 1' * (k != 900),
      'Line 902 of .* has 2 columns, not 3'),
+    ('', lambda k, v: '1,2,3' if k < 400 else f'{k / 500:.3f},{v:.4f}',
+     r"Line 50 of .* has 3 columns, not 2 \('1,2,3'\)"),
     ('1\t2\n3\t4\n[Data]', lambda k, v: f'{k / 500:.3f}\t{v:.4f}',
      r"Line 3 of .* has '\[Data\]' where"),
     ('', lambda k, v: f'{k / 500:.3f}', 'no ECG but time'),

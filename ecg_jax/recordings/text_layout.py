@@ -213,6 +213,16 @@ def _upwards(
         f'Line {first + 1} of {path} has {lines[first].strip()[:40]!r} where a'
         ' number belongs: correct or remove it.'
       )
+  stretch = 0
+  for number, line in enumerate(lines[:start]):
+    kinds = text_lines.kinds(line, sign)
+    if line.strip():
+      stretch = stretch + 1 if {*kinds} <= {'number', 'missing'} else 0
+    if stretch == text_run.RUN:
+      raise InputError(
+        f'Line {number + 1} of {path} has {len(kinds)} columns, not {width}'
+        f' ({line.strip()[:40]!r}): correct or remove it.'
+      )
   return start
 
 
