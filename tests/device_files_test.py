@@ -108,6 +108,15 @@ def test_lengths_of_an_ishne_file(tmp_path, leads, claimed, read, noted):
   assert_array_equal(window_counts(recording), COUNTS[:read])
 
 
+@pytest.mark.parametrize(('checksum', 'noted'), [(0, 0), (7, 1)])
+def test_checksums_of_an_ishne_file(tmp_path, checksum, noted):
+  path = write_ishne(tmp_path, LEADS, checksum=checksum)
+  notes = open_recording(path).notes
+  assert (
+    notes == ('the checksum of the header is wrong: it may be damaged',)[:noted]
+  )
+
+
 def test_missing_samples_of_an_ishne_file(tmp_path):
   counts = LEADS[:, :3000].copy()
   counts[0, 1000:1100] = -(2**15)

@@ -606,9 +606,9 @@ def ambiguous(maker):
     first_number = maker.pick(0, 1)
     head = [sign.join(str(k + first_number) for k in range(width))]
     # A single number, or one that the first row goes on from, may be a sample.
-    if (
-      width == 1 or columns[0][0] == str(first_number + 1) or maker.chance(0.4)
-    ):
+    begin = float(columns[0][0].partition(' ')[0].partition(':')[0])
+    goes_on = 0 < begin - first_number <= 1
+    if width == 1 or goes_on or maker.chance(0.4):
       head = [sign.join(f'c{k}' for k in range(width))]
   written = np.array([*map(float, columns[before is not None])])
   return Export(

@@ -1,5 +1,6 @@
 """Writers of recordings in several formats, and readers of them."""
 
+import binascii
 import struct
 
 import edfio
@@ -105,7 +106,8 @@ def write_ishne(folder, counts, *, name='a', claimed=None, **fields):
     counts: int16 [leads, samples].
     name: Of the file.
     claimed: Number of samples that the header states.
-    fields: In place of: rate, leads (numbers of their names), resolutions (nV).
+    fields: In place of: rate, leads (numbers of their names), resolutions (nV),
+      checksum.
   """
   leads, samples = counts.shape
   numbers = fields.get('leads', [6] * leads)
@@ -128,7 +130,9 @@ def write_ishne(folder, counts, *, name='a', claimed=None, **fields):
     struct.pack('<h', fields.get('rate', RATE)), bytes(80 + 80 + 88),
   ])  # fmt: skip
   assert len(header) == 512
-  content = b'ISHNE1.0' + b'\0\0' + header + extra
+  checksum = binascii.crc_hqx(header + extra, 0xFFFF)
+  stated = struct.pack('<H', fields.get('checksum', checksum))
+  content = b'ISHNE1.0' + stated + header + extra
   path = folder / f'{name}.ecg'
   path.write_bytes(content + counts.T.astype('<i2').tobytes())
   return path

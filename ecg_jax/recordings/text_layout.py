@@ -314,7 +314,7 @@ def _is_header(
     step = columns[k][number + 1] - columns[k][number]
     goes_on = goes_on or abs(step - usual) <= 0.6 * usual
   numbers = [x for x in row if x]
-  in_order = len(numbers) > 1 and any(
+  in_order = number == 0 < len(numbers) - 1 and any(
     numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1)
   )
   signals = [k for k in columns if k not in clocks and row[k]]

@@ -44,6 +44,9 @@ class Signal:
   unit: str
   initial: int
   """First sample, which format 8 needs."""
+  checksum: int
+  """Sum of all samples, of which the last 16 bits count; 0 if not stated, as of
+  the challenge's records."""
   name: str
 
 
@@ -179,8 +182,8 @@ def _signal(path: pathlib.Path, line: str) -> Signal:
     raise InputError(
       f'{path} has {line[:60]!r} where a signal is described: restore it.'
     )
-  # Resolution, zero, first sample.
-  stated = [*map(int, fields[1:last]), 0, 0, 0]
+  # Resolution, zero, first sample, checksum.
+  stated = [*map(int, fields[1:last]), 0, 0, 0, 0]
   baseline = gain and gain['baseline']
   return Signal(
     file=found['file'],
@@ -191,5 +194,6 @@ def _signal(path: pathlib.Path, line: str) -> Signal:
     baseline=int(baseline) if baseline else stated[1],
     unit=(gain and gain['unit']) or 'mV',
     initial=stated[2],
+    checksum=stated[3],
     name=name if named else '',
   )
