@@ -37,11 +37,6 @@ def read_channels(path: pathlib.Path, variable: str | None = None) -> Channels:
       f'{path} is what macOS stores beside a file on other disks, not a'
       f' recording: name {path.name.removeprefix(APPLE_DOUBLE)}.'
     )
-  if path.is_symlink() and not path.exists():
-    raise InputError(
-      f'{path} is a link to {path.readlink()}, which does not exist: name a'
-      ' file.'
-    )
   if suffix not in SUFFIXES:
     raise InputError(
       f'{path} is not a recording of a known format: give .hea (with .dat or'
@@ -51,6 +46,11 @@ def read_channels(path: pathlib.Path, variable: str | None = None) -> Channels:
     )
   with explained(path):
     if not path.is_file():
+      if path.is_symlink() and not path.exists():
+        raise InputError(
+          f'{path} is a link to {path.readlink()}, which does not exist: name a'
+          ' file.'
+        )
       raise InputError(f'{path} is not a file: name one.')
     if not path.stat().st_size:
       raise InputError(f'{path} is empty: export it again.')

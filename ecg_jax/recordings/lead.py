@@ -201,7 +201,7 @@ def _open_lead(
     units_from: The option that states `units`, with its value.
     assumed: Rate and unit where nothing states them; None to refuse that.
   """
-  with explained(pathlib.Path(path)):
+  with explained(path):
     number, notes = lead_choice.choose(path, channels, lead)
   chosen = channels.channels[number]
   name, stated = chosen.name or str(number), chosen.rate
@@ -239,14 +239,14 @@ def _open_lead(
       notes += (f'states {unit} itself: {units_from} not used',)
   elif unit and units is not None and unit.lower() != units.strip().lower():
     notes += (f'states {unit}: taken as {units_from} says',)
-  with explained(pathlib.Path(path)):
+  with explained(path):
     samples = channels.open(number)
     if samples.num_samples < 1:
       raise InputError(f'{path} has no samples: export it again.')
   notes += samples.notes
 
   def read(start: int, stop: int) -> np.ndarray:
-    with explained(pathlib.Path(path)):
+    with explained(path):
       values = samples.read(start, stop)
       if len(values) != stop - start:
         raise InputError(
