@@ -37,9 +37,11 @@ def _fill(group, variables, matlab):
   for name, value in variables.items():
     if isinstance(value, dict):
       _fill(group.create_group(name), value, matlab)
-    elif matlab and isinstance(value, str):
-      codes = np.array([[ord(x)] for x in value], np.uint16)
-      group[name] = codes
+    elif matlab and np.asarray(value).dtype.kind == 'U':
+      texts = np.atleast_1d(value).tolist()
+      rows = [text.ljust(max(map(len, texts))) for text in texts]
+      codes = np.array([[ord(x) for x in row] for row in rows], np.uint16)
+      group[name] = codes.T
       group[name].attrs['MATLAB_class'] = np.bytes_('char')
     else:
       # MATLAB stores columns first.
@@ -253,11 +255,12 @@ HALF = len(COUNTS) // 2
 
 @pytest.mark.parametrize('pause', [0.0, 10.0, 3600.0])
 @pytest.mark.parametrize('breath', [0, 1000, HALF])
-def test_blocks_of_labchart(tmp_path, pause, breath):
+@pytest.mark.parametrize('write', NESTING[::2])
+def test_blocks_of_labchart(tmp_path, pause, breath, write):
   parts = COUNTS[:HALF] / 1000, COUNTS[HALF:] / 1000
   blocks = [(np.ones(breath), part) for part in parts]
   times = 0.0, HALF / 300 + pause
-  path = write_mat5(tmp_path, **labchart(blocks, times=times))
+  path = write(tmp_path, **labchart(blocks, times=times))
   found = formats.read_channels(path)
   assert found.facts['format'] == 'MATLAB of LabChart'
   assert [x.name for x in found.channels] == ['Breath', 'ECG lead']
@@ -295,14 +298,6 @@ def test_impossible_times_of_labchart_are_refused(tmp_path, times):
   path = write_mat5(tmp_path, **labchart(blocks, times=times))
   with pytest.raises(InputError, match='export one of them'):
     open_recording(path, lead='1')
-
-
-def test_labchart_of_version_73_is_refused(tmp_path):
-  """Its data are not one signal."""
-  variables = labchart([(COUNTS, COUNTS)])
-  numbers = {k: v for k, v in variables.items() if v.dtype.kind == 'f'}
-  with pytest.raises(InputError, match=r'is of LabChart.* save it with -v7'):
-    open_recording(write_mat73(tmp_path, **numbers), **MILLIVOLT)
 
 
 def test_labchart_without_a_unit_needs_one(tmp_path):
