@@ -229,6 +229,15 @@ def test_a_first_row_may_lack_its_last_fields(tmp_path):
   check(path, units='mV')
 
 
+def test_a_comma_behind_a_time_is_no_decimal_mark(tmp_path):
+  """In a file of so many rows that only some of them are looked at."""
+  signal = np.tile(ECG, 3)
+  lines = [f'{7 * k},{round(1e4 * v + 9e3)}' for k, v in enumerate(signal)]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(lines), newline='\r\n')
+  check(path, signal + 0.9, sampling_rate=RATE, gain=1e4)
+
+
 def test_a_first_row_that_is_passed_over_is_noted(tmp_path):
   path = write(tmp_path, '500', lambda k, v: f'{v:.4f}')
   recording = check(path, units='mV', sampling_rate=RATE)
@@ -492,6 +501,53 @@ def test_samples_that_an_index_has_not_are_missing(tmp_path):
   rows = [k for k in range(COUNT) if k not in GAP]
   path = write(tmp_path, ',ecg', lambda k, v: f'{k},{v:.4f}', rows)
   check(path, WITH_GAP, units='mV', sampling_rate=RATE)
+
+
+def _received(times, size, rng):
+  """When packets of about so many samples arrive."""
+  ends = np.cumsum(rng.integers(size // 2, size + size // 2, len(times)))
+  last = np.searchsorted(ends, np.arange(len(times)), 'right')
+  index = np.minimum(ends[last], len(times) - 1)
+  return np.maximum.accumulate(times[index] + rng.uniform(0, 0.03, len(times))[
+    index])  # fmt: skip
+
+
+@pytest.mark.parametrize('jitter', ['samples', 'packets of 8', 'packets of 60'])
+@pytest.mark.parametrize(
+  ('head', 'text'),
+  [
+    ('timestamp (ms),ecg', lambda t: f'{1e3 * t:.0f}'),
+    ('Time,ecg', lambda t: f'10:{t // 60:02.0f}:{t % 60:06.3f}'),
+    ('seconds,ecg', lambda t: f'{1.7e9 + t:.6f}'),
+  ],
+)
+@pytest.mark.parametrize('lost', [0, 2000])
+def test_times_that_jitter_tell_the_mean_rate(
+  tmp_path, jitter, head, text, lost
+):
+  """As a telephone stamps what it receives, with a gap or without."""
+  rng = np.random.default_rng(0)
+  signal = ecg(RATE, 20, rng)
+  rows = [k for k in range(len(signal)) if not 6000 <= k < 6000 + lost]
+  times = np.array(rows) / RATE
+  if jitter == 'samples':
+    times = np.sort(times + rng.uniform(0, 0.02, len(times)))
+  else:
+    times = _received(times, int(jitter.split()[-1]), rng)
+  lines = [
+    f'{text(t)},{signal[k]:.4f}' for t, k in zip(times, rows, strict=True)
+  ]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join([head, *lines]))
+  recording = open_recording(path, units='mV')
+  assert abs(recording.sampling_rate / RATE - 1) < 0.012
+  assert 'differ: their mean' in str(recording.notes)
+  found = recording.millivolt(0, recording.num_samples)
+  gap = np.isnan(found)
+  assert_allclose(found[~gap], signal[rows], atol=1e-4)
+  assert (gap.sum() > 0) == (lost > 0)
+  assert abs(gap.sum() - lost) < 120
+  assert np.isnan(found[6000 : 6000 + lost - 120]).all()
 
 
 @pytest.mark.parametrize('clock', ['ecg_timestamp', 'ppg_timestamp'])

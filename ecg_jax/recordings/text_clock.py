@@ -55,6 +55,8 @@ class Clock:
   """Whether the unit was chosen because only it gives a plausible rate."""
   of_day: bool
   """Whether it may be a time of day, which begins again at midnight."""
+  irregular: bool
+  """Whether its steps differ, such as those of a computer that receives."""
 
   @property
   def unit(self) -> str:
@@ -145,6 +147,7 @@ def find_clock(
   *,
   may_assume: bool,
   of_day: bool = False,
+  may_differ: bool = False,
 ) -> Clock | None:
   """The clock of a column, or None if its steps are not regular.
 
@@ -154,20 +157,17 @@ def find_clock(
     seconds: Seconds in the unit of the times, None if not stated.
     may_assume: Whether a unit may be assumed that is not stated.
     of_day: Whether these may be times of day.
+    may_differ: Whether the steps may differ, and the clock be irregular.
   """
   if of_day:
     blocks = [x + _midnights(np.diff(x, prepend=x[:1])) for x in blocks]
-  estimates = [x for x in map(_step, blocks) if x is not None]
-  if not estimates:
+  found = _common(blocks)
+  irregular = found is None
+  if found is None and may_differ:
+    found = _mean_step(max(blocks, key=len))
+  if found is None:
     return None
-  step, _, error = min(estimates, key=lambda x: x[2])
-  # The later a time is, the coarser it may be written.
-  resolution = max(x[1] for x in estimates)
-  if any(
-    abs(other / step - 1) > 2 * (error + other_error) + 2e-3
-    for other, _, other_error in estimates
-  ):
-    return None
+  step, resolution, error = found
   assumed = seconds is None and may_assume
   if assumed:
     low, high = _PLAUSIBLE
@@ -185,7 +185,42 @@ def find_clock(
     step = 1 / (near * seconds)
   elif abs(step - 1) <= error + 1e-6:
     step = 1.0
-  return Clock(column, step, resolution, seconds, assumed, of_day)
+  return Clock(column, step, resolution, seconds, assumed, of_day, irregular)
+
+
+def _common(
+  blocks: Sequence[np.ndarray],
+) -> tuple[float, float, float] | None:
+  """What `_step` finds in blocks, None if that is not the same in all."""
+  estimates = [x for x in map(_step, blocks) if x is not None]
+  if not estimates:
+    return None
+  step, _, error = min(estimates, key=lambda x: x[2])
+  if any(
+    abs(other / step - 1) > 2 * (error + other_error) + 2e-3
+    for other, _, other_error in estimates
+  ):
+    return None
+  # The later a time is, the coarser it may be written.
+  return step, max(x[1] for x in estimates), error
+
+
+def _mean_step(times: np.ndarray) -> tuple[float, float, float] | None:
+  """The same as `_step` of times whose steps differ, but around a mean."""
+  times = times[np.isfinite(times)]
+  steps = np.diff(times)
+  if len(steps) < 500:
+    return None
+  lag = len(steps) // 10
+  step = float(np.median(times[lag:] - times[:-lag])) / lag
+  jumps = (steps > 3 * np.quantile(steps, 0.995)) * (steps - step)
+  rows = np.arange(len(steps))
+  known = np.cumsum(steps - jumps)
+  step = float(np.polyfit(rows, known, 1)[0])
+  rest = known - step * rows
+  spread = float(rest.max() - rest.min())
+  error = 0.5 * spread / (step * len(steps)) if step > 0 else 1.0
+  return (step, spread, error) if 0 < error < 0.02 else None
 
 
 def _step(times: np.ndarray) -> tuple[float, float, float] | None:
@@ -229,11 +264,12 @@ def _coarse(
   if len(counts) < 3:
     return None
   unit = float(np.median(spans))
-  counts = counts[np.abs(spans - unit) <= 0.1 * unit + noise]
-  if len(counts) < 3 or counts.max() - counts.min() > 1:
+  usual = np.abs(spans - unit) <= 0.1 * unit + noise
+  counts, spans = counts[usual], spans[usual]
+  if np.mean(usual) < 0.8 or len(counts) < 3 or np.ptp(counts) > 1:
     return None
-  error = (counts.max() - counts.min() + 0.01) / float(counts.sum())
-  return unit / float(counts.mean()), unit, float(error)
+  error = (np.ptp(counts) + 0.01) / counts.sum() + np.ptp(spans) / spans.sum()
+  return float(spans.sum() / counts.sum()), float(spans.max()), float(error)
 
 
 def _count(before: np.ndarray, after: np.ndarray, clock: Clock) -> float | None:

@@ -134,6 +134,7 @@ def _find_clocks(
       may_assume=(judged == 'time' and named == 'time')
       or (fractions and named in ('', 'time')),
       of_day=kind == 'clock',
+      may_differ=kind == 'clock' or named == 'time' or seconds is not None,
     )
     fine = clock and clock.resolution <= clock.step
     # A heart rate may rise once a second.
@@ -176,6 +177,9 @@ def _rate(
     ]
     if clock.unit not in ('', 's'):
       notes.append(f'{column} taken to be in {clock.unit}')
+    if clock.irregular:
+      rate = f'their mean, {clock.rate:.6g} Hz, is taken'
+      notes.append(f'times of {column.removeprefix("time ")} differ: {rate}')
     if clock.unit:
       column += f', taken to be in {clock.unit}'
     return clock.rate, column, tuple(notes)

@@ -103,7 +103,8 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
   if all('"' in row for row in rows):
     return '' if all(row.count('"') == 2 for row in rows) else ','
   numbers = np.array([[float(a), float(b)] for a, b in both]).T
-  if any(content.role([x]) in ('time', 'row number') for x in numbers):
+  first = numbers[:, : _DECIDING // 2]  # The others are from all over.
+  if any(content.role([x]) in ('time', 'row number') for x in first):
     return ','
   if {*right} >= {*'0123456789'} and {*map(len, right)} == {1}:
     return ''  # One decimal place.
