@@ -496,6 +496,25 @@ def test_a_contradiction_about_the_rate_is_noted(tmp_path, head, options, note):
   assert [x[: len(note)] for x in notes] == [note] if note else not notes
 
 
+@pytest.mark.parametrize('unit', ['', ' sec'])
+@pytest.mark.parametrize('gap', [0, 5000])
+@pytest.mark.parametrize('digits', [5, 6])
+@pytest.mark.parametrize('start', [0, 960, 9950])
+def test_times_of_few_digits_are_coarser_later(
+  tmp_path, unit, gap, digits, start
+):
+  """Kind: as %g writes them, 50 rows to a time beyond 1,000 s."""
+  signal = np.tile(ECG, 10)
+  rows = [k for k in range(len(signal)) if not 15_000 <= k < 15_000 + gap]
+  lines = [f'{start + k / 500:.{digits}g}{unit},{signal[k]:.3f}' for k in rows]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(['Time,ecg', *lines]))
+  recording = open_recording(path, units='mV')
+  assert recording.sampling_rate == RATE
+  assert abs(recording.num_samples - len(signal)) <= (510 if gap else 0)
+  assert len(recording.notes) == (gap > 0)
+
+
 def test_samples_that_an_index_has_not_are_missing(tmp_path):
   """As pandas writes a frame from which rows were dropped."""
   rows = [k for k in range(COUNT) if k not in GAP]

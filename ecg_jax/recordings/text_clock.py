@@ -266,7 +266,9 @@ def _coarse(
   unit = float(np.median(spans))
   usual = np.abs(spans - unit) <= 0.1 * unit + noise
   counts, spans = counts[usual], spans[usual]
-  if np.mean(usual) < 0.8 or len(counts) < 3 or np.ptp(counts) > 1:
+  if np.mean(usual) < 0.8 or len(counts) < 3:
+    return None
+  if np.ptp(counts) > max(2, 0.05 * counts.mean()):
     return None
   error = (np.ptp(counts) + 0.01) / counts.sum() + np.ptp(spans) / spans.sum()
   return float(spans.sum() / counts.sum()), float(spans.max()), float(error)
@@ -341,7 +343,6 @@ class Gaps:
       self._last_row = int(rows[0])
       self._last = float(values[0])
     steps = np.diff(values, prepend=self._last)
-    passed = np.diff(rows, prepend=self._last_row)
     if clock.of_day:
       passed_midnight = _midnights(steps)
       steps = np.diff(values + passed_midnight, prepend=self._last)
@@ -362,14 +363,23 @@ class Gaps:
           ' begins: export its parts as files of their own.'
         )
       steps = np.where(back, steps % count, steps)
-    # The row before may share its time with those before it.
-    shares = np.append(False, steps[:-1] <= 0) * max(
-      0.0, clock.resolution - clock.step
-    )
-    missing = np.rint((steps - shares) / clock.step).astype(np.int64) - passed
+    self._last = float(values[-1])
+    # Rows may share a time: a step is that of all since the last.
+    changes = np.flatnonzero(steps)
+    rows, steps = rows[changes], steps[changes]
+    if not len(rows):
+      return
+    passed = np.diff(rows, prepend=self._last_row)
+    self._last_row = int(rows[-1])
+    missing = np.rint(steps / clock.step).astype(np.int64) - passed
     jump = (steps > passed * clock.step + max(0.5 * clock.step, tolerance)) & (
       missing > 0
     )
+    # The later a time is, the coarser it may be written: such a step comes
+    # again, after as many rows as it takes.
+    again = np.append(steps[1:], 0.0)
+    due = clock.step * np.append(passed[1:], 0)
+    jump &= ~((steps <= 1.01 * again) & (np.abs(again - due) < 0.1 * again))
     longest = steps.max() * (clock.seconds or 0.0)
     if longest > _MAX_GAP or missing[jump].sum() > 2**40:
       raise InputError(
@@ -378,4 +388,3 @@ class Gaps:
       )
     self.places += rows[jump].tolist()
     self.lengths += missing[jump].tolist()
-    self._last, self._last_row = float(values[-1]), int(rows[-1])
