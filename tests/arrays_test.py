@@ -300,6 +300,32 @@ def test_impossible_times_of_labchart_are_refused(tmp_path, times):
     open_recording(path, lead='1')
 
 
+@pytest.mark.parametrize('kind', [0, 8, 10, 19, 25, 200, 2**15])
+def test_types_that_would_end_the_process_are_explained(tmp_path, kind):
+  """SciPy takes an unknown type of data for an address in memory."""
+  path = write_mat5(tmp_path, **labchart([(COUNTS[:9], COUNTS[:50])]))
+  whole = path.read_bytes()
+  places = [k for k in range(128, len(whole), 8) if whole[k : k + 4] == (
+    b'\t\0\0\0')]  # fmt: skip
+  assert len(places) > 5
+  for place in places:
+    path.write_bytes(
+      whole[:place] + kind.to_bytes(4, 'little') + whole[place + 4 :]
+    )
+    with pytest.raises(InputError, match=f'type {kind} at byte {place}'):
+      open_recording(path, lead='1')
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+def test_types_of_structures_are_known(tmp_path, compressed):
+  nested = {'ecg': ROW, 'info': {'name': 'x', 'list': [1.5, 'a', {'b': ROW}]}}
+  path = tmp_path / 'a.mat'
+  scipy.io.savemat(path, {'r': nested, 'cube': np.ones((2, 3, 4), np.int8)},
+                   do_compression=compressed)  # fmt: skip
+  found = counts_of(path, variable='r.ecg', **MILLIVOLT)
+  assert_array_equal(found, COUNTS)
+
+
 def test_labchart_without_a_unit_needs_one(tmp_path):
   variables = labchart([(COUNTS, COUNTS)], unittextmap=np.full((2, 1), -1.0))
   path = write_mat5(tmp_path, **variables)
