@@ -106,8 +106,12 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
   start = _upwards(path, lines, run.start, sign, width)
   body = lines[start:]
   rows = [line for line in body if line.strip()]
+
+  def fields_of(line: str) -> list[str]:
+    return _fitted(text_lines.split(line, sign), sign, width)
+
   fields = [
-    [row for line in piece if len(row := _fields(line, sign, width)) == width]
+    [row for line in piece if len(row := fields_of(line)) == width]
     for piece in [rows, *pieces]
   ]
   some = text_marks.some_of([*itertools.chain(*fields)])
@@ -132,11 +136,10 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
   return _without_header_rows(layout, lines)
 
 
-def _fields(line: str, sign: str, width: int) -> list[str]:
+def _fitted(fields: list[str], sign: str, width: int) -> list[str]:
   """Fields of a row; the last may lack, or a comment be behind it."""
-  fields = text_lines.split(line, sign)
   if len(fields) == width + 1 and text_lines.is_comment(fields[-1]):
-    fields.pop()
+    return fields[:-1]
   missing = width - len(fields) if sign != ' ' else 0
   return fields + [''] * missing
 
@@ -185,13 +188,15 @@ def _upwards(
   """
 
   def is_row(line: str, words: bool) -> bool:
-    fields = _fields(line, sign, width)
-    if not len(text_lines.split(line, sign)) >= width == len(fields):
+    fields = text_lines.split(line, sign)
+    if len(fields) not in (width, width + 1):
       return False
-    return bool(text_run.places_of([*map(text_lines.kind, fields)], words))
+    kinds = [*map(text_lines.kind, _fitted(fields, sign, width))]
+    return len(kinds) == width and bool(text_run.places_of(kinds, words))
 
   def numbers(line: str) -> set[int]:
-    kinds = map(text_lines.kind, _fields(line, sign, width))
+    fields = _fitted(text_lines.split(line, sign), sign, width)
+    kinds = map(text_lines.kind, fields)
     return {k for k, kind in enumerate(kinds) if kind in text_run.NUMBERS}
 
   rows = (line for line in lines[start:] if is_row(line, words=True))
@@ -215,12 +220,14 @@ def _upwards(
       )
   stretch = 0
   for number, line in enumerate(lines[:start]):
-    kinds = text_lines.kinds(line, sign)
+    fields = text_lines.split(line, sign)
     if line.strip():
-      stretch = stretch + 1 if {*kinds} <= {'number', 'missing'} else 0
+      kinds = map(text_lines.kind, fields)
+      numeric = all(kind in ('number', 'missing') for kind in kinds)
+      stretch = stretch + 1 if numeric else 0
     if stretch == text_run.RUN:
       raise InputError(
-        f'Line {number + 1} of {path} has {len(kinds)} columns, not {width}'
+        f'Line {number + 1} of {path} has {len(fields)} columns, not {width}'
         f' ({line.strip()[:40]!r}): correct or remove it.'
       )
   return start
