@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -96,7 +96,6 @@ class TextFile(Channels):
           yield self._numbers(part, number), times
     except ValueError as error:
       self._explain(number, error)
-      raise
 
   def _frames(self, file: Any, types: dict[int, Any]) -> Iterator[Any]:
     import pandas
@@ -176,8 +175,8 @@ class TextFile(Channels):
       return False
     return bool((part[last].isna() & part[0].notna()).any())
 
-  def _explain(self, column: int, error: ValueError) -> None:
-    """Raises InputError for the line that cannot be read, if it is found."""
+  def _explain(self, column: int, error: ValueError) -> NoReturn:
+    """Raises InputError for the line that cannot be read."""
     width, sign = len(self.channels), self.layout.delimiter
     worded = self.layout.kinds[0] == 'word'
     header = {x for x in self.layout.above if re.search('[^\\W\\d]', x)}
@@ -213,6 +212,11 @@ class TextFile(Channels):
             f'Line {number} of {self.path} has {shown} where a number belongs:'
             ' correct or remove it.'
           ) from error
+    reason = ' '.join(str(error).split())[:100]
+    raise InputError(
+      f'{self.path} has a row that is not written as the others of its table'
+      f' ({reason}): correct or remove it.'
+    ) from error
 
   def _empty_lines_at_end(self) -> int:
     if self.layout.blank_lines_end_rows:
