@@ -673,6 +673,14 @@ def test_rows_may_be_leads(tmp_path, sign, names):
           lead=names[lead] if names else str(lead))  # fmt: skip
 
 
+def test_rows_of_leads_have_one_length(tmp_path):
+  lines = [','.join(['0.1'] * count) for count in (300, 301)]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(lines))
+  with pytest.raises(InputError, match='2 rows of different lengths'):
+    check(path, sampling_rate=RATE, units='mV', lead='0')
+
+
 @pytest.mark.parametrize(
   'codec',
   ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'cp1252',

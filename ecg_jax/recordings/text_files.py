@@ -94,7 +94,7 @@ class TextFile(Channels):
           if clock is not None:
             times = self._numbers(part, clock.column, errors='coerce')
           yield self._numbers(part, number), times
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
       self._explain(number, error)
 
   def _frames(self, file: Any, types: dict[int, Any]) -> Iterator[Any]:
@@ -175,7 +175,7 @@ class TextFile(Channels):
       return False
     return bool((part[last].isna() & part[0].notna()).any())
 
-  def _explain(self, column: int, error: ValueError) -> NoReturn:
+  def _explain(self, column: int, error: Exception) -> NoReturn:
     """Raises InputError for the line that cannot be read."""
     width, sign = len(self.channels), self.layout.delimiter
     worded = self.layout.kinds[0] == 'word'
@@ -319,7 +319,7 @@ def _read_rows(
   facts: dict[str, str],
 ) -> TextRows:
   """Reads a table whose rows are leads, perhaps with their names in front."""
-  named = layout.kinds[0] == 'word'
+  named, last = layout.kinds[0] == 'word', len(layout.kinds) - 1
   names, rows = [], []
   with text_lines.Rewritten(path, codec) as file:
     for number, line in enumerate(text_lines.lines(file, path)):
@@ -333,7 +333,8 @@ def _read_rows(
           ' a number belongs: correct or remove it.'
         )
       names.append(fields[0] if named else '')
-      rows.append([layout.value(x, k) for k, x in enumerate(fields[named:])])
+      columns = (min(k, last) for k in range(len(fields)))
+      rows.append([*map(layout.value, fields, columns)][named:])
   lengths = collections.Counter(map(len, rows))
   if len(lengths) > 1:
     raise InputError(

@@ -97,12 +97,14 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
     return ','
   if len({*right}) > 2 and (
     any(re.match(r'[-+]0+$', a) for a in left)
-    or any(re.match(r'0\d|\d+e', b, re.IGNORECASE) for b in right)
+    or any(re.match(r'0\d|\d*e', b, re.IGNORECASE) for b in right)
   ):
     return ''
   if all('"' in row for row in rows):
     return '' if all(row.count('"') == 2 for row in rows) else ','
-  numbers = np.array([[float(a), float(b)] for a, b in both]).T
+  numbers = np.array(
+    [[float(re.sub('[eE].*', '', x) or 0) for x in pair] for pair in both]
+  ).T
   first = numbers[:, : _DECIDING // 2]  # The others are from all over.
   if any(content.role([x]) in ('time', 'row number') for x in first):
     return ','
@@ -171,7 +173,7 @@ def marks(
     {*'.,'} & {x for x in ends if len(x) == 1 and x not in groups}
   )
   example = next((x for x in fields if '.' in x or ',' in x), '')
-  if len(groups) > 1 or len(marks) > 1 or groups & marks:
+  if len(groups) > 1 or len(marks) > 1 or groups & marks or ' ' in marks:
     raise InputError(
       f'{path} has numbers with different decimal marks, such as {example!r}:'
       ' export it with one decimal mark and without groups of thousands.'
