@@ -1,4 +1,4 @@
-"""Files of devices: ISHNE Holter, ATC of Kardia, DICOM waveforms."""
+"""Files of devices: ISHNE Holter, ATC of Kardia, DICOM, BrainVision."""
 
 import sys
 import zlib
@@ -15,6 +15,7 @@ from tests.recording_files import (
   open_recording,
   window_counts,
   write_atc,
+  write_brainvision,
   write_dicom,
   write_ishne,
 )
@@ -105,6 +106,15 @@ def test_lengths_of_an_ishne_file(tmp_path, leads, claimed, read, noted):
   assert recording.num_samples == read
   assert bool(recording.notes) == noted
   assert_array_equal(window_counts(recording), COUNTS[:read])
+
+
+@pytest.mark.parametrize(('checksum', 'noted'), [(0, 0), (7, 1)])
+def test_checksums_of_an_ishne_file(tmp_path, checksum, noted):
+  path = write_ishne(tmp_path, LEADS, checksum=checksum)
+  notes = open_recording(path).notes
+  assert (
+    notes == ('the checksum of the header is wrong: it may be damaged',)[:noted]
+  )
 
 
 def test_missing_samples_of_an_ishne_file(tmp_path):
@@ -203,3 +213,52 @@ def test_another_kind_of_ecg_file_is_named_as_such(tmp_path):
   (tmp_path / 'a.ecg').write_bytes(b'MUSE 7' + bytes(900))
   with pytest.raises(InputError, match='does not begin as an ISHNE Holter'):
     open_recording(tmp_path / 'a.ecg')
+
+
+@pytest.mark.parametrize('order', ['MULTIPLEXED', 'VECTORIZED'])
+@pytest.mark.parametrize(
+  ('form', 'big'),
+  [('INT_16', False), ('INT_16', True), ('INT_32', True),
+   ('IEEE_FLOAT_32', False), ('ASCII', False)],
+)  # fmt: skip
+def test_brainvision(tmp_path, order, form, big):
+  path = write_brainvision(tmp_path, LEADS, form=form, order=order, big=big)
+  assert find.find([tmp_path], with_arrays=False) == [path]
+  for number, name in enumerate(('ECG', 'Fp1', 'F,z')):
+    recording = open_recording(path, lead=name)
+    assert (recording.sampling_rate, recording.unit) == (300, 'µV')
+    found = recording.millivolt(100, recording.num_samples)
+    assert_allclose(found, LEADS[number][100:] / 2000, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'DataPoints': 10**6}, r'claims 3 channels of 1000000 .* a\.eeg has 3 of'),
+    ({'NumberOfChannels': 0}, "has '0' as numberofchannels"),
+    ({'SamplingInterval': 'x'}, "has 'x' as samplinginterval"),
+    ({'form': 'INT_12'}, "'INT_12', which is unknown: export it as INT_16"),
+    ({'DataFile': 'b.eeg'}, r'b\.eeg: No such file'),
+    ({'DataType': 'FREQUENCYDOMAIN'}, 'has spectra'),
+    ({'Ch1': 'ECG,,1,C'}, "is in 'C', not a voltage"),
+  ],
+)
+def test_brainvision_that_cannot_be_read_is_explained(tmp_path, fields, words):
+  path = write_brainvision(tmp_path, LEADS, **{'DataFormat': 'BINARY'} | fields)
+  with pytest.raises(InputError, match=words):
+    counts_of(path, lead='0')
+
+
+def test_brainvision_of_several_segments_is_refused(tmp_path):
+  path = write_brainvision(tmp_path, LEADS)
+  marks = [
+    'Mk1=New Segment,,1,1,0,20240102030405000000',
+    'Mk2=Stimulus,S1,9,1,0',
+  ]
+  for more, refused in (([], False), (['Mk3=New Segment,,4001,1,0'], True)):
+    (tmp_path / 'a.vmrk').write_text('\n'.join([*marks, *more]))
+    if refused:
+      with pytest.raises(InputError, match='has 2 segments'):
+        counts_of(path, lead='0')
+    else:
+      counts_of(path, lead='0')

@@ -7,6 +7,7 @@ import pytest
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import arrays, content, lead_choice
+from ecg_jax.recordings import lead as lead_lib
 from ecg_jax.recordings.channels import Channel
 
 RNG = np.random.default_rng(0)
@@ -192,3 +193,14 @@ def test_a_silent_lead_of_a_file_is_passed_over(silent, first):
   assert lead_choice.choose('f', file, '1') == (1, ())
   alone = dataclasses.replace(file, channels=file.channels[:1])
   assert lead_choice.choose('f', alone, None)[0] == 0
+
+
+@pytest.mark.parametrize('wanted', [None, '9'])
+def test_an_array_of_leads_names_the_argument(wanted):
+  with pytest.raises(InputError) as info:
+    lead_lib.from_array(
+      np.random.default_rng(0).normal(size=(3, 900)), sampling_rate=300.0,
+      units='mV', counts_per_millivolt=1000.0, lead=wanted,
+    )  # fmt: skip
+  assert '--' not in str(info.value)
+  info.match('choose with lead; it has 0, 1, 2' if wanted is None else '0, 1')

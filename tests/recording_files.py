@@ -1,5 +1,6 @@
 """Writers of recordings in several formats, and readers of them."""
 
+import binascii
 import struct
 
 import edfio
@@ -105,7 +106,8 @@ def write_ishne(folder, counts, *, name='a', claimed=None, **fields):
     counts: int16 [leads, samples].
     name: Of the file.
     claimed: Number of samples that the header states.
-    fields: In place of: rate, leads (numbers of their names), resolutions (nV).
+    fields: In place of: rate, leads (numbers of their names), resolutions (nV),
+      checksum.
   """
   leads, samples = counts.shape
   numbers = fields.get('leads', [6] * leads)
@@ -128,7 +130,9 @@ def write_ishne(folder, counts, *, name='a', claimed=None, **fields):
     struct.pack('<h', fields.get('rate', RATE)), bytes(80 + 80 + 88),
   ])  # fmt: skip
   assert len(header) == 512
-  content = b'ISHNE1.0' + b'\0\0' + header + extra
+  checksum = binascii.crc_hqx(header + extra, 0xFFFF)
+  stated = struct.pack('<H', fields.get('checksum', checksum))
+  content = b'ISHNE1.0' + stated + header + extra
   path = folder / f'{name}.ecg'
   path.write_bytes(content + counts.T.astype('<i2').tobytes())
   return path
@@ -272,3 +276,89 @@ def write_segments(folder):
     's/4 2 300 5700\ns_layout 0\ns1 3000\n~ 1200\ns2 1500\n'
   )
   return folder / 's.hea'
+
+
+def write_mat5(folder, **variables):
+  scipy.io.savemat(folder / 'a.mat', variables)
+  return folder / 'a.mat'
+
+
+def labchart(blocks, *, times=(0.0,), rates=(300.0, 300.0), **others):
+  """The variables that LabChart exports.
+
+  Args:
+    blocks: For each block the samples of each channel.
+    times: Seconds at which blocks begin.
+    rates: Hz, of each channel.
+    others: Further variables, in place of those here.
+  """
+  parts = [part for block in blocks for part in block]
+  ends = np.cumsum([len(part) for part in parts], dtype=float)
+  starts = ends - [len(part) for part in parts] + 1
+  shape = len(blocks), len(blocks[0])
+  start, end = starts.reshape(shape).T, ends.reshape(shape).T
+  empty = end < start
+  return {
+    'data': np.concatenate(parts)[None].astype(float),
+    'datastart': np.where(empty, -1, start),
+    'dataend': np.where(empty, -1, end),
+    'titles': np.array(['Breath', 'ECG lead'][: shape[1]]),
+    'samplerate': np.repeat(np.array([rates]).T[: shape[1]], shape[0], 1),
+    'tickrate': np.full((1, shape[0]), 300.0),
+    'unittext': np.array(['V', 'mV']),
+    'unittextmap': np.repeat(np.array([[1.0], [2.0]])[: shape[1]], shape[0], 1),
+    'blocktimes': 737_000 + np.array([times]) / 86_400,
+    'rangemin': np.zeros(shape[::-1]),
+    'com': np.zeros((0, 5)),
+    **others,
+  }
+
+
+def write_brainvision(
+  folder, counts, name='a', form='INT_16', order='MULTIPLEXED', **fields
+):
+  """A BrainVision header and its file.
+
+  Args:
+    folder: Where to write.
+    counts: [channels, samples], of 1/2 uV.
+    name: Of the files.
+    form: Of the samples, ASCII for text.
+    order: Of the samples.
+    fields: Keys and values of the header, in place of those here; `big` for
+      samples whose highest byte is first.
+  """
+  big = fields.pop('big', False)
+  rows = np.asarray(counts)
+  table = rows if order == 'VECTORIZED' else rows.T
+  kind = {'INT_16': 'i2', 'INT_32': 'i4', 'IEEE_FLOAT_32': 'f4'}.get(form)
+  lines = {
+    'Codepage': 'UTF-8', 'DataFile': f'{name}.eeg',
+    'MarkerFile': f'{name}.vmrk',
+    'DataFormat': 'BINARY' if kind else 'ASCII', 'DataOrientation': order,
+    'NumberOfChannels': len(rows), 'DataPoints': rows.shape[1],
+    'SamplingInterval': 1e6 / RATE, 'BinaryFormat': form,
+    'UseBigEndianOrder': 'YES' if big else 'NO', 'DecimalSymbol': ',',
+    'SkipLines': int(order != 'VECTORIZED'),
+    'SkipColumns': int(order == 'VECTORIZED'),
+    **{f'Ch{k + 1}': f'{x},,0.5,µV' for k, x in zip(
+      range(len(rows)), ('ECG', 'Fp1', r'F\1z'), strict=False)},
+    **fields,
+  }  # fmt: skip
+  text = '\n'.join(f'{key}={value}' for key, value in lines.items())
+  path = folder / f'{name}.vhdr'
+  path.write_text(
+    f'Brain Vision Data Exchange Header File Version 1.0\n; by us\n{text}\n'
+    '[Comment]\nDataFile=other.eeg\n', encoding='utf-8',
+  )  # fmt: skip
+  data = folder / f'{name}.eeg'
+  if kind:
+    table.astype('<>'[big] + kind).tofile(data)
+  else:
+    start = ['c0 c1 c2'] * (order != 'VECTORIZED')
+    names = [f'c{k} ' * (order == 'VECTORIZED') for k in range(len(table))]
+    data.write_text('\n'.join(start + [
+      first + ' '.join(f'{x:.2f}' for x in row).replace('.', ',')
+      for first, row in zip(names, table, strict=True)
+    ]))  # fmt: skip
+  return path

@@ -29,17 +29,20 @@ from tests.recording_files import (
   RATE,
   STATED,
   counts_of,
+  labchart,
   open_recording,
   recording_of,
   window_counts,
   write_atc,
   write_bdf,
+  write_brainvision,
   write_csv,
   write_dicom,
   write_edf,
   write_hdf5,
   write_ishne,
   write_mat,
+  write_mat5,
   write_npy,
   write_npz,
   write_segments,
@@ -582,6 +585,8 @@ def whole(tmp_path_factory):
   """Suffix -> file that is mutated, and the folder they are written to."""
   folder = tmp_path_factory.mktemp('whole')
   counts = COUNTS[:600]
+  (folder / 'labchart').mkdir()
+  blocks = [(counts[:9], counts[:50])] * 2
   return folder, {
     'hea': write_mat(folder, counts, 'a').read_bytes(),
     'mat': (folder / 'a.mat').read_bytes(),
@@ -595,6 +600,10 @@ def whole(tmp_path_factory):
     'npz': write_npz(folder, ecg=counts[:50]).read_bytes(),
     'h5': write_hdf5(folder, ecg=counts[:50]).read_bytes(),
     'dcm': write_dicom(folder, counts[None]).read_bytes(),
+    'vhdr': write_brainvision(folder, counts[None], 'v').read_bytes(),
+    'labchart': write_mat5(
+      folder / 'labchart', **labchart(blocks, times=(0, 99))
+    ).read_bytes(),
   }
 
 
@@ -602,7 +611,7 @@ def whole(tmp_path_factory):
   'kind',
   [
     *('hea', 'mat', 'edf', 'csv', 'npy', 'segments'),
-    *('bdf', 'ecg', 'atc', 'npz', 'h5', 'dcm'),
+    *('bdf', 'ecg', 'atc', 'npz', 'h5', 'dcm', 'vhdr', 'labchart'),
   ],
 )
 @helpers.fuzzed
@@ -612,8 +621,8 @@ def test_accidents_are_explained(whole, kind, data):
   content = data.draw(
     helpers.mutated(files[kind]) | helpers.mutated(files[kind][:256])
   )
-  suffix = 'hea' if kind == 'segments' else kind
-  path = folder / f'{"s" if kind == "segments" else "a"}.{suffix}'
+  name = {'segments': 's.hea', 'labchart': 'l.mat'}.get(kind, f'a.{kind}')
+  path = folder / name
   path.write_bytes(content)
   try:
     helpers.accepts_or_explains(lambda: counts_of(path, **STATED))

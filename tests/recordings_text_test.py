@@ -146,6 +146,8 @@ def test_marks_are_taken_from_all_rows(tmp_path, head, row, units):
      f"Line {COUNT + 1} of .* has 'End' where"),
     ('t ecg b', lambda k, v: f'{k / 500:.3f} {v:.4f}' + ' 1' * (k != 900),
      'Line 902 of .* has 2 columns, not 3'),
+    ('', lambda k, v: '1,2,3' if k < 400 else f'{k / 500:.3f},{v:.4f}',
+     r"Line 50 of .* has 3 columns, not 2 \('1,2,3'\)"),
     ('1\t2\n3\t4\n[Data]', lambda k, v: f'{k / 500:.3f}\t{v:.4f}',
      r"Line 3 of .* has '\[Data\]' where"),
     ('', lambda k, v: f'{k / 500:.3f}', 'no ECG but time'),
@@ -197,6 +199,43 @@ def test_counts_rates_and_clocks_are_no_samples(tmp_path, head, row):
   lead = 'CH1' if 'CH1' in head else '1' if '-' in row(1, 1.0) else None
   lead = None if 'timestamp' in head else lead
   check(path, units='mV', sampling_rate=RATE, lead=lead)
+
+
+@pytest.mark.parametrize('form', ['{:g}', '{:.5g}', '{:.15g}', '{:.3g} '])
+@pytest.mark.parametrize('offset', [0, 1e-3, 1e-2])
+@pytest.mark.parametrize('zeros', [1, 2, 5])
+def test_a_first_sample_may_be_written_as_0(tmp_path, form, offset, zeros):
+  """Kind: a first row taken for a header, or a header for a sample."""
+  right = np.where(np.arange(COUNT) < zeros, 0.0, ECG - ECG[zeros] + offset)
+  lines = [form.format(v) for v in right]
+  path = write(tmp_path, '', lambda k, v: lines[k])
+  check(path, right, tolerance=0.006, units='mV', sampling_rate=RATE)
+  path = write(tmp_path, '', lambda k, v: f'{lines[k].strip()}\t{lines[-k]}')
+  check(path, right, tolerance=0.006, units='mV', sampling_rate=RATE, lead='0')
+
+
+@pytest.mark.parametrize('form', ['{:.4f}', '{!r}', '{:.6e}', '{:.2f}'])
+@pytest.mark.parametrize('head', ['0', '500', '3000', '0\n500', '500\n3000'])
+def test_a_number_above_samples_with_decimals_is_no_sample(
+  tmp_path, form, head
+):
+  path = write(tmp_path, head, lambda k, v: form.format(float(v - ECG[0])))
+  check(path, ECG - ECG[0], tolerance=0.006, units='mV', sampling_rate=RATE)
+
+
+def test_a_first_row_may_lack_its_last_fields(tmp_path):
+  path = write(tmp_path, 't,ecg,resp', lambda k, v: f'{k / 500},{v:.4f}'
+               + ',0.3' * (k % 3 > 0))  # fmt: skip
+  check(path, units='mV')
+
+
+def test_a_comma_behind_a_time_is_no_decimal_mark(tmp_path):
+  """In a file of so many rows that only some of them are looked at."""
+  signal = np.tile(ECG, 3)
+  lines = [f'{7 * k},{round(1e4 * v + 9e3)}' for k, v in enumerate(signal)]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(lines), newline='\r\n')
+  check(path, signal + 0.9, sampling_rate=RATE, gain=1e4)
 
 
 def test_a_first_row_that_is_passed_over_is_noted(tmp_path):
@@ -271,6 +310,30 @@ def test_names_and_header_lines_state_the_unit(tmp_path, head, scale, codec):
   assert recording.unit_from.startswith(('header line', 'name of column'))
 
 
+@pytest.mark.parametrize('sign', [',', ';', '\t'])
+@pytest.mark.parametrize('decimal', ['.', ','])
+@pytest.mark.parametrize('unit', ['mV', ' mV', ' uV', 'µV', ' volts'])
+def test_fields_state_the_unit(tmp_path, sign, decimal, unit):
+  """Kind: numbers with a unit behind them, a few of them missing."""
+  scale = {'mV': 1, 'volts': 1e-3}.get(unit.strip(), 1e3)
+
+  def row(k, v):
+    fields = (f'{2 * k} ms', f'{scale * v:.7f}{unit}' if k % 99 else 'NaN')
+    fields = [x.replace('.', decimal) for x in fields]
+    both = sign == decimal
+    return sign.join(f'"{x}"' if both else x for x in fields)
+
+  path = write(tmp_path, f'Time{sign}ECG', row)
+  right = np.where(np.arange(COUNT) % 99, ECG, np.nan)
+  assert check(path, right).unit_from == 'fields of column 1'
+
+
+def test_fields_of_another_unit_are_refused(tmp_path):
+  path = write(tmp_path, 'ECG', lambda k, v: f'{v:.4f} ' + 'mu'[k == 900] + 'V')
+  with pytest.raises(InputError, match=r"Line 902 of .* uV' where a number"):
+    check(path, sampling_rate=RATE)
+
+
 def test_an_unknown_unit_is_named_and_units_decide(tmp_path):
   path = write(tmp_path, 't,ECG [adu]', lambda k, v: f'{k / 500},{v:.4f}')
   with pytest.raises(InputError, match="is in 'adu', not a known voltage"):
@@ -298,6 +361,23 @@ def test_an_unknown_unit_is_named_and_units_decide(tmp_path):
     ('time,ecg', lambda t: f'{(86_398 + int(t)) // 3600 % 24:02}:'
      f'{(86_398 + int(t)) // 60 % 60:02}:{(58 + t) % 60:06.3f}'),
     ("'Elapsed time',ecg", lambda t: f"'0:{t:06.3f}'"),
+    # As MATLAB writes durations and times.
+    ('Time,ecg', lambda t: f'{t:.3f} sec'),
+    ('Time,ecg', lambda t: f'{t / 60:.15g} min'),
+    ('Time,ecg', lambda t: f'{1000 * t:.6g}ms'),
+    ('Time,ecg', lambda t: f'{1e6 * t:.0f} µs'),
+    ('Time (h),ecg', lambda t: f'{t:.3f} s'),
+    ('', lambda t: f'{t:.3f} seconds'),
+    ('time,ecg', lambda t: f'03-May-2022 10:30:{t:06.3f}'),
+    ('time,ecg', lambda t: f'"May 3, 2022 10:30:{t:06.3f} AM"'),
+    ('time,ecg', lambda t: '{}-2022 23:59:59.{:03}'.format(*(
+      ('31-May', round(1000 * t)) if t < 1 else ('', 0))) if t < 1 else
+     f'01-Jun-2022 00:00:{t - 1:06.3f}'),
+    # As rdsamp writes the number of a sample, and units.
+    ('n,ecg\n(0.002 sec),(mV)', lambda t: f'{500 * t:.0f}'),
+    ('seconds,mV\ntime,ecg', lambda t: f'{t:.3f}'),
+    ("'hh:mm:ss.mmm','mV'\n'Elapsed time','ecg'", lambda t: f"'0:{t:06.3f}'"),
+    ("'Elapsed time','ecg'\n'seconds','mV'", lambda t: f'{t:.3f}'),
     ('date,time,ecg', lambda t: f'2026-01-02,08:00:{t:06.3f}'),
   ],
 )  # fmt: skip
@@ -327,6 +407,81 @@ def test_times_that_are_not_of_one_recording_are_refused(tmp_path, row, words):
 
 
 @pytest.mark.parametrize(
+  ('head', 'row', 'words'),
+  [
+    # Rows are numbered anew, of equal recordings or not.
+    ('sample,ecg', lambda k, v: f'{k % 1500},{v:.4f}', 'anew at row 1501'),
+    ('sample,ecg', lambda k, v: f'{(k + 500) % 2900},{v:.4f}', 'row 2401'),
+    ('sample,ecg', lambda k, v: f'{k % 1500 + 1},{v:.4f}', 'anew at row 1501'),
+    ('sample,ecg', lambda k, v: f'{k - 2990 * (k > 2992)},{v}', 'row 2994'),
+    (',ecg', lambda k, v: f'{k % 1000},{v:.4f}', 'anew at row 1001'),
+    ('', lambda k, v: f'{k % 2048};{v:.4f}', 'anew at row 2049'),
+    # Times, in a unit that is known or not, more than half a day ago.
+    ('x,ecg', lambda k, v: f'{8 * (k % 1500)},{v:.4f}', 'anew at row 1501'),
+    ('time_ms,ecg', lambda k, v: f'{2 * (k % 999)},{v:.4f}', 'time at row'),
+    ('Time (s),ecg', lambda k, v: f'{k / 500 + 5e4 * (k < 1500)},{v:.4f}',
+     'time at row 1501'),
+    ('Time,ecg', lambda k, v: f'{k % 1500 / 500:.3f} sec,{v:.4f}',
+     'time at row 1501'),
+    # Keys of a recording, a person, a device, a lead.
+    ('FitbitEcgKey,Participant,Value', lambda k, v: f'a{k // 1500},P,{v:.4f}',
+     'column FitbitEcgKey says from row 1501'),
+    ('record_id,ecg', lambda k, v: f'{k // 2999},{v:.4f}', 'from row 3000 on'),
+    ('Subject,ecg', lambda k, v: f'{k // 80 % 2 if k > 5 else ""},{v:.4f}',
+     'from row 81 on'),
+    ('patient,ecg', lambda k, v: f'{[31, 7, 9][k // 1000]},{v:.4f}', '1001'),
+    ('ecg,ecg_id', lambda k, v: f'{v:.4f},{k // 1500}', 'from row 1501 on'),
+    ('ecg,file', lambda k, v: f'{v:.4f},{"ab"[k > 2000]}.txt', 'from row 2002'),
+    ('lead,value', lambda k, v: f'{["I", "II"][k % 2]},{v:.4f}', 'from row 2'),
+    ('sensor;value', lambda k, v: f'{"ab"[k // 9 % 2]};{v:.4f}', 'from row 10'),
+    # The header again.
+    ('t,ecg', lambda k, v: 't,ecg' if k == 1500 else f'{k / 500},{v:.4f}',
+     'Line 1502 of .* is one of its header'),
+    ('Name,Jane\nECG', lambda k, v: 'Name,Jane' if k == 50 else f'{v:.4f}',
+     'Line 53 of .* is one of its header'),
+  ],
+)  # fmt: skip
+def test_several_recordings_in_a_file_are_refused(tmp_path, head, row, words):
+  """Kind: another recording that begins within the file, read as its rest."""
+  path = write(tmp_path, head, row)
+  with pytest.raises(InputError, match='own') as info:
+    check(path, units='mV', sampling_rate=RATE)
+  info.match(words)
+
+
+@pytest.mark.parametrize(
+  ('head', 'row'),
+  [
+    ('sample,ecg', lambda k, v: f'{k % 256},{v:.4f}'),
+    ('sample,ecg', lambda k, v: f'{k % 201},{v:.4f}'),
+    ('sample,ecg', lambda k, v: f'{(k + 64_000) % 65_536},{v:.4f}'),
+    ('stamp,ecg', lambda k, v: f'{64 * k % 2**16},{v:.4f}'),
+    ('stamp,ecg', lambda k, v: f'{(2**32 - 999_000 + 2000 * k) % 2**32},{v}'),
+    ('micros,ecg', lambda k, v: f'{(2**32 - 999_000 + 2000 * k) % 2**32},{v}'),
+  ],
+)
+@pytest.mark.parametrize('gap', [False, True])
+def test_counters_of_few_bits_show_gaps(tmp_path, head, row, gap):
+  rows = [k for k in range(COUNT) if not (gap and 1200 <= k < 1300)]
+  right = ECG.copy()
+  right[1200 : 1300 if gap else 1200] = np.nan
+  check(write(tmp_path, head, row, rows), right, units='mV', sampling_rate=RATE)
+
+
+def test_keys_of_rows_and_a_single_key_are_no_recordings(tmp_path):
+  for name, field in (
+    ('id', lambda k: f'6f{k * 7919 % 10007:05}x'),
+    ('participant', lambda k: 'P1' if k % 9 else ''),
+    ('event id', lambda k: str(int(k % 700 < 9))),
+    ('EXG channel 3', lambda k: '0' if k < 2000 else '7'),
+  ):
+    path = write(
+      tmp_path, f'{name},ecg', lambda k, v, f=field: f'{f(k)},{v:.4f}'
+    )
+    check(path, units='mV', sampling_rate=RATE)
+
+
+@pytest.mark.parametrize(
   ('head', 'options', 'note'),
   [
     ('', {'sampling_rate': 250}, 'states 500 Hz itself'),
@@ -341,11 +496,77 @@ def test_a_contradiction_about_the_rate_is_noted(tmp_path, head, options, note):
   assert [x[: len(note)] for x in notes] == [note] if note else not notes
 
 
+@pytest.mark.parametrize('unit', ['', ' sec'])
+@pytest.mark.parametrize('gap', [0, 5000])
+@pytest.mark.parametrize('digits', [5, 6])
+@pytest.mark.parametrize('start', [0, 960, 9950])
+def test_times_of_few_digits_are_coarser_later(
+  tmp_path, unit, gap, digits, start
+):
+  """Kind: as %g writes them, 50 rows to a time beyond 1,000 s."""
+  signal = np.tile(ECG, 10)
+  rows = [k for k in range(len(signal)) if not 15_000 <= k < 15_000 + gap]
+  lines = [f'{start + k / 500:.{digits}g}{unit},{signal[k]:.3f}' for k in rows]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(['Time,ecg', *lines]))
+  recording = open_recording(path, units='mV')
+  assert recording.sampling_rate == RATE
+  assert abs(recording.num_samples - len(signal)) <= (510 if gap else 0)
+  assert len(recording.notes) == (gap > 0)
+
+
 def test_samples_that_an_index_has_not_are_missing(tmp_path):
   """As pandas writes a frame from which rows were dropped."""
   rows = [k for k in range(COUNT) if k not in GAP]
   path = write(tmp_path, ',ecg', lambda k, v: f'{k},{v:.4f}', rows)
   check(path, WITH_GAP, units='mV', sampling_rate=RATE)
+
+
+def _received(times, size, rng):
+  """When packets of about so many samples arrive."""
+  ends = np.cumsum(rng.integers(size // 2, size + size // 2, len(times)))
+  last = np.searchsorted(ends, np.arange(len(times)), 'right')
+  index = np.minimum(ends[last], len(times) - 1)
+  return np.maximum.accumulate(times[index] + rng.uniform(0, 0.03, len(times))[
+    index])  # fmt: skip
+
+
+@pytest.mark.parametrize('jitter', ['samples', 'packets of 8', 'packets of 60'])
+@pytest.mark.parametrize(
+  ('head', 'text'),
+  [
+    ('timestamp (ms),ecg', lambda t: f'{1e3 * t:.0f}'),
+    ('Time,ecg', lambda t: f'10:{t // 60:02.0f}:{t % 60:06.3f}'),
+    ('seconds,ecg', lambda t: f'{1.7e9 + t:.6f}'),
+  ],
+)
+@pytest.mark.parametrize('lost', [0, 2000])
+def test_times_that_jitter_tell_the_mean_rate(
+  tmp_path, jitter, head, text, lost
+):
+  """As a telephone stamps what it receives, with a gap or without."""
+  rng = np.random.default_rng(0)
+  signal = ecg(RATE, 20, rng)
+  rows = [k for k in range(len(signal)) if not 6000 <= k < 6000 + lost]
+  times = np.array(rows) / RATE
+  if jitter == 'samples':
+    times = np.sort(times + rng.uniform(0, 0.02, len(times)))
+  else:
+    times = _received(times, int(jitter.split()[-1]), rng)
+  lines = [
+    f'{text(t)},{signal[k]:.4f}' for t, k in zip(times, rows, strict=True)
+  ]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join([head, *lines]))
+  recording = open_recording(path, units='mV')
+  assert abs(recording.sampling_rate / RATE - 1) < 0.012
+  assert 'differ: their mean' in str(recording.notes)
+  found = recording.millivolt(0, recording.num_samples)
+  gap = np.isnan(found)
+  assert_allclose(found[~gap], signal[rows], atol=1e-4)
+  assert (gap.sum() > 0) == (lost > 0)
+  assert abs(gap.sum() - lost) < 120
+  assert np.isnan(found[6000 : 6000 + lost - 120]).all()
 
 
 @pytest.mark.parametrize('clock', ['ecg_timestamp', 'ppg_timestamp'])
@@ -362,6 +583,82 @@ def test_of_two_clocks_that_of_the_lead_is_taken(tmp_path, clock):
   assert recording.rate_from.startswith(f'time column {clock}, ')
 
 
+LABVIEW = """LabVIEW Measurement
+Decimal_Separator\t{decimal}
+X_Columns\t{columns}
+***End_of_Header***\t
+Channels\t2
+Samples\t3000\t3000
+Y_Unit_Label\t{unit}\t{unit}
+X_Dimension\tTime\tTime
+X0\t0{decimal}0E+0\t0
+Delta_X\t0{decimal}002000\t2E-3
+***End_of_Header***
+"""
+
+
+@pytest.mark.parametrize('decimal', ['.', ','])
+@pytest.mark.parametrize('columns', ['No', 'One', 'Multi'])
+@pytest.mark.parametrize('comment', [True, False])
+@pytest.mark.parametrize(
+  ('unit', 'scale'), [('Volts', 1e-3), ('mV', 1), ('uV', 1e3)]
+)
+def test_labview(tmp_path, decimal, columns, comment, unit, scale):
+  """A rate and units in lines of the header, and rows without comments."""
+  head = LABVIEW.format(decimal=decimal, columns=columns, unit=unit)
+  x = 'X_Value\t' if columns == 'Multi' else ''
+  names = f'X_Value\tResp\t{x}ECG' + '\tComment' * comment
+  time = '' if columns == 'No' else '{:.6f}'
+  form = f'{time}\t0.5\t{time}\t{{:.7f}}' if x else f'{time}\t0.5\t{{:.7f}}'
+
+  def row(k, v):
+    times = [k / 500] * form.count('6f')
+    text = form.format(*times, scale * v).replace('.', decimal)
+    return text + '\tstart' * (comment and k == 7)
+
+  recording = check(write(tmp_path, head + names, row, name='a.lvm'))
+  assert recording.unit_from == 'header line 7'
+  rows = '\n'.join(row(k, v) for k, v in enumerate(ECG))
+  path = tmp_path / 'a.lvm'
+  path.write_text(path.read_text() + head + names + '\n' + rows)
+  with pytest.raises(InputError, match='where another recording begins'):
+    check(path)
+
+
+def test_labels_above_the_table_are_names(tmp_path):
+  """As LabSystem Pro writes them; its samples are counts."""
+  head = '[Header]\n Sample Rate: 500Hz\n' + ''.join(
+    f' Channel #: {k}\n Label: {x}\n Range: 5mv \n' for k, x in
+    enumerate(('RA 1-2', 'II', 'V1'), 1)
+  ) + '\n[Data]'  # fmt: skip
+  path = write(tmp_path, head, lambda k, v: f'{k % 9},{round(6554 * v)},-1')
+  assert check(path, gain=6554).lead == 'II'
+
+
+@pytest.mark.parametrize(
+  ('head', 'row', 'lead'),
+  [
+    ('Timestamp (ms),Samples', lambda k, v: f'{2 * k},{v:.4f}', None),
+    ('Timestamp (ms);sample', lambda k, v: f'{2 * k};{v:.4f}', None),
+    ('nSeq\tValue', lambda k, v: f'{k % 16}\t{v:.4f}', None),
+    ('Time,1,2', lambda k, v: f'{k / 500},{v:.4f},{-v:.4f}', '1'),
+    ('Time,1,2', lambda k, v: f'{k / 500},{-v:.4f},{v:.4f}', '2'),
+    ('128,1,2', lambda k, v: f'{v:.4f},{-v:.4f},{v:.4f}', '0'),
+    ('n,lead,3', lambda k, v: f'{k},{v:.4f},1', None),
+  ],
+)
+def test_a_name_alone_makes_no_row_numbers(tmp_path, head, row, lead):
+  path = write(tmp_path, head, row)
+  check(path, units='mV', sampling_rate=RATE, lead=lead)
+
+
+def test_several_samples_in_a_row_are_refused(tmp_path):
+  names = ','.join(f'Sample{k}' for k in range(4))
+  path = write(tmp_path, f'time,{names}', lambda k, v: f'{k},{v},{v},{v},{v}')
+  with pytest.raises(InputError, match='4 samples in each row, Sample0 to'):
+    check(path, units='mV', sampling_rate=RATE, lead='Sample1')
+
+
 @pytest.mark.parametrize('sign', [',', ';', '\t', ' '])
 @pytest.mark.parametrize('names', [None, ('I', 'II', 'aVR')])
 def test_rows_may_be_leads(tmp_path, sign, names):
@@ -374,6 +671,14 @@ def test_rows_may_be_leads(tmp_path, sign, names):
   for lead in (0, 1, 2):
     check(path, rows[lead], sampling_rate=RATE, units='mV',
           lead=names[lead] if names else str(lead))  # fmt: skip
+
+
+def test_rows_of_leads_have_one_length(tmp_path):
+  lines = [','.join(['0.1'] * count) for count in (300, 301)]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(lines))
+  with pytest.raises(InputError, match='2 rows of different lengths'):
+    check(path, sampling_rate=RATE, units='mV', lead='0')
 
 
 @pytest.mark.parametrize(

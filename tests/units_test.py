@@ -2,7 +2,7 @@
 
 import pytest
 
-from ecg_jax.recordings.units import to_millivolt
+from ecg_jax.recordings.units import to_millivolt, to_seconds
 
 SPELLINGS = {
   1e3: 'V v Volt volts VOLTS [V] Voltios В вольт 伏',
@@ -52,3 +52,18 @@ def test_a_micro_sign_in_any_encoding_read_in_any_other(encoding, read):
 )
 def test_what_is_no_voltage_is_not_taken_for_one(text):
   assert to_millivolt(text) is None
+
+
+@pytest.mark.parametrize(
+  ('text', 'seconds'),
+  [
+    ('s', 1), ('sec', 1), ('[Seconds]', 1), ('(ms)', 1e-3), ('µs', 1e-6),
+    ('ns', 1e-9), ('min', 60), ('hr', 3600), ('hours', 3600), ('days', 86_400),
+    ('s/256', 1 / 256), ('0.002 sec', 0.002), ('4ms', 0.004),
+    ('0,004 s', 0.004), ('0.00277778 sec', 1 / 360), ('0.0039 s', 0.0039),
+    ('mV', None), ('', None), ('0 s', None), ('-1 s', None), ('1e999 s', None),
+  ],
+)  # fmt: skip
+def test_units_and_periods_of_time(text, seconds):
+  found = to_seconds(text)
+  assert found == (seconds and pytest.approx(seconds, rel=1e-12))

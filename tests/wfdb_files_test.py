@@ -271,6 +271,35 @@ def test_a_damaged_header_is_explained(tmp_path, text, words):
   assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize('fmt', ['16', '212', '80', '24', '32'])
+@pytest.mark.parametrize('leads', [1, 2])
+def test_checksums_are_verified(tmp_path, fmt, leads):
+  counts = np.stack([COUNTS // 10, COUNTS // -20][:leads])
+  if fmt == '80':
+    counts = np.clip(np.diff(counts, append=0), -99, 99).cumsum(1) % 90
+  names = NAMES[:leads]
+  path = write_wfdb(tmp_path, counts.T, fmt=fmt, names=names)
+  for number in range(leads):
+    assert open_recording(path, lead=str(number)).notes == ()
+  stated = path.read_text()
+  checksums = [line.split()[6] for line in stated.splitlines()[1 : leads + 1]]
+  assert '0' not in checksums
+  data = path.with_suffix('.dat')
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+  notes = [open_recording(path, lead=str(k)).notes for k in range(leads)]
+  assert 'the checksum of lead' in str(notes)
+  assert sum(map(len, notes)) == 1
+  # As the challenge's records, which state none.
+  for checksum in checksums:
+    stated = stated.replace(f' {checksum} ', ' 0 ')
+  path.write_text(stated)
+  assert [open_recording(path, lead=str(k)).notes for k in range(leads)] == (
+    [()] * leads
+  )
+
+
 def test_more_samples_than_the_header_states_are_noted(tmp_path):
   path = write_raw(tmp_path, f'a 1 300 3000\n{ECG_LINE}')
   recording = open_recording(path)

@@ -5,7 +5,7 @@ import io
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,13 @@ _LONGEST_HEADER = 2**20
 
 _MOST_UNPACKED = 2**30
 """Bytes of the members of a .npz file, at most."""
+
+
+_MATRIX, _COMPRESSED = 14, 15
+"""Types of elements of a MATLAB file that have others in them."""
+
+_TYPES = {*range(1, 8), 9, 12, 13, _MATRIX, _COMPRESSED, 16, 17, 18}
+"""All types of elements."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,8 @@ def read_mat(path: pathlib.Path, variable: str | None = None) -> Channels:
 
   # From memory SciPy reads no more than there is, whatever a header claims.
   content = path.read_bytes()
+  if 0 not in content[:4] and content[124:128] in (b'\0\1IM', b'\1\0MI'):
+    _check_types(path, content, 128, len(content))
   try:
     names = [name for name, _, _ in scipy.io.whosmat(io.BytesIO(content))]
   except NotImplementedError:
@@ -58,6 +67,35 @@ def read_mat(path: pathlib.Path, variable: str | None = None) -> Channels:
   if labchart_files.is_labchart(known) and variable in (None, 'data'):
     return labchart_files.labchart_channels(path, known)
   return _chosen(path, 'MATLAB', known, variable)
+
+
+def _check_types(
+  path: pathlib.Path, content: bytes, start: int, stop: int
+) -> None:
+  """Raises InputError for an unknown type, which SciPy takes for an address.
+
+  Args:
+    path: The file.
+    content: Of all of a file of version 5.
+    start: First byte of some elements.
+    stop: One past their last byte.
+  """
+  order: Literal['little', 'big'] = (
+    'little' if content[126:128] == b'IM' else 'big'
+  )
+  while start + 8 <= stop:
+    kind = int.from_bytes(content[start : start + 4], order)
+    size = int.from_bytes(content[start + 4 : start + 8], order)
+    if kind >> 16:  # A short element, with its size beside its type.
+      kind, size = kind & 0xFFFF, 0
+    if kind not in _TYPES:
+      raise InputError(
+        f'{path} has data of type {kind} at byte {start}, which is unknown: it'
+        ' is damaged, so save it again.'
+      )
+    if kind == _MATRIX:
+      _check_types(path, content, start + 8, min(stop, start + 8 + size))
+    start += 8 + (size if kind == _COMPRESSED else -(-size // 8) * 8)
 
 
 def read_npy(path: pathlib.Path) -> Channels:

@@ -72,7 +72,7 @@ class Channels(abc.ABC):
 
 
 @contextlib.contextmanager
-def explained(path: pathlib.Path) -> Iterator[None]:
+def explained(path: pathlib.Path | str) -> Iterator[None]:
   """Turns any exception that a library raises for a file into InputError."""
   try:
     with warnings.catch_warnings():

@@ -41,6 +41,17 @@ _WORDS = {
 }
 """What a channel with such a word in its name is, if it is no ECG."""
 
+_KEY = re.compile(
+  r'(record|session|subject|patient|user|device|file)?(id|key|identifier)|'
+  r'uuid|guid|record(ing)?|session|subject|participant|patient'
+)
+"""Words in the name of a column of keys."""
+
+_KEY_OF_WORDS = re.compile(
+  'file(name)?|name|user|device|sensor|channel|lead|signal'
+)
+"""The same where the fields are words."""
+
 _EEG = re.compile(
   r'(fp|af|fc|ft|cp|tp|po|f|c|p|o|t)(z|\d{1,2})-\w+', re.IGNORECASE
 )
@@ -74,6 +85,22 @@ def is_inverted(name: str) -> bool:
   """Whether a lead is aVR, in which the ECG is upside down."""
   return bool(re.fullmatch(r'(lead[ _]*)?-?avr([-+ (].*)?', name.strip(),
                            re.IGNORECASE))  # fmt: skip
+
+
+def is_key(name: str, *, of_words: bool) -> bool:
+  """Whether a column says to which recording or signal a row belongs.
+
+  Args:
+    name: Its name.
+    of_words: Whether it has words; numbers may be a signal of such a name.
+  """
+  words = _words(name)
+  if re.search('ecg|ekg', name, re.IGNORECASE):
+    words = words[-1:]  # Such as `ecg_id`, not `ECG recording`.
+  patterns = (_KEY, _KEY_OF_WORDS) if of_words else (_KEY,)
+  return not role(name) and any(
+    pattern.fullmatch(word) for pattern in patterns for word in words
+  )
 
 
 @functools.lru_cache

@@ -34,9 +34,11 @@ def role(blocks: Sequence[np.ndarray]) -> str:
   )
   if len(present) >= _FEWEST_OF_CLOCK and len(steps):
     typical = float(np.median(steps))
+    even = np.mean(steps == 1) > 0.5
     if (steps >= 0).all() or (steps <= 0).all():
-      even = np.mean(steps == 1) > 0.5
       return 'row number' if even else 'time'
+    if even and np.mean(steps == 1) > 0.9:
+      return 'row number'  # Of 4 bits.
     # A counter, or a time, begins again now and then.
     if typical > 0 and np.mean(np.abs(steps / typical - 1) < 0.5) > 0.95:
       return 'row number' if typical == 1 else 'time'

@@ -6,10 +6,16 @@ import pathlib
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import formats, lead, units, wfdb_header
 
-ARRAY_SUFFIXES = ('.csv', '.tsv', '.txt', '.npy', '.npz', '.h5', '.hdf5')
+ARRAY_SUFFIXES = (
+  *('.csv', '.tsv', '.txt', '.lvm'),
+  *('.npy', '.npz', '.h5', '.hdf5'),
+)
 """Formats that may state neither a sampling rate nor units."""
 
-DEVICE_SUFFIXES = ('.hea', '.edf', '.bdf', '.mat', '.ecg', '.atc', '.dcm')
+DEVICE_SUFFIXES = (
+  *('.hea', '.edf', '.bdf', '.mat'),
+  *('.ecg', '.atc', '.vhdr', '.dcm'),
+)
 """Formats of recordings; what else has these endings is reported as such."""
 
 

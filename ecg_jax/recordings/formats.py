@@ -6,6 +6,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.recordings import (
   arrays,
   atc_files,
+  brainvision_files,
   dicom_files,
   edf_files,
   hdf5_files,
@@ -36,11 +37,6 @@ def read_channels(path: pathlib.Path, variable: str | None = None) -> Channels:
       f'{path} is what macOS stores beside a file on other disks, not a'
       f' recording: name {path.name.removeprefix(APPLE_DOUBLE)}.'
     )
-  if path.is_symlink() and not path.exists():
-    raise InputError(
-      f'{path} is a link to {path.readlink()}, which does not exist: name a'
-      ' file.'
-    )
   if suffix not in SUFFIXES:
     raise InputError(
       f'{path} is not a recording of a known format: give .hea (with .dat or'
@@ -50,6 +46,11 @@ def read_channels(path: pathlib.Path, variable: str | None = None) -> Channels:
     )
   with explained(path):
     if not path.is_file():
+      if path.is_symlink() and not path.exists():
+        raise InputError(
+          f'{path} is a link to {path.readlink()}, which does not exist: name a'
+          ' file.'
+        )
       raise InputError(f'{path} is not a file: name one.')
     if not path.stat().st_size:
       raise InputError(f'{path} is empty: export it again.')
@@ -68,11 +69,13 @@ READERS = {
   '.bdf': edf_files.read_edf,
   '.ecg': ishne_files.read_ishne,
   '.atc': atc_files.read_atc,
+  '.vhdr': brainvision_files.read_brainvision,
   '.dcm': dicom_files.read_dicom,
   '.npy': arrays.read_npy,
   '.csv': text_files.read_text,
   '.txt': text_files.read_text,
   '.tsv': text_files.read_text,
+  '.lvm': text_files.read_text,
 }
 """Suffix -> reader of a file with one table of channels."""
 

@@ -10,6 +10,9 @@ from ecg_jax.errors import InputError
 from ecg_jax.recordings import labchart_files, variables
 from ecg_jax.recordings.channels import Channels, Samples
 
+_MOST_LOADED = 2**32
+"""Bytes of variables that are read at once, at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Hdf5File(Channels):
@@ -68,9 +71,14 @@ def read_hdf5(path: pathlib.Path, variable: str | None = None) -> Channels:
       known[name.replace('/', '.')] = item
 
   file.visititems(add)
-  if labchart_files.is_labchart(known):
-    raise InputError(
-      f'{path} is of LabChart and of MATLAB version 7.3: save it with -v7.'
+  if labchart_files.is_labchart(known) and variable in (None, 'data'):
+    if sum(item.nbytes for item in known.values()) > _MOST_LOADED:
+      raise InputError(
+        f'{path} of LabChart has more than 4 GiB: export one of its channels.'
+      )
+    stored = {k: x for k, x in known.items() if 'MATLAB_empty' not in x.attrs}
+    return labchart_files.labchart_channels(
+      path, {name: _matlab(item) for name, item in stored.items()}
     )
   arrays = {
     name: item.shape for name, item in known.items() if _is_numbers(item)
@@ -116,6 +124,14 @@ def _value(dataset: Any) -> Any:
   if _plain(dataset.attrs.get('MATLAB_class', '')) == 'char':
     return ''.join(map(chr, np.asarray(value).ravel()))
   return value
+
+
+def _matlab(dataset: Any) -> np.ndarray:
+  """A variable as MATLAB has it, rows of characters as texts."""
+  value = np.asarray(dataset[()]).T
+  if _plain(dataset.attrs.get('MATLAB_class', '')) != 'char':
+    return value
+  return np.array([''.join(map(chr, row)) for row in np.atleast_2d(value)])
 
 
 def _plain(value: Any) -> Any:

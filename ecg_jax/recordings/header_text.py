@@ -1,7 +1,12 @@
-"""Text in the headers of binary files."""
+"""Text in the headers of recordings, and the files that they name."""
 
 import codecs
 import math
+import os
+import pathlib
+import unicodedata
+
+from ecg_jax.errors import InputError
 
 
 def decode(content: bytes) -> str:
@@ -33,3 +38,31 @@ def number(text: str) -> float | None:
   except ValueError:
     return None
   return value if math.isfinite(value) and '_' not in text else None
+
+
+def beside(path: pathlib.Path, name: str) -> pathlib.Path:
+  """The file that a header names.
+
+  Its name may differ in case, as on systems that ignore it, and in how accents
+  are composed, as between systems.
+
+  Raises:
+    InputError: The name is an address, or one in an archive.
+  """
+  if '://' in name or '::' in name or '\0' in name:
+    raise InputError(
+      f'{path} names a file that is not beside it ({name[:80]}): give a copy'
+      ' with all its files in one folder.'
+    )
+  exact = path.parent / name
+  if os.path.lexists(exact):
+    return exact
+  wanted = _caseless(exact.name)
+  folder = exact.parent
+  files = folder.iterdir() if folder.is_dir() else ()
+  alike = [file for file in files if _caseless(file.name) == wanted]
+  return alike[0] if len(alike) == 1 else exact
+
+
+def _caseless(name: str) -> str:
+  return unicodedata.normalize('NFC', name).casefold()

@@ -1,5 +1,6 @@
 """Reads ISHNE Holter files (.ecg), of 16-bit samples of up to 12 leads."""
 
+import binascii
 import dataclasses
 import pathlib
 import struct
@@ -10,6 +11,9 @@ from ecg_jax.errors import InputError
 from ecg_jax.recordings.channels import Channel, Channels, Samples
 
 _HEADER_BYTES = 522
+
+_LONGEST_HEADER = 2**20
+"""Bytes, of which the checksum is."""
 
 _MISSING = -(2**15)
 
@@ -93,6 +97,12 @@ def read_ishne(path: pathlib.Path) -> Channels:
   resolutions = struct.unpack_from(f'<{leads}h', header, 206)
   held = max(0, path.stat().st_size - start) // (2 * leads)
   num_samples, notes = _length(path, claimed, held, leads)
+  with path.open('rb') as file:
+    whole = file.read(min(start, _LONGEST_HEADER))[10:]
+  [checksum] = struct.unpack_from('<H', header, 8)
+  # Of the header alone; some programs state none.
+  if checksum not in (0, binascii.crc_hqx(whole, 2**16 - 1)):
+    notes += ('the checksum of the header is wrong: it may be damaged',)
   channels = [
     Channel(
       _LEADS.get(name, f'ECG {number + 1}'),

@@ -103,7 +103,8 @@ def labchart_channels(path: pathlib.Path, known: Mapping[str, Any]) -> Channels:
       f'{path} has blocks of several sampling rates: export one of them.'
     )
   blocks = starts.shape[1]
-  times = 86_400 * np.atleast_1d(known.get('blocktimes', 0)).astype(np.float64)
+  days = np.asarray(known.get('blocktimes', 0), np.float64)
+  times = 86_400 * days.ravel()
   if times.size != blocks or not np.isfinite(times).all():
     raise InputError(
       f'{path} does not state when its {blocks} blocks begin: export one of'

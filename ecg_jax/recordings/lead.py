@@ -122,6 +122,7 @@ def open_recording(
     sampling_rate=sampling_rate,
     units=units,
     counts_per_millivolt=counts_per_millivolt,
+    lead_option='--lead',
     units_from=f'--units {units}' if gain is None else f'--gain {gain:g}',
     assumed=encoding if is_record else None,
   )
@@ -187,6 +188,7 @@ def _open_lead(
   units: str | None,
   counts_per_millivolt: float,
   units_from: str = 'units',
+  lead_option: str = 'lead',
   assumed: Encoding | None = None,
 ) -> Recording:
   """Opens a lead of a file or an array.
@@ -199,10 +201,11 @@ def _open_lead(
     units: Unit, where the file states none.
     counts_per_millivolt: What 'counts' are.
     units_from: The option that states `units`, with its value.
+    lead_option: The option that states `lead`.
     assumed: Rate and unit where nothing states them; None to refuse that.
   """
-  with explained(pathlib.Path(path)):
-    number, notes = lead_choice.choose(path, channels, lead)
+  with explained(path):
+    number, notes = lead_choice.choose(path, channels, lead, lead_option)
   chosen = channels.channels[number]
   name, stated = chosen.name or str(number), chosen.rate
   unit = (chosen.unit or '').strip()
@@ -215,20 +218,7 @@ def _open_lead(
     units, units_from = 'counts', 'assumed'
     count = f'{counts_per_millivolt:g}'
     notes += (f'no header: taken to be in units of 1/{count} mV',)
-  if rate is None and chosen.rate_from:
-    raise InputError(
-      f'{path} states several sampling rates ({chosen.rate_from}): give'
-      f' --sampling_rate HZ of lead {name}.'
-    )
-  if rate is None:
-    raise InputError(
-      f'{path} does not say its sampling rate: give --sampling_rate HZ.'
-    )
-  if not SLOWEST <= rate <= FASTEST:  # Neither is NaN.
-    raise InputError(
-      f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
-      f' {FASTEST:g}: give the right one.'
-    )
+  rate = _checked_rate(path, name, rate, chosen.rate_from)
   scale = _scale(path, name, unit, units, counts_per_millivolt)
   if sampling_rate not in (None, rate):
     unused = f'--sampling_rate {sampling_rate:g} not used'
@@ -239,14 +229,14 @@ def _open_lead(
       notes += (f'states {unit} itself: {units_from} not used',)
   elif unit and units is not None and unit.lower() != units.strip().lower():
     notes += (f'states {unit}: taken as {units_from} says',)
-  with explained(pathlib.Path(path)):
+  with explained(path):
     samples = channels.open(number)
     if samples.num_samples < 1:
       raise InputError(f'{path} has no samples: export it again.')
   notes += samples.notes
 
   def read(start: int, stop: int) -> np.ndarray:
-    with explained(pathlib.Path(path)):
+    with explained(path):
       values = samples.read(start, stop)
       if len(values) != stop - start:
         raise InputError(
@@ -258,7 +248,7 @@ def _open_lead(
   return Recording(
     path,
     name,
-    float(rate),
+    rate,
     samples.num_samples,
     notes,
     read,
@@ -268,6 +258,27 @@ def _open_lead(
     unit if states_unit else units or '',
     chosen.unit_from if states_unit else units_from.partition(' ')[0],
   )
+
+
+def _checked_rate(
+  path: str, lead: str, rate: float | None, stated: str
+) -> float:
+  """A rate that is neither missing nor impossible; `stated` says where."""
+  if rate is None and stated:
+    raise InputError(
+      f'{path} states several sampling rates ({stated}): give --sampling_rate'
+      f' HZ of lead {lead}.'
+    )
+  if rate is None:
+    raise InputError(
+      f'{path} does not say its sampling rate: give --sampling_rate HZ.'
+    )
+  if not SLOWEST <= rate <= FASTEST:  # Neither is NaN.
+    raise InputError(
+      f'{path} has a sampling rate of {rate:g} Hz, not {SLOWEST:g} to'
+      f' {FASTEST:g}: give the right one.'
+    )
+  return float(rate)
 
 
 def is_counts(units: str) -> bool:

@@ -25,7 +25,7 @@ _NO_VOLTAGE = re.compile(
 
 
 def choose(
-  path: str, source: Channels, wanted: str | None
+  path: str, source: Channels, wanted: str | None, option: str = '--lead'
 ) -> tuple[int, tuple[str, ...]]:
   """Chooses the lead of a file; returns its number and notes.
 
@@ -35,6 +35,7 @@ def choose(
     path: Name of the file in an error.
     source: The file.
     wanted: As in `choose_lead`.
+    option: As in `choose_lead`.
 
   Raises:
     InputError: As `choose_lead`.
@@ -43,7 +44,7 @@ def choose(
   judged: set[int] = set()
   notes: tuple[str, ...] = ()
   while True:
-    number, why = choose_lead(path, channels, wanted)
+    number, why = choose_lead(path, channels, wanted, option)
     if wanted is not None or len(channels) == 1 or number in judged:
       return number, notes + why
     judged.add(number)
@@ -63,7 +64,10 @@ def _blocks(source: Channels, number: int) -> list[np.ndarray]:
 
 
 def choose_lead(
-  path: str, channels: Sequence[Channel], wanted: str | None
+  path: str,
+  channels: Sequence[Channel],
+  wanted: str | None,
+  option: str = '--lead',
 ) -> tuple[int, tuple[str, ...]]:
   """Chooses the lead to read; returns its number and notes.
 
@@ -73,20 +77,21 @@ def choose_lead(
     wanted: Name (case is ignored) or number of a channel. None for the only one
       that may be an ECG, or the first with a name like an ECG lead's; aVR,
       which is upside down, only where there is no other.
+    option: What `wanted` is called where the user gives it.
 
   Raises:
     InputError: There is no such lead; the message lists the leads.
   """
   names = [channel.name or str(k) for k, channel in enumerate(channels)]
   parts = [
-    f'{k} {name}' + f' ({channel.role})' * bool(channel.role)
-    for k, (name, channel) in enumerate(zip(names, channels, strict=True))
+    f'{k} {channel.name}'.strip() + f' ({channel.role})' * bool(channel.role)
+    for k, channel in enumerate(channels)
   ]
   listed = f'it has {", ".join(parts)}'
   if len(listed) > 300:
     listed = f'{listed[:300]}...'
   if wanted is not None:
-    return _wanted(path, channels, names, listed, wanted)
+    return _wanted(path, channels, listed, wanted, option)
   may_be = [
     k
     for k, channel in enumerate(channels)
@@ -99,8 +104,8 @@ def choose_lead(
     if column_names.is_inverted(names[number]):
       return number, (f'lead {names[number]} taken, which is upside down',)
     if rest and not all(column_names.is_lead(names[k]) for k in named):
-      others = ', '.join(names[k] for k in rest[:4])
-      return number, (f'lead {names[number]} taken, not {others}',)
+      left = ', '.join(names[k] for k in rest[:4])
+      return number, (f'lead {names[number]} taken, not {left}',)
     return number, ()
   if len(channels) == 1:
     # A signal that is constant, or one whose name says nothing else.
@@ -108,25 +113,33 @@ def choose_lead(
     electric = may_be_voltage(channels[0].unit)
     if electric and not known and channels[0].role not in _UNREADABLE:
       return 0, ()
-  may_be = [k for k in may_be if not column_names.role(names[k])]
-  if len(may_be) == 1 and not any(map(column_names.is_ecg, names)):
+  # Row numbers are judged by their content.
+  plain = ('', 'row number')
+  may_be = [k for k in may_be if column_names.role(names[k]) in plain]
+  others = [
+    name
+    for name, channel in zip(names, channels, strict=True)
+    if column_names.is_ecg(name) and channel.role != 'text'
+  ]
+  if len(may_be) == 1 and not others:
     [number] = may_be
     note = f'lead {names[number]} taken, the only one that may be an ECG'
     return number, (note,)
   raise InputError(
     f'{path} has no channel that looks like an ECG by name, unit and content:'
-    f' choose with --lead; {listed}.'
+    f' choose with {option}; {listed}.'
   )
 
 
 def _wanted(
   path: str,
   channels: Sequence[Channel],
-  names: Sequence[str],
   listed: str,
   wanted: str,
+  option: str,
 ) -> tuple[int, tuple[str, ...]]:
   """The lead of a name or number."""
+  names = [channel.name or str(k) for k, channel in enumerate(channels)]
   plain = wanted.strip().lower()
   bare = text_headers.with_unit(wanted.strip())[0].lower()
   exact = [k for k, name in enumerate(names) if name.strip().lower() == plain]
@@ -144,7 +157,7 @@ def _wanted(
   if channels[number].role in _UNREADABLE:
     raise InputError(
       f'Lead {names[number]} of {path} is no ECG but {channels[number].role}:'
-      f' choose another with --lead; {listed}.'
+      f' choose another with {option}; {listed}.'
     )
   notes: tuple[str, ...] = ()
   if channels[number].role:

@@ -1,9 +1,8 @@
 """Columns of times: the sampling rate that they tell, and their jumps."""
 
 import dataclasses
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,12 +14,35 @@ _PLAUSIBLE = (50.0, 5000.0)
 _MAX_GAP = 7 * 86_400.0
 """Seconds that a jump of the time lasts at most."""
 
+_SHORTEST = 512
+"""Rows of a recording, at least; a counter that begins anew earlier has few
+bits."""
+
 _DAY = 86_400.0
+
+_LONGEST = 64
+"""Characters of a time, at most."""
+
+_MONTHS = ('jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct',
+           'nov', 'dec')  # fmt: skip
+
+_PARTS = re.compile(
+  r'(?:(?P<year>\d{4})[-./](?P<month>\d\d?)[-./](?P<day>\d\d?)[ T_]+|'
+  rf'(?P<early_day>\d\d?)[- ./](?P<name>{"|".join(_MONTHS)})[a-z]*\.?[- ./]'
+  r'(?P<late_year>\d{4})[ T_]+)?'
+  r'(?P<a>\d{1,9}):(?P<b>\d{1,9})(?::(?P<c>\d{1,9}))?'
+  r'(?:[.,:](?P<part>\d{1,15}))?(?: ?(?P<half>[ap])\.?m)?',
+  re.ASCII | re.IGNORECASE,
+)
+"""A date and a time of day, or a time since the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-  """A column whose numbers rise by the same step with each row."""
+  """A column whose numbers rise by the same step with each row.
+
+  That may be a time, or the number of the row.
+  """
 
   column: int
   step: float
@@ -28,10 +50,13 @@ class Clock:
   resolution: float
   """Least difference of two times that the column can show."""
   seconds: float | None
-  """Seconds in the column's unit, None where it is not known or rows are
-  numbered."""
+  """Seconds in the column's unit, None where it is not known, or is a row."""
   assumed: bool
   """Whether the unit was chosen because only it gives a plausible rate."""
+  of_day: bool
+  """Whether it may be a time of day, which begins again at midnight."""
+  irregular: bool
+  """Whether its steps differ, such as those of a computer that receives."""
 
   @property
   def unit(self) -> str:
@@ -45,44 +70,74 @@ class Clock:
     return None if self.seconds is None else 1 / (self.step * self.seconds)
 
 
-def clock_seconds(texts: Sequence[str]) -> np.ndarray:
+def clock_seconds(texts: Sequence[str] | np.ndarray) -> np.ndarray:
   """Converts times of day, or since a start, to seconds.
+
+  Texts that differ in their digits only are converted together.
 
   Args:
     texts: As `text_lines.CLOCK` describes them.
 
   Returns:
     float64 [len(texts)], NaN for what is no time; with the day of a date only
-    where it is written year first.
+    where it is written year first or with the month's name.
   """
-  return np.array([_seconds(text) for text in texts], np.float64)
-
-
-def _seconds(text: str) -> float:
-  found = re.search(
-    r'(?:(\d{4})[-./](\d\d?)[-./](\d\d?)[ T_]+)?'
-    r'(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?(?:[.,:](\d{1,15}))?'
-    r'(?: ?([ap])\.?m)?',
-    str(text),
-    re.IGNORECASE,
+  fixed = np.array([str(text)[:_LONGEST] for text in texts], str)
+  width = fixed.dtype.itemsize // 4
+  signs = (
+    fixed.view(np.uint32).reshape(-1, width) if width else np.empty((0, 0))
   )
+  is_digit = (signs >= ord('0')) & (signs <= ord('9'))
+  forms = np.where(is_digit, ord('0'), signs)
+  seconds = np.full(len(fixed), np.nan)
+  rest = np.arange(len(fixed))
+  while len(rest):
+    same = (forms[rest] == forms[rest[0]]).all(axis=1)
+    rows, rest = rest[same], rest[~same]
+    seconds[rows] = _seconds(str(fixed[rows[0]]), signs[rows])
+  return seconds
+
+
+def _seconds(text: str, signs: np.ndarray) -> np.ndarray | float:
+  """Seconds of texts of one form.
+
+  Args:
+    text: One of them.
+    signs: Characters [texts, length] of all.
+  """
+  found = _PARTS.search(text)
   if found is None:
-    return math.nan
-  year, month, day, first, second, third, part, half = found.groups()
-  if third is None:  # Minutes and seconds, if they have a fraction.
-    hours, minutes, seconds = 0, int(first), int(second)
-    if part is None:
-      hours, minutes, seconds = int(first), int(second), 0
-  else:
-    hours, minutes, seconds = int(first), int(second), int(third)
-  if half:
-    hours = hours % 12 + 12 * (half.lower() == 'p')
+    return np.nan
+
+  def number(part: str) -> np.ndarray:
+    digits = signs[:, slice(*found.span(part))].astype(np.int64) - ord('0')
+    return digits @ 10 ** np.arange(digits.shape[1])[::-1]
+
+  hours, minutes, seconds = number('a'), number('b'), number('c')
+  if found['c'] is None and found['part']:  # Minutes and seconds.
+    hours, minutes, seconds = 0 * hours, hours, minutes
+  if found['half']:
+    hours = hours % 12 + 12 * (found['half'].lower() == 'p')
   time = 3600 * hours + 60 * minutes + seconds
-  fraction = int(part) / 10 ** len(part) if part else 0.0
-  if year and 1 <= int(month) <= 12 and 1 <= int(day) <= 28 + 3:
-    days = np.datetime64(f'{year}-{int(month):02}', 'D') + (int(day) - 1)
-    time += int(days.astype(int)) * 86_400
-  return time + fraction
+  digits = len(found['part'] or '')
+  return time + _days(found, number) * 86_400 + number('part') / 10**digits
+
+
+def _days(
+  found: re.Match[str], number: Callable[[str], np.ndarray]
+) -> np.ndarray | int:
+  """Days of dates, 0 where it cannot be known which number is the month."""
+  if found['year']:
+    year, month, day = number('year'), number('month'), number('day')
+  elif found['name']:
+    year, day = number('late_year'), number('early_day')
+    month = np.full_like(day, 1 + _MONTHS.index(found['name'].lower()))
+  else:
+    return 0
+  right = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+  months = (year - 1970) * 12 + month - 1
+  days = months.astype('M8[M]').astype('M8[D]').astype(np.int64) + day - 1
+  return np.where(right, days, 0)
 
 
 def find_clock(
@@ -91,6 +146,8 @@ def find_clock(
   seconds: float | None,
   *,
   may_assume: bool,
+  of_day: bool = False,
+  may_differ: bool = False,
 ) -> Clock | None:
   """The clock of a column, or None if its steps are not regular.
 
@@ -99,20 +156,18 @@ def find_clock(
     blocks: Times of consecutive rows from several places.
     seconds: Seconds in the unit of the times, None if not stated.
     may_assume: Whether a unit may be assumed that is not stated.
+    of_day: Whether these may be times of day.
+    may_differ: Whether the steps may differ, and the clock be irregular.
   """
-  if seconds == 1.0:
+  if of_day:
     blocks = [x + _midnights(np.diff(x, prepend=x[:1])) for x in blocks]
-  estimates = [x for x in map(_step, blocks) if x is not None]
-  if not estimates:
+  found = _common(blocks)
+  irregular = found is None
+  if found is None and may_differ:
+    found = _mean_step(max(blocks, key=len))
+  if found is None:
     return None
-  step, _, error = min(estimates, key=lambda x: x[2])
-  # The later a time is, the coarser it may be written.
-  resolution = max(x[1] for x in estimates)
-  if any(
-    abs(other / step - 1) > 2 * (error + other_error) + 2e-3
-    for other, _, other_error in estimates
-  ):
-    return None
+  step, resolution, error = found
   assumed = seconds is None and may_assume
   if assumed:
     low, high = _PLAUSIBLE
@@ -128,13 +183,44 @@ def find_clock(
       if abs(rate - x) <= (error + 1e-6) * rate
     )
     step = 1 / (near * seconds)
-  elif abs(step - 1) > error + 1e-6 or any(
-    (np.diff(block) < 0).any() for block in blocks
+  elif abs(step - 1) <= error + 1e-6:
+    step = 1.0
+  return Clock(column, step, resolution, seconds, assumed, of_day, irregular)
+
+
+def _common(
+  blocks: Sequence[np.ndarray],
+) -> tuple[float, float, float] | None:
+  """What `_step` finds in blocks, None if that is not the same in all."""
+  estimates = [x for x in map(_step, blocks) if x is not None]
+  if not estimates:
+    return None
+  step, _, error = min(estimates, key=lambda x: x[2])
+  if any(
+    abs(other / step - 1) > 2 * (error + other_error) + 2e-3
+    for other, _, other_error in estimates
   ):
     return None
-  else:
-    step = 1.0
-  return Clock(column, step, resolution, seconds, assumed)
+  # The later a time is, the coarser it may be written.
+  return step, max(x[1] for x in estimates), error
+
+
+def _mean_step(times: np.ndarray) -> tuple[float, float, float] | None:
+  """The same as `_step` of times whose steps differ, but around a mean."""
+  times = times[np.isfinite(times)]
+  steps = np.diff(times)
+  if len(steps) < 500:
+    return None
+  lag = len(steps) // 10
+  step = float(np.median(times[lag:] - times[:-lag])) / lag
+  jumps = (steps > 3 * np.quantile(steps, 0.995)) * (steps - step)
+  rows = np.arange(len(steps))
+  known = np.cumsum(steps - jumps)
+  step = float(np.polyfit(rows, known, 1)[0])
+  rest = known - step * rows
+  spread = float(rest.max() - rest.min())
+  error = 0.5 * spread / (step * len(steps)) if step > 0 else 1.0
+  return (step, spread, error) if 0 < error < 0.02 else None
 
 
 def _step(times: np.ndarray) -> tuple[float, float, float] | None:
@@ -178,11 +264,32 @@ def _coarse(
   if len(counts) < 3:
     return None
   unit = float(np.median(spans))
-  counts = counts[np.abs(spans - unit) <= 0.1 * unit + noise]
-  if len(counts) < 3 or counts.max() - counts.min() > 1:
+  usual = np.abs(spans - unit) <= 0.1 * unit + noise
+  counts, spans = counts[usual], spans[usual]
+  if np.mean(usual) < 0.8 or len(counts) < 3:
     return None
-  error = (counts.max() - counts.min() + 0.01) / float(counts.sum())
-  return unit / float(counts.mean()), unit, float(error)
+  if np.ptp(counts) > max(2, 0.05 * counts.mean()):
+    return None
+  error = (np.ptp(counts) + 0.01) / counts.sum() + np.ptp(spans) / spans.sum()
+  return float(spans.sum() / counts.sum()), float(spans.max()), float(error)
+
+
+def _count(before: np.ndarray, after: np.ndarray, clock: Clock) -> float | None:
+  """How far a counter of so many bits counts before it begins again.
+
+  Args:
+    before: Its last values.
+    after: Its first values.
+    clock: The counter.
+
+  Returns:
+    The count, None if it is no such counter.
+  """
+  top, bottom = float(before.max()), float(after.min())
+  if clock.seconds is None and top - bottom < _SHORTEST * clock.step:
+    return top - bottom + clock.step
+  near = (2.0**bits for bits in (16, 24, 32) if 0.99 < top / 2.0**bits < 1)
+  return next(near, None) if bottom < 0.01 * top else None
 
 
 def _midnights(steps: np.ndarray) -> np.ndarray:
@@ -204,8 +311,6 @@ class Gaps:
     """Rows before which samples are missing."""
     self.lengths: list[int] = []
     """Samples that are missing there."""
-    self.restarts = 0
-    """How often a counter of rows began again."""
 
   def _is_even(self, times: np.ndarray) -> bool:
     """Whether the next rows go on step by step, as nearly all do."""
@@ -238,8 +343,7 @@ class Gaps:
       self._last_row = int(rows[0])
       self._last = float(values[0])
     steps = np.diff(values, prepend=self._last)
-    passed = np.diff(rows, prepend=self._last_row)
-    if clock.seconds == 1.0:
+    if clock.of_day:
       passed_midnight = _midnights(steps)
       steps = np.diff(values + passed_midnight, prepend=self._last)
       values = values + passed_midnight
@@ -248,22 +352,34 @@ class Gaps:
       self._last
     )
     back = steps < -tolerance
-    if clock.seconds is None:
-      self.restarts += int(back.sum())  # A counter of so many bits.
-    elif back.any():
-      row = int(rows[np.flatnonzero(back)[0]])
-      raise InputError(
-        f'{self._name} goes back in time at row {row + 1}: export its parts as'
-        ' files of their own.'
-      )
-    # The row before may share its time with those before it.
-    shares = np.append(False, steps[:-1] <= 0) * max(
-      0.0, clock.resolution - clock.step
-    )
-    missing = np.rint((steps - shares) / clock.step).astype(np.int64) - passed
+    if back.any():
+      before = np.append(self._last, values[:-1])[back]
+      count = _count(before, values[back], clock)
+      if count is None:
+        row = int(rows[np.flatnonzero(back)[0]])
+        does = 'goes back in time' if clock.seconds else 'counts anew'
+        raise InputError(
+          f'{self._name} {does} at row {row + 1}, as where another recording'
+          ' begins: export its parts as files of their own.'
+        )
+      steps = np.where(back, steps % count, steps)
+    self._last = float(values[-1])
+    # Rows may share a time: a step is that of all since the last.
+    changes = np.flatnonzero(steps)
+    rows, steps = rows[changes], steps[changes]
+    if not len(rows):
+      return
+    passed = np.diff(rows, prepend=self._last_row)
+    self._last_row = int(rows[-1])
+    missing = np.rint(steps / clock.step).astype(np.int64) - passed
     jump = (steps > passed * clock.step + max(0.5 * clock.step, tolerance)) & (
       missing > 0
     )
+    # The later a time is, the coarser it may be written: such a step comes
+    # again, after as many rows as it takes.
+    again = np.append(steps[1:], 0.0)
+    due = clock.step * np.append(passed[1:], 0)
+    jump &= ~((steps <= 1.01 * again) & (np.abs(again - due) < 0.1 * again))
     longest = steps.max() * (clock.seconds or 0.0)
     if longest > _MAX_GAP or missing[jump].sum() > 2**40:
       raise InputError(
@@ -272,4 +388,3 @@ class Gaps:
       )
     self.places += rows[jump].tolist()
     self.lengths += missing[jump].tolist()
-    self._last, self._last_row = float(values[-1]), int(rows[-1])

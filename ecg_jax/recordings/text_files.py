@@ -5,19 +5,17 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import (
-  column_names,
-  content,
   text_clock,
+  text_columns,
   text_headers,
   text_layout,
   text_lines,
-  text_rates,
 )
 from ecg_jax.recordings.channels import (
   ArraySamples,
@@ -33,6 +31,8 @@ _CHUNK = 2**18
 _LEAST_WIDTH = 100
 """Columns of a table whose rows are leads, at least."""
 
+_SAMPLE = re.compile(r'samples?[ _]?\d+', re.IGNORECASE)
+
 _NAMES = {'.': 'point', ',': 'comma'}
 
 
@@ -43,10 +43,7 @@ class TextFile(Channels):
   path: pathlib.Path
   codec: str
   layout: text_layout.Layout
-  clocks: tuple[text_clock.Clock | None, ...]
-  """Of each column."""
-  notes: tuple[tuple[str, ...], ...]
-  """Of each column."""
+  columns: tuple[text_columns.Column, ...]
 
   def open(self, number: int) -> Samples:
     """Reads a column; jumps of its clock are gaps in it.
@@ -54,7 +51,7 @@ class TextFile(Channels):
     Raises:
       InputError: A row has something else than a number, or too many columns.
     """
-    clock = self.clocks[number]
+    clock = self.columns[number].clock
     gaps = text_clock.Gaps(clock, str(self.path)) if clock else None
     parts = []
     for values, times in self._parts(number):
@@ -63,9 +60,7 @@ class TextFile(Channels):
         gaps.add(times)
     column = np.concatenate(parts)
     column = column[: len(column) - self._empty_lines_at_end()]
-    notes = self.notes[number]
-    if gaps is not None and gaps.restarts:
-      notes += (f'rows are numbered anew {gaps.restarts} times',)
+    notes = self.columns[number].notes
     if gaps is None or clock is None or not gaps.places:
       return ArraySamples(column, notes)
     lost = sum(gaps.lengths)
@@ -76,27 +71,31 @@ class TextFile(Channels):
 
   def _parts(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of a column and of its clock, in pieces of the file."""
-    clock = self.clocks[number]
+    clock = self.columns[number].clock
     layout = self.layout
-    types: dict[int, Any] = {number: np.float64}
-    of_text = clock is not None and layout.kinds[clock.column] != 'number'
-    if clock is not None and of_text:
-      types[clock.column] = str
+    types: dict[int, Any] = {
+      k: str for k, unit in enumerate(layout.units)
+      if unit or layout.kinds[k] == 'clock'
+    }  # fmt: skip
+    types.setdefault(number, np.float64)
+    keys: dict[int, Any] = {
+      k: None for k, x in enumerate(self.columns) if x.is_key
+    }
+    types |= dict.fromkeys(keys, str)
     try:
       with text_lines.Rewritten(self.path, self.codec) as file:
         for _ in range(layout.start):
           file.readline()
         for part in self._frames(file, types):
           self._check(part, number)
+          for k in keys:
+            keys[k] = self._check_key(part[k], keys[k])
           times = np.empty(0)
-          if clock is not None and of_text:
-            times = text_clock.clock_seconds(part[clock.column].to_numpy())
-          elif clock is not None:
-            times = _numbers(part[clock.column])
-          yield part[number].to_numpy(), times
-    except ValueError as error:
+          if clock is not None:
+            times = self._numbers(part, clock.column, errors='coerce')
+          yield self._numbers(part, number), times
+    except (ValueError, OverflowError) as error:
       self._explain(number, error)
-      raise
 
   def _frames(self, file: Any, types: dict[int, Any]) -> Iterator[Any]:
     import pandas
@@ -119,11 +118,43 @@ class TextFile(Channels):
       chunksize=_CHUNK,
     )  # fmt: skip
 
+  def _check_key(self, fields: Any, key: str | None) -> str | None:
+    """The only key of rows, None if none has one.
+
+    Raises:
+      InputError: There are several.
+    """
+    fields = fields.dropna()
+    key = fields.iloc[0] if key is None and len(fields) else key
+    if (others := fields[fields != key]).empty:
+      return key
+    name = self.channels[fields.name].name
+    raise InputError(
+      f'{self.path} has rows of several recordings, as column {name} says from'
+      f' row {others.index[0] + 1} on: export each as a file of its own.'
+    )
+
+  def _numbers(
+    self, part: Any, number: int, errors: Any = 'raise'
+  ) -> np.ndarray:
+    """A column as pandas reads it, as float64; NaN for what is missing."""
+    import pandas
+
+    column, layout = part[number], self.layout
+    if layout.kinds[number] == 'clock':
+      return text_clock.clock_seconds(column.to_numpy(object))
+    if unit := layout.units[number]:
+      column = column.str.strip(' "').str.removesuffix(unit)
+      column = column.str.strip().str.replace(layout.decimal, '.')
+    if column.dtype.kind not in 'iuf':
+      column = pandas.to_numeric(column, errors=errors)
+    return column.to_numpy(np.float64)
+
   def _check(self, part: Any, number: int) -> None:
     """Raises ValueError if a row has not the form of the table."""
     layout, width = self.layout, len(self.channels)
     more = part[width].dropna()
-    if len(more) and not more.astype(str).str.startswith('#').all():
+    if not all(map(text_lines.is_comment, more.astype(str))):
       raise ValueError('a row is too long')
     if layout.delimiter == ' ' and width > 1 and self._shorter(part):
       raise ValueError('a row is too short')
@@ -144,18 +175,24 @@ class TextFile(Channels):
       return False
     return bool((part[last].isna() & part[0].notna()).any())
 
-  def _explain(self, column: int, error: ValueError) -> None:
-    """Raises InputError for the line that cannot be read, if it is found."""
+  def _explain(self, column: int, error: Exception) -> NoReturn:
+    """Raises InputError for the line that cannot be read."""
     width, sign = len(self.channels), self.layout.delimiter
     worded = self.layout.kinds[0] == 'word'
+    header = {x for x in self.layout.above if re.search('[^\\W\\d]', x)}
     with text_lines.Rewritten(self.path, self.codec) as file:
       for number, line in enumerate(text_lines.lines(file, self.path), 1):
         fields = text_lines.split(line, sign)
         if number <= self.layout.start or not line.strip():
           continue
         shown = f'{line.strip()[:40]!r}'
+        if line in header:
+          raise InputError(
+            f'Line {number} of {self.path} is one of its header, as where'
+            ' another recording begins: export each as a file of its own.'
+          ) from error
         more = fields[width:]
-        if (more and not more[0].startswith('#')) or (
+        if (more and not text_lines.is_comment(more[0])) or (
           sign == ' ' and len(fields) < width
         ):
           raise InputError(
@@ -170,11 +207,16 @@ class TextFile(Channels):
         field = fields[column] if len(fields) > column else ''
         missing = field.lower() in text_lines.MISSING
         word = missing and not worded and self._is_word(fields[0])
-        if word or (not missing and np.isnan(self.layout.value(field))):
+        if word or (not missing and np.isnan(self.layout.value(field, column))):
           raise InputError(
             f'Line {number} of {self.path} has {shown} where a number belongs:'
             ' correct or remove it.'
           ) from error
+    reason = ' '.join(str(error).split())[:100]
+    raise InputError(
+      f'{self.path} has a row that is not written as the others of its table'
+      f' ({reason}): correct or remove it.'
+    ) from error
 
   def _empty_lines_at_end(self) -> int:
     if self.layout.blank_lines_end_rows:
@@ -185,15 +227,6 @@ class TextFile(Channels):
     ends = re.split(r'\r\n|\r|\n', tail[len(tail.rstrip()) :])
     # The first ends the last non-empty line; behind the last there is none.
     return max(0, len(ends) - 1 - (not ends[-1]))
-
-
-def _numbers(column: Any) -> np.ndarray:
-  """A column as pandas reads it, as float64; NaN for what is no number."""
-  import pandas
-
-  if column.dtype.kind not in 'iuf':
-    column = pandas.to_numeric(column, errors='coerce')
-  return column.to_numpy(np.float64)
 
 
 class GappedSamples(Samples):
@@ -268,142 +301,15 @@ def read_text(path: pathlib.Path) -> Channels:
     if line.strip() or not layout.blank_lines_end_rows
   ]
   header = text_headers.read_header(above, layout.delimiter, width)
-  return _columns(path, codec, layout, header, facts)
-
-
-def _columns(
-  path: pathlib.Path,
-  codec: str,
-  layout: text_layout.Layout,
-  header: text_headers.Header,
-  facts: dict[str, str],
-) -> TextFile:
-  width = len(layout.kinds)
-  blocks = [_blocks(layout, k) for k in range(width)]
-  clocks = _find_clocks(layout, header, blocks)
-  channels, notes, chosen = [], [], []
-  for k in range(width):
-    clock = _clock_of(header.names[k], clocks, header.names)
-    rate, place, note = _rate(header.rates, clock, header.names)
-    unit = _unit(header.units[k], blocks[k])
-    channels.append(
-      Channel(
-        header.names[k],
-        unit.value if unit else None,
-        rate,
-        _role(layout.kinds[k], header.names[k], blocks[k]),
-        unit.place if unit else '',
-        place,
-      )
+  in_row = [x for x in header.names if _SAMPLE.fullmatch(x)]
+  if len(in_row) > 1:
+    raise InputError(
+      f'{path} has {len(in_row)} samples in each row, {in_row[0]} to'
+      f' {in_row[-1]}: export it with one row for each sample.'
     )
-    notes.append((layout.note, *note) if layout.note else note)
-    chosen.append(clock)
-  return TextFile(
-    tuple(channels), facts, path, codec, layout, tuple(chosen), tuple(notes)
-  )
-
-
-def _blocks(layout: text_layout.Layout, column: int) -> list[np.ndarray]:
-  """Numbers or times of a column in each block."""
-  if layout.kinds[column] == 'clock':
-    return [
-      text_clock.clock_seconds([row[column] for row in block])
-      for block in layout.blocks
-    ]
-  return layout.values(column)
-
-
-def _role(kind: str, name: str, blocks: Sequence[np.ndarray]) -> str:
-  """What a column is taken for, '' if it may be an ECG."""
-  kinds = {'clock': 'time', 'word': 'text', 'missing': 'empty'}
-  named = column_names.role(name)
-  found = kinds.get(kind) or content.role(blocks)
-  return found or (named and f'{named}, by its name')
-
-
-def _unit(
-  stated: text_rates.Stated | None, blocks: Sequence[np.ndarray]
-) -> text_rates.Stated | None:
-  """The unit of a column; None if its samples show that it is another's."""
-  if stated is None or stated.limit is None:
-    return stated
-  most = np.nanmax(np.abs([*np.concatenate(blocks), 0.0]))
-  fits = 0.002 * stated.limit < most <= 1.1 * stated.limit
-  return stated if fits else None
-
-
-def _find_clocks(
-  layout: text_layout.Layout,
-  header: text_headers.Header,
-  blocks: Sequence[Sequence[np.ndarray]],
-) -> list[text_clock.Clock]:
-  """Clocks among the columns: those that tell a rate, else row numbers."""
-  found = []
-  for k, kind in enumerate(layout.kinds):
-    named = column_names.role(header.names[k])
-    judged = 'time' if kind == 'clock' else content.role(blocks[k])
-    if kind not in ('number', 'clock') or judged not in ('time', 'row number'):
-      continue
-    unit = header.units[k]
-    seconds = text_rates.seconds_of(unit.value) if unit else None
-    if kind == 'clock':
-      seconds = 1.0
-    fractions = bool(np.mod(np.concatenate(blocks[k]), 1).any())
-    clock = text_clock.find_clock(
-      k,
-      blocks[k],
-      seconds,
-      may_assume=(judged == 'time' and named == 'time')
-      or (fractions and named in ('', 'time')),
-    )
-    fine = clock and clock.resolution <= clock.step
-    # A heart rate may rise once a second.
-    if clock and (fine or named in ('', 'time', 'row number')):
-      found.append(clock)
-  timed = [clock for clock in found if clock.rate is not None]
-  return timed or found
-
-
-def _clock_of(
-  name: str, clocks: Sequence[text_clock.Clock], names: Sequence[str]
-) -> text_clock.Clock | None:
-  """The clock of a column: of those in disagreement, that of its name."""
-  if not clocks:
-    return None
-  rates = [clock.rate or 0.0 for clock in clocks]
-  if max(rates) <= 1.02 * min(rates):
-    return min(clocks, key=lambda clock: clock.resolution / clock.step)
-  stem = re.match(r'[A-Za-z]*', name)
-  for clock in clocks:
-    if stem and stem[0] and names[clock.column].startswith(stem[0]):
-      return clock
-  return None
-
-
-def _rate(
-  stated: Sequence[text_rates.Stated],
-  clock: text_clock.Clock | None,
-  names: Sequence[str],
-) -> tuple[float | None, str, tuple[str, ...]]:
-  """Rate of a column, where it is from, and notes."""
-  if clock is not None and clock.rate is not None:
-    column = f'time column {names[clock.column] or clock.column}'
-    near = [x for x in stated if abs(x.value / clock.rate - 1) < 0.01]
-    if near:
-      return near[0].value, near[0].place, ()
-    notes = [
-      f'{x.place} states {x.value:g} Hz, but {column} has {clock.rate:g} Hz'
-      for x in stated
-    ]
-    if clock.unit not in ('', 's'):
-      notes.append(f'{column} taken to be in {clock.unit}')
-    if clock.unit:
-      column += f', taken to be in {clock.unit}'
-    return clock.rate, column, tuple(notes)
-  if len(stated) > 1:
-    several = ', '.join(f'{x.value:g} Hz in {x.place}' for x in stated[:4])
-    return None, several, ()
-  return (stated[0].value, stated[0].place, ()) if stated else (None, '', ())
+  columns = text_columns.describe(layout, header)
+  channels = tuple(column.channel for column in columns)
+  return TextFile(channels, facts, path, codec, layout, columns)
 
 
 def _read_rows(
@@ -413,7 +319,7 @@ def _read_rows(
   facts: dict[str, str],
 ) -> TextRows:
   """Reads a table whose rows are leads, perhaps with their names in front."""
-  named = layout.kinds[0] == 'word'
+  named, last = layout.kinds[0] == 'word', len(layout.kinds) - 1
   names, rows = [], []
   with text_lines.Rewritten(path, codec) as file:
     for number, line in enumerate(text_lines.lines(file, path)):
@@ -427,7 +333,8 @@ def _read_rows(
           ' a number belongs: correct or remove it.'
         )
       names.append(fields[0] if named else '')
-      rows.append([layout.value(field) for field in fields[named:]])
+      columns = (min(k, last) for k in range(len(fields)))
+      rows.append([*map(layout.value, fields, columns)][named:])
   lengths = collections.Counter(map(len, rows))
   if len(lengths) > 1:
     raise InputError(
@@ -436,7 +343,7 @@ def _read_rows(
     )
   values = to_float32(np.array(rows))
   channels = [
-    Channel(name, role=_role('number', name, [row]))
+    Channel(name, role=text_columns.role('number', name, [row]))
     for name, row in zip(names, values, strict=True)
   ]
   facts = {**facts, 'rows': f'{len(rows)}, each a lead'}

@@ -4,19 +4,11 @@ Of other lines, such as a person's name, nothing is kept.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 
-from ecg_jax.recordings import column_names, text_lines, units
-from ecg_jax.recordings.text_rates import (
-  NUMBER,
-  Stated,
-  rates,
-  rates_in,
-  seconds_of,
-  value_of,
-)
+from ecg_jax.recordings import column_names, text_formats, text_lines, units
+from ecg_jax.recordings.text_rates import Stated, rates, rates_in
 
 _UNIT_KEY = re.compile(
   r'units?|einheit(en)?|unités?|unidad(es)?|unità|eenheid|eenheden|unidades?|'
@@ -48,9 +40,6 @@ _LABCHART = re.compile(
   re.IGNORECASE,
 )
 """Lines of LabChart below its names."""
-
-_CHANNEL = re.compile(r'CH\d+', re.IGNORECASE)
-"""A name that AcqKnowledge gives to a channel."""
 
 _COMMENT = re.compile(r'^\s*(?:[#%!]+|//+|;+|\'+ )\s*')
 
@@ -86,16 +75,16 @@ def with_unit(name: str) -> tuple[str, str]:
       return base, unit
     if units.to_millivolt(unit) is not None and len(unit) > 1:
       return base, unit
-    if seconds_of(unit) and column_names.role(base) == 'time':
+    if units.to_seconds(unit) and column_names.role(base) == 'time':
       return base, unit
-  alone = seconds_of(name) and name.lower() not in ('h', 'hr')
+  alone = units.to_seconds(name) and name.lower() not in ('h', 'hr')
   return name, name if alone else ''
 
 
 def _is_unit(text: str) -> bool:
   return (
     units.to_millivolt(text) is not None
-    or seconds_of(text) is not None
+    or units.to_seconds(text) is not None
     or bool(_OTHER_UNIT.fullmatch(text.strip('[](){} ')))
   )
 
@@ -109,7 +98,7 @@ def read_header(above: Sequence[str], delimiter: str, width: int) -> Header:
     width: Columns of the table.
   """
   names, unit_row = _names(above, delimiter, width)
-  known = _known_format(above, width, names)
+  known = text_formats.read(above, width, names)
   if known.names:
     names = tuple(
       f'{new} ({old})' if new and old and new != old else new or old
@@ -143,8 +132,11 @@ def read_header(above: Sequence[str], delimiter: str, width: int) -> Header:
 def _names(
   above: Sequence[str], delimiter: str, width: int
 ) -> tuple[tuple[str, ...], tuple[int, tuple[str, ...]] | None]:
-  """Names of the columns, and the number and fields of a row of units."""
-  unit_row = None
+  """Names of the columns, and the number and fields of a row of units.
+
+  The units are below the names, or right above them.
+  """
+  names, unit_row = None, None
   for number in range(len(above), 0, -1):
     line = re.sub(
       r'^\s*"?channeltitle="?', '', above[number - 1], flags=re.IGNORECASE
@@ -155,22 +147,33 @@ def _names(
       continue
     if row is None:
       break
+    if _is_unit_row(filled, width):
+      unit_row = unit_row or (number, tuple(x.strip('[]() ') for x in row))
+      if names is None:
+        continue
+    if names is not None:
+      break
     if all(text_lines.kind(x) in ('number', 'missing') for x in filled):
       continue  # Numbers of columns, counts of samples.
     if all(re.fullmatch('cal|raw|uncal', x, re.IGNORECASE) for x in filled):
       continue  # Shimmer.
-    if all(map(_is_unit, filled)) and any(
-      units.to_millivolt(x) is not None or (width > 1 and seconds_of(x))
-      for x in filled
-    ):
-      unit_row = unit_row or (number, tuple(x.strip('[]() ') for x in row))
-      continue
-    values = sum(text_lines.kind(x) == 'number' for x in filled)
+    values = sum(text_lines.kind(x) in ('number', 'quantity') for x in filled)
+    if filled[1:] == [str(k + 1) for k in range(len(filled) - 1)]:
+      values = 0  # Names that are numbers.
     alone = width == 1 and not _is_single_name(row[0])
     if is_keyed(line) or 2 * values >= len(filled) or alone:
       break
-    return tuple(row), unit_row
-  return ('',) * width, unit_row
+    names = tuple(row)
+  return names or ('',) * width, unit_row
+
+
+def _is_unit_row(filled: Sequence[str], width: int) -> bool:
+  """Whether all fields of a row are units, one of them of voltage or time."""
+  return all(map(_is_unit, filled)) and any(
+    units.to_millivolt(x) is not None
+    or (width > 1 and units.to_seconds(x) is not None)
+    for x in filled
+  )
 
 
 def _row(line: str, delimiter: str, width: int) -> list[str] | None:
@@ -188,7 +191,8 @@ def _row(line: str, delimiter: str, width: int) -> list[str] | None:
         return row
       if len(row) == width + 1 and not row[0]:
         return row[1:]
-      if len(row) == width + 1 and not row[-1]:
+      # LabVIEW names a column of comments that rows may lack.
+      if len(row) == width + 1 and row[-1] in ('', 'Comment'):
         return row[:-1]
       if len(row) == width - 1 and width > 2:
         return ['', *row]  # R names no column of row names.
@@ -205,8 +209,8 @@ def is_keyed(line: str) -> bool:
     return False  # Vernier names its columns `Latest: Time (s)`.
   return bool(
     re.match(r'[^,;\t]*[^,;\t\s][:=](\s|$)', line)
-    or _UNIT_KEY.fullmatch(key)
-    or _LEAD_KEY.fullmatch(key)
+    or (_UNIT_KEY.fullmatch(key) and any(map(_is_unit, fields[1:])))
+    or (_LEAD_KEY.fullmatch(key) and any(map(column_names.is_ecg, fields[1:])))
     or rates_in(line, '')
   )
 
@@ -246,103 +250,3 @@ def _lead_of_all(above: Sequence[str]) -> str:
       ):
         return name
   return ''
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-  """What a format that is known by name states."""
-
-  names: tuple[str, ...] = ()
-  units: tuple[Stated | None, ...] = ()
-  rates: tuple[Stated, ...] = ()
-
-
-def _known_format(
-  above: Sequence[str], width: int, names: Sequence[str]
-) -> _Known:
-  """Reads headers that have a form of their own."""
-  for number, line in enumerate(above, 1):
-    if re.match(r'#\s*\{', line):
-      return _opensignals(line, number, width)
-    if 'openbci' in line.lower() and line.startswith('%'):
-      # Its files are in microvolts and do not state it.
-      volts = Stated('uV', 'OpenBCI format')
-      return _Known(units=(volts,) * width)
-  return _acqknowledge(above, width, names)
-
-
-def _opensignals(line: str, number: int, width: int) -> _Known:
-  """Reads the JSON header of OpenSignals (BITalino, biosignalsplux)."""
-  try:
-    devices = json.loads(line.lstrip('# '))
-    [device] = devices.values()
-    columns = [str(x) for x in device['column']]
-    sensors = [str(x) for x in device.get('sensor', [])]
-    labels = [str(x) for x in device.get('label', [])]
-    rate = float(device['sampling rate'])
-  except (ValueError, KeyError, TypeError, AttributeError):
-    return _Known()
-  place = f'header line {number}'
-  if len(columns) not in (width, width - 1):  # A tab ends each row.
-    return _Known(rates=(Stated(rate, place),))
-  if len(labels) != len(sensors):
-    labels = columns[len(columns) - len(sensors) :]
-  sensor = dict(zip(labels, sensors, strict=True))
-  names = [
-    f'{sensor[x]} ({x})' if sensor.get(x, 'RAW').upper() != 'RAW' else x
-    for x in columns
-  ]
-  names += [''] * (width - len(names))
-  return _Known(tuple(names), (), (Stated(rate, place),))
-
-
-def _acqknowledge(
-  above: Sequence[str], width: int, names: Sequence[str]
-) -> _Known:
-  """Reads the names and units that AcqKnowledge writes in pairs of lines."""
-  for number, line in enumerate(above):
-    found = re.fullmatch(r'\s*"?(\d+) channels?"?[\s,;]*', line, re.IGNORECASE)
-    if found is None:
-      continue
-    count = int(found[1])
-    pairs = [x.strip(' "\t,;') for x in above[number + 1 :][: 2 * count]]
-    extra = width - count
-    if len(pairs) < 2 * count or not 0 <= extra <= 2:
-      return _Known()
-    # A time may come first; the rows may end in a delimiter.
-    first = next((k for k, x in enumerate(names) if _CHANNEL.fullmatch(x)), 0)
-    if extra and not any(map(_CHANNEL.fullmatch, names)):
-      return _Known()
-    before: list[None] = [None] * first
-    behind: list[None] = [None] * (extra - first)
-    stated = [
-      Stated(unit, f'header line {number + 3 + 2 * k}') if unit else None
-      for k, unit in enumerate(pairs[1::2])
-    ]
-    own = [*before, *pairs[::2], *behind]
-    return _Known(
-      tuple(name or '' for name in own), (*before, *stated, *behind)
-    )
-  return _labchart(above, width)
-
-
-def _labchart(above: Sequence[str], width: int) -> _Known:
-  """Reads the units that LabChart states beside the ranges of its channels."""
-  found: list[Stated | None] = [None] * width
-  for number, line in enumerate(above, 1):
-    key, *fields = line.rstrip('\t').split('\t')
-    key = key.strip('" ').lower()
-    if key not in ('range=', 'unitname=') or len(fields) not in (
-      width, width - 1
-    ):  # fmt: skip
-      continue
-    for k, field in enumerate(reversed(fields)):
-      part = re.fullmatch(rf'\s*({NUMBER})\s+(\S+)\s*', field, re.IGNORECASE)
-      if key == 'unitname=' and field.strip():
-        found[-1 - k] = Stated(field.strip(), f'header line {number}')
-      elif part and found[-1 - k] is None:
-        # The volts of a range of millivolts would be a thousandth of it.
-        found[-1 - k] = Stated(
-          part[2], f'header line {number}', value_of(part[1])
-        )
-  return _Known(units=tuple(found) if any(found) else ())

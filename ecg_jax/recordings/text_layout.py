@@ -10,30 +10,16 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import content, text_lines, text_marks
-
-_RUN = 50
-"""Rows of one form that make a table, if the file has as many."""
-
-_RUN_WITH_WORDS = 200
-"""The same of rows in which some columns are words, if no others follow."""
-
-_TAIL_BYTES, _TAIL_ROWS = 2**18, 40
-"""The end of a file, in which the rows have the table's form."""
-
-_FIRST_ROWS = 3000
-"""Rows at the table's beginning that decisions are made from."""
+from ecg_jax.recordings import content, text_lines, text_marks, text_run
 
 _PIECES, _PIECE_ROWS, _PIECE_BYTES = 12, 300, 2**15
 """Parts of the rest of the table that decisions are made from, too."""
-
-_LONGEST_HEADER = 2**24
-"""Characters before the table, at most."""
 
 _SUSPECTS = 3
 """First rows of a table that may belong to the header."""
@@ -52,6 +38,8 @@ class Layout:
   """What separates groups of thousands, None if nothing does."""
   kinds: tuple[str, ...]
   """'number', 'clock', 'word' or 'missing' of each column."""
+  units: tuple[str, ...]
+  """Unit that the fields of each column have behind their numbers, or ''."""
   blank_lines_end_rows: bool
   """Whether every row is followed by an empty line, which then is no row."""
   num_rows: int | None
@@ -59,82 +47,27 @@ class Layout:
   above: tuple[str, ...]
   """The lines before the first row."""
   blocks: tuple[tuple[tuple[str, ...], ...], ...]
-  """Fields of consecutive rows from several places; the first is the start."""
+  """Fields of consecutive rows from several places; the first is the start.
+  Numbers have no units."""
   note: str = ''
   """What was assumed, '' if nothing."""
 
   def values(self, column: int) -> list[np.ndarray]:
     """Numbers of a column in each block, float64, NaN where there is none."""
     return [
-      np.array([self.value(row[column]) for row in block])
+      np.array([self.value(row[column], column) for row in block])
       for block in self.blocks
     ]
 
-  def value(self, field: str) -> float:
-    """Number of a field, NaN where there is none."""
+  def value(self, field: str, column: int) -> float:
+    """Number of a field of a column, NaN where there is none."""
+    field = text_lines.without_unit(field, self.units[column])
     if self.thousands:
       field = field.replace(self.thousands, '')
     other = '.,'[self.decimal == '.']
     if other in field or not text_lines.NUMBER.fullmatch(field):
       return np.nan
     return float(field.replace(self.decimal, '.'))
-
-
-@dataclasses.dataclass
-class _Run:
-  """Lines that follow each other in the same form."""
-
-  start: int = 0
-  rows: int = 0
-  forms: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-  """Delimiter -> columns in which all rows may have numbers, and the number of
-  columns last."""
-
-  def extended(self, line: str, words: bool) -> bool:
-    """Adds a line if it has one of the forms; says whether it had."""
-    if not self.rows and not re.search(r'\d|nan', line, re.IGNORECASE):
-      return False
-    forms = _forms(line, words)
-    if self.rows:
-      forms = {
-        sign: (*common, columns)
-        for sign, (*places, columns) in self.forms.items()
-        if sign in forms and forms[sign][-1] == columns
-        and (common := sorted({*places} & {*forms[sign][:-1]}))
-      }  # fmt: skip
-    if forms:
-      self.forms, self.rows = forms, self.rows + 1
-    return bool(forms)
-
-  def goes_on(self, tail: Sequence[str]) -> bool:
-    """Whether most of the last rows have numbers only where the run has."""
-    agreeing = 0
-    for line in tail:
-      agreeing += any(
-        width == len(kinds := text_lines.kinds(line, sign))
-        and {k for k, x in enumerate(kinds) if x == 'number'} <= {*places}
-        and 'number' in kinds
-        for sign, (*places, width) in self.forms.items()
-      )
-    return 2 * agreeing > len(tail)
-
-
-def _forms(line: str, words: bool) -> dict[str, tuple[int, ...]]:
-  """Delimiter -> columns of a line with numbers or nothing, and their number.
-
-  Args:
-    line: The line.
-    words: Whether other columns may have words.
-  """
-  found = {}
-  for sign in text_lines.DELIMITERS:
-    if sign not in line or (sign == ' ' and len(line.split()) < 2):
-      continue
-    kinds = text_lines.kinds(line, sign)
-    places = [k for k, x in enumerate(kinds) if x in ('number', 'missing')]
-    if places and ((words and len(kinds) > 1) or 'word' not in kinds):
-      found[sign] = (*places, len(kinds))
-  return found
 
 
 def find_layout(path: pathlib.Path, codec: str) -> Layout:
@@ -148,7 +81,9 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
     InputError: There is none, or its form cannot be known.
   """
   with text_lines.Rewritten(path, codec) as file:
-    lines, run, whole = _head(text_lines.lines(file, path), _tail(path, codec))
+    lines, run, whole = text_run.head_of(
+      text_lines.lines(file, path), text_run.tail_of(path, codec)
+    )
   if run is None:
     raise InputError(
       f'{path} has no row of numbers: export it as columns of numbers, with'
@@ -165,102 +100,81 @@ def find_layout(path: pathlib.Path, codec: str) -> Layout:
     next(iter(run.forms)),
   )
   counts = collections.Counter(
-    len(text_lines.split(row, sign)) for row in first[:_RUN]
+    len(text_lines.split(row, sign)) for row in first[: text_run.RUN]
   )
   width = counts.most_common(1)[0][0]
   start = _upwards(path, lines, run.start, sign, width)
   body = lines[start:]
   rows = [line for line in body if line.strip()]
+
+  def fields_of(line: str) -> list[str]:
+    return _fitted(text_lines.split(line, sign), sign, width)
+
   fields = [
-    tuple(
-      tuple(row)
-      for row in (text_lines.split(line, sign) for line in piece)
-      if len(row) == width
-    )
+    [row for line in piece if len(row := fields_of(line)) == width]
     for piece in [rows, *pieces]
   ]
   some = text_marks.some_of([*itertools.chain(*fields)])
-  kinds = tuple(
-    text_marks.majority(row[column] for row in some) for column in range(width)
-  )
-  decimal, thousands = text_marks.marks(path, sign, kinds, some)
+  kinds = [text_marks.majority(row[k] for row in some) for k in range(width)]
+  units = _without_units(fields, some, kinds)
+  above = text_lines.split(lines[start - 1], sign) if start else []
+  is_names = all(text_lines.kind(x) == 'word' for x in above)
+  names = None if all('"' in row for row in first) else above * is_names
+  decimal, thousands = text_marks.marks(path, sign, kinds, some, names)
   layout = Layout(
     start,
     sign,
     decimal,
     thousands,
-    kinds,
+    tuple(kinds),
+    tuple(units),
     _doubled(body),
     len(rows) if whole else None,
     tuple(lines[:start]),
-    tuple(fields),
+    tuple(tuple(map(tuple, block)) for block in fields),
   )
   return _without_header_rows(layout, lines)
 
 
-def _tail(path: pathlib.Path, codec: str) -> list[str]:
-  """The last rows of a file; none if it has a single line."""
-  with path.open('rb') as file:
-    file.seek(max(0, path.stat().st_size - _TAIL_BYTES) // 4 * 4)
-    rows = _rows(file.read().decode(codec, 'replace'))
-  return rows[1:][-_TAIL_ROWS:]
+def _fitted(fields: list[str], sign: str, width: int) -> list[str]:
+  """Fields of a row; the last may lack, or a comment be behind it."""
+  if len(fields) == width + 1 and text_lines.is_comment(fields[-1]):
+    return fields[:-1]
+  missing = width - len(fields) if sign != ' ' else 0
+  return fields + [''] * missing
 
 
-def _rows(text: str) -> list[str]:
-  """Lines of a text that are not empty."""
-  lines = re.split(r'\r\n|\r|\n', text_lines.ascii_of(text))
-  return [line for line in lines if line.strip()]
-
-
-def _head(
-  lines: Iterator[str], tail: Sequence[str]
-) -> tuple[list[str], _Run | None, bool]:
-  """Reads lines up to some way into the table.
-
-  Returns:
-    The lines; the run of rows among them, None if there is none; whether these
-    are all lines of the file.
-  """
-  read: list[str] = []
-  best, runs, characters = [_Run(), _Run()], [_Run(), _Run()], 0
-  for number, line in enumerate(lines):
-    read.append(line)
-    characters += len(line)
-    for words in (False, True):
-      run = runs[words]
-      if not line.strip() and run.rows:
-        continue
-      if not run.extended(line, words):
-        run = runs[words] = _Run(number)
-        if not run.extended(line, words):
-          run.start = number + 1
-      if run.rows > best[words].rows:
-        best[words] = run
-    for words, least in ((False, _RUN), (True, _RUN_WITH_WORDS)):
-      run = runs[words]
-      # Header lines may have one form, too, but not that of the last rows.
-      if run.rows == least and run.goes_on(tail):
-        more = list(itertools.islice(lines, _FIRST_ROWS))
-        return read + more, run, len(more) < _FIRST_ROWS
-    if characters > _LONGEST_HEADER:
-      return read, None, False
-  with_words = 2 * best[0].rows < best[1].rows
-  run = best[with_words]
-  return read, run if run.rows else None, True
+def _without_units(
+  blocks: Sequence[list[list[str]]], some: Sequence[Any], kinds: list[str]
+) -> list[str]:
+  """Leaves the numbers of quantities in rows; returns each column's unit."""
+  units = [''] * len(kinds)
+  for k, kind in enumerate(kinds):
+    if kind != 'quantity':
+      continue
+    pairs = [*filter(None, (text_lines.quantity(row[k]) for row in some))]
+    units[k] = collections.Counter(unit for _, unit in pairs).most_common(1)[0][
+      0
+    ]
+    kinds[k] = 'number'
+    for row in itertools.chain(*blocks):
+      row[k] = text_lines.without_unit(row[k], units[k])
+  return units
 
 
 def _pieces(
   path: pathlib.Path, codec: str, lines: Sequence[str]
 ) -> list[list[str]]:
-  """Rows from the rest of a file, whole lines only."""
+  """Rows from the rest of a file, whole lines only, none of them twice."""
   size = path.stat().st_size
   begin = min(size, len('\n'.join(lines).encode(codec, 'replace')))
+  length = min(_PIECE_BYTES, (size - begin) // _PIECES // 4 * 4)
   pieces = []
   with path.open('rb') as file:
     for place in np.linspace(begin, size, _PIECES, endpoint=False):
       file.seek(int(place) // 4 * 4)
-      text = file.read(_PIECE_BYTES).decode(codec, 'replace')
-      pieces.append(_rows(text)[1:-1][:_PIECE_ROWS])
+      text = file.read(length).decode(codec, 'replace')
+      pieces.append(text_run.rows_of(text)[1:-1][:_PIECE_ROWS])
   return pieces
 
 
@@ -274,18 +188,24 @@ def _upwards(
   """
 
   def is_row(line: str, words: bool) -> bool:
-    places = _forms(line, words).get(sign, (0,))
-    return places[-1] == width
+    fields = text_lines.split(line, sign)
+    if len(fields) not in (width, width + 1):
+      return False
+    kinds = [*map(text_lines.kind, _fitted(fields, sign, width))]
+    return len(kinds) == width and bool(text_run.places_of(kinds, words))
 
   def numbers(line: str) -> set[int]:
-    fields = text_lines.split(line, sign)
-    return {k for k, x in enumerate(fields) if text_lines.kind(x) == 'number'}
+    fields = _fitted(text_lines.split(line, sign), sign, width)
+    kinds = map(text_lines.kind, fields)
+    return {k for k, kind in enumerate(kinds) if kind in text_run.NUMBERS}
 
   rows = (line for line in lines[start:] if is_row(line, words=True))
   expected = numbers(next(rows, lines[start]))
   while start and width > 1 and is_row(lines[start - 1], words=True):
     if not expected <= numbers(lines[start - 1]):
       break
+    start -= 1
+  if start and sign != ' ' and _precedes(lines[start - 1 :], sign, width):
     start -= 1
   header = [bool(x.strip()) and is_row(x, words=False) for x in lines[:start]]
   for number in range(1, start):
@@ -298,7 +218,30 @@ def _upwards(
         f'Line {first + 1} of {path} has {lines[first].strip()[:40]!r} where a'
         ' number belongs: correct or remove it.'
       )
+  stretch = 0
+  for number, line in enumerate(lines[:start]):
+    fields = text_lines.split(line, sign)
+    if line.strip():
+      kinds = map(text_lines.kind, fields)
+      numeric = all(kind in ('number', 'missing') for kind in kinds)
+      stretch = stretch + 1 if numeric else 0
+    if stretch == text_run.RUN:
+      raise InputError(
+        f'Line {number + 1} of {path} has {len(fields)} columns, not {width}'
+        f' ({line.strip()[:40]!r}): correct or remove it.'
+      )
   return start
+
+
+def _precedes(lines: Sequence[str], sign: str, width: int) -> bool:
+  """Whether the first line is a row without its last fields, by its time."""
+  rows = [text_lines.split(line, sign) for line in lines[:3]]
+  numbers = [row[0] for row in rows if text_lines.NUMBER.fullmatch(row[0])]
+  if not 1 < len(rows[0]) < width or len(numbers) < 3:
+    return False
+  first, second, third = (float(x.replace(',', '.')) for x in numbers)
+  step = third - second
+  return step > 0 and abs(second - first - step) < 0.6 * step
 
 
 def _doubled(body: Sequence[str]) -> bool:
@@ -345,6 +288,21 @@ def _without_header_rows(layout: Layout, lines: Sequence[str]) -> Layout:
   return layout
 
 
+def _is_odd(field: str, others: Sequence[str], layout: Layout) -> bool:
+  """Whether a number has no decimals where others of its column all have.
+
+  A signal may begin with a 0, which some programs write as such. They write no
+  other zeros behind the decimal mark either, and no more than 15 digits.
+  """
+  mark = layout.decimal
+  if mark in field or not all(mark in x for x in others if x):
+    return False
+  digits = [re.sub(r'e.*|^\D*0*', '', x.lower()) for x in others]
+  return bool(field.strip('+-0')) or any(
+    x.endswith('0') or len(x.replace(mark, '').lstrip('0')) > 15 for x in digits
+  )
+
+
 def _is_header(
   row: Sequence[str],
   number: int,
@@ -354,31 +312,33 @@ def _is_header(
   clocks: Sequence[int],
 ) -> bool:
   """Whether a first row has numbers but is no sample."""
+  goes_on = False
   for k in clocks:
     steps = np.diff(body[k])
     if not np.isfinite(columns[k][number]):
       return bool(np.isfinite(body[k]).all())
     usual = np.median(steps[np.isfinite(steps)])
-    if abs(columns[k][number + 1] - columns[k][number] - usual) <= 0.6 * usual:
-      return False
+    step = columns[k][number + 1] - columns[k][number]
+    goes_on = goes_on or abs(step - usual) <= 0.6 * usual
   numbers = [x for x in row if x]
-  if len(numbers) > 1 and any(
+  in_order = number == 0 < len(numbers) - 1 and any(
     numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1)
-  ):
-    return True
+  )
   signals = [k for k in columns if k not in clocks and row[k]]
-  whole = [
-    k
-    for k in signals
-    if layout.decimal not in row[k]
-    and all(
-      layout.decimal in x[k] for x in layout.blocks[0][_SUSPECTS:] if x[k]
-    )
-  ]
-  far = [
+  far = {
     k
     for k in signals
     if columns[k][number] > 2 * np.nanmax(body[k]) - np.nanmin(body[k])
     or columns[k][number] < 2 * np.nanmin(body[k]) - np.nanmax(body[k])
-  ]
-  return bool(signals) and len({*whole} | {*far}) == len(signals)
+  }
+  if goes_on or in_order:
+    # Hardly ever a sample of two signals or more.
+    is_new = bool(clocks) or row != layout.blocks[0][number + 1]
+    may_be = not goes_on or bool(far) or len(signals) > 1
+    return in_order and is_new and may_be
+  odd = {
+    k
+    for k in signals
+    if _is_odd(row[k], [x[k] for x in layout.blocks[0][_SUSPECTS:]], layout)
+  }
+  return far | odd == {*signals} > set()

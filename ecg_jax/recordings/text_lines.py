@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from ecg_jax.errors import InputError
+from ecg_jax.recordings import units
 
 _SNIFFED = 2**20
 """Bytes from whose pattern the encoding is determined."""
@@ -53,13 +54,19 @@ NUMBER = re.compile(r'[+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?', re.ASCII)
 _GROUPED = re.compile(r'[+-]?\d{1,3}(?:[., ]\d{3})+(?:[.,]\d+)?', re.ASCII)
 """A number whose thousands are grouped, or one with three decimal places."""
 
+_QUANTITY = re.compile(rf'({NUMBER.pattern}|nan) ?([^\W\d_]+)', re.IGNORECASE)
+
 MISSING = ('', 'nan', 'na', 'n/a', '#n/a', '<na>', 'null', 'nil', 'none', '-',
            '--', '---', '?', '*', '**', '***', '.', '..', 'inf', '-inf', '+inf',
            'infinity', '-infinity', '#num!', '-nan')  # fmt: skip
 """Fields of missing samples, in lower case."""
 
+_MONTH = r'(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{,6}\.?'
+
 CLOCK = re.compile(
-  r'\[?(?:\d{1,4}[-./]\d{1,2}[-./]\d{2,4}[ T_]+)?'
+  r'\[?(?:(?:\d{1,4}[-./]\d{1,2}[-./]\d{2,4}|'
+  rf'\d{{1,2}}[- ./]{_MONTH}[- ./]\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}},?)'
+  r'[ T_]+)?'
   r'\d{1,5}:\d{1,2}(?::\d{1,2})?(?:[.,:]\d{1,9})?'
   r'(?: ?[ap]\.?m\.?)?(?:Z| ?UTC| ?[+-]\d{2}:?\d{2})?'
   r'(?: +\d{1,2}[-./]\d{1,2}[-./]\d{2,4})?\]?',
@@ -188,14 +195,34 @@ def split(line: str, delimiter: str) -> list[str]:
 
 
 def kind(field: str) -> str:
-  """'number', 'missing', 'clock', 'date' or 'word'."""
+  """'number', 'missing', 'quantity', 'clock', 'date' or 'word'."""
   if NUMBER.fullmatch(field) or _GROUPED.fullmatch(field):
     return 'number'
   if field.lower() in MISSING:
     return 'missing'
+  if quantity(field):
+    return 'quantity'
   if CLOCK.fullmatch(field):
     return 'clock'
   return 'date' if _DATE.fullmatch(field) else 'word'
+
+
+def quantity(field: str) -> tuple[str, str] | None:
+  """The number and the unit of time or voltage of `0.004 sec`, or None."""
+  found = _QUANTITY.fullmatch(field)
+  if found and (units.to_seconds(found[2]) or units.to_millivolt(found[2])):
+    return found[1], found[2]
+  return None
+
+
+def without_unit(field: str, unit: str) -> str:
+  """The number of a quantity in that unit; other fields as they are."""
+  return field.removesuffix(unit).rstrip() if unit else field
+
+
+def is_comment(field: str) -> bool:
+  """Whether a field behind those of a row says something about it."""
+  return field.startswith('#') or kind(field) == 'word'
 
 
 def kinds(line: str, delimiter: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Which characters delimit columns, decimals and groups of thousands."""
 
 import collections
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,12 @@ _DECIDING = 1000
 
 _MIXED = re.compile(r'(?=.*\d).*[\t;| ]')
 """A field that has both a digit and a delimiter in it."""
+
+
+_BROKEN = re.compile(
+  r'[+-]?0\d+(e.*)?|\d{2,}e.*|\de[+-]?0*[0-4]', re.IGNORECASE
+)
+"""A number of which the part before its decimal mark is missing."""
 
 
 def some_of(rows: Sequence[Any]) -> Sequence[Any]:
@@ -53,12 +60,14 @@ def delimiter(
     ]
     kinds = [*map(majority, columns)]
     others = sum(text_lines.kind(row[-1]) == 'word' for row in table)
-    if 'number' in kinds and (sign or others <= 0.1 * len(table)):
+    if {'number', 'quantity'} & {*kinds} and (
+      sign or others <= 0.1 * len(table)
+    ):
       # Where the delimiter is another, it is within fields.
       mixed = sum(
         any(map(_MIXED.match, column))
         for column, kind in zip(columns, kinds, strict=True)
-        if kind != 'clock'
+        if kind not in ('clock', 'quantity')
       )
       fits[sign] = (kinds.count('word'), mixed), times < len(table)
   if not fits:
@@ -86,14 +95,18 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
     return ','
   if any(b[:1] in ('', '-', '+') for b in right) or not all(left):
     return ','
-  if any(re.match(r'[-+]0+$', a) for a in left) or any(
-    re.match(r'0\d|\d+e', b, re.IGNORECASE) for b in right
+  if len({*right}) > 2 and (
+    any(re.match(r'[-+]0+$', a) for a in left)
+    or any(re.match(r'0\d|\d*e', b, re.IGNORECASE) for b in right)
   ):
     return ''
   if all('"' in row for row in rows):
     return '' if all(row.count('"') == 2 for row in rows) else ','
-  numbers = np.array([[float(a), float(b)] for a, b in both]).T
-  if any(content.role([x]) in ('time', 'row number') for x in numbers):
+  numbers = np.array(
+    [[float(re.sub('[eE].*', '', x) or 0) for x in pair] for pair in both]
+  ).T
+  first = numbers[:, : _DECIDING // 2]  # The others are from all over.
+  if any(content.role([x]) in ('time', 'row number') for x in first):
     return ','
   if {*right} >= {*'0123456789'} and {*map(len, right)} == {1}:
     return ''  # One decimal place.
@@ -114,13 +127,13 @@ def _comma(path: pathlib.Path, rows: Sequence[str], above: str) -> str:
 
 
 def majority(fields: Iterable[str]) -> str:
-  """Kind of a column: 'number', 'clock', 'word' or 'missing'."""
+  """Kind of a column: 'number', 'quantity', 'clock', 'word' or 'missing'."""
   counts = collections.Counter(map(text_lines.kind, fields))
   counts['word'] += counts.pop('date', 0)
   if counts['word'] > 0.5 * (counts.total() - counts['missing']):
     return 'word'
-  return max(('missing', 'number', 'clock'), key=lambda x: (
-    bool(counts[x]) * (x != 'missing'), counts[x]))  # fmt: skip
+  order = ('missing', 'number', 'quantity', 'clock')
+  return max(order, key=lambda x: (counts[x] > 0 and x != 'missing', counts[x]))
 
 
 def marks(
@@ -128,8 +141,24 @@ def marks(
   sign: str,
   kinds: Sequence[str],
   rows: Sequence[Sequence[str]],
+  names: Sequence[str] | None,
 ) -> tuple[str, str | None]:
-  """The decimal mark, and what separates groups of thousands or None."""
+  """Chooses the decimal mark, and what separates groups of thousands.
+
+  Args:
+    path: The file.
+    sign: The delimiter.
+    kinds: Of each column.
+    rows: Fields of some rows.
+    names: Of columns, by the line above; empty if there are none, None where
+      quotes show the columns.
+
+  Returns:
+    The mark, and the separator or None.
+
+  Raises:
+    InputError: It cannot be known.
+  """
   columns = [
     [row[k] for row in rows] for k, kind in enumerate(kinds) if kind == 'number'
   ]
@@ -144,7 +173,7 @@ def marks(
     {*'.,'} & {x for x in ends if len(x) == 1 and x not in groups}
   )
   example = next((x for x in fields if '.' in x or ',' in x), '')
-  if len(groups) > 1 or len(marks) > 1 or groups & marks:
+  if len(groups) > 1 or len(marks) > 1 or groups & marks or ' ' in marks:
     raise InputError(
       f'{path} has numbers with different decimal marks, such as {example!r}:'
       ' export it with one decimal mark and without groups of thousands.'
@@ -172,14 +201,45 @@ def marks(
         f'{path} has numbers such as {column[0]!r}, which may be thousands or'
         ' have a decimal comma: export it without groups of thousands.'
       )
-  if sign == ',' and not marks and len(columns) > 1:
-    zeros = sum(bool(re.fullmatch(r'0\d+', field)) for field in fields)
-    if zeros > 0.01 * len(fields):
-      raise InputError(
-        f'{path} has a comma both as decimal mark and between columns: export'
-        ' it with a semicolon or a tab between columns.'
-      )
+  if sign == ',' and not marks:
+    _check_commas(path, columns, names)
   return decimal, next(iter(groups), None)
+
+
+def _check_commas(
+  path: pathlib.Path,
+  columns: Sequence[Sequence[str]],
+  names: Sequence[str] | None,
+) -> None:
+  """Raises InputError if commas between whole numbers may be decimal marks.
+
+  Args:
+    path: The file.
+    columns: Those of numbers.
+    names: Of all columns, None where each of them is known to be one.
+  """
+  shares = [
+    sum(bool(_BROKEN.fullmatch(field)) for field in column) / len(column)
+    for column in columns
+  ]
+  few = names is not None and 1 < len(names) < len(columns)
+  if len(columns) > 1 and (few or max(shares) > 0.01):
+    raise InputError(
+      f'{path} has a comma both as decimal mark and between columns: export it'
+      ' with a semicolon or a tab between columns.'
+    )
+  if names is None or len(names) >= len(columns):
+    return
+  for whole, part in itertools.pairwise(columns):
+    digits = {*part} - {''}
+    if len(digits) < 3 or not all(map(str.isdecimal, digits)):
+      continue
+    below_ten = all(re.fullmatch(r'[+-]?\d?', field) for field in whole)
+    if below_ten or '-0' in whole or {*map(len, digits)} == {1}:
+      raise InputError(
+        f'{path} has commas that may be decimal marks or delimit columns, and'
+        ' no names: export it with a semicolon or a tab between columns.'
+      )
 
 
 def _may_be_thousands(column: Sequence[str]) -> bool:

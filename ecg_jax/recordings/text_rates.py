@@ -1,4 +1,4 @@
-"""Sampling rates and units of time in header lines."""
+"""Sampling rates in header lines."""
 
 import dataclasses
 import re
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ecg_jax.recordings import text_lines
+from ecg_jax.recordings.units import to_hertz, to_seconds
 
 _NOT_SAMPLING = re.compile(
   r'filt|notch|cut.?off|pass\b|\bband|mains|netz|secteur|\bhum\b|heart|puls|'
@@ -42,18 +43,6 @@ _INTERVAL = re.compile(
 )
 """A line with the time from one sample to the next."""
 
-_TIME_UNITS = {
-  's': 1.0, 'sec': 1.0, 'secs': 1.0, 'second': 1.0, 'seconds': 1.0,
-  'sekunden': 1.0, 'secondes': 1.0, 'segundos': 1.0, 'ms': 1e-3,
-  'msec': 1e-3, 'msecs': 1e-3, 'millisec': 1e-3, 'millis': 1e-3,
-  'millisecond': 1e-3, 'milliseconds': 1e-3, 'us': 1e-6, 'usec': 1e-6,
-  'µs': 1e-6, 'μs': 1e-6, 'microsec': 1e-6, 'micros': 1e-6,
-  'microseconds': 1e-6, 'ns': 1e-9, 'nsec': 1e-9, 'nanoseconds': 1e-9,
-  'min': 60.0, 'mins': 60.0, 'minutes': 60.0, 'h': 3600.0, 'hr': 3600.0,
-  'hours': 3600.0,
-}  # fmt: skip
-"""Unit of time -> seconds."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
@@ -64,14 +53,6 @@ class Stated:
   """Such as 'header line 7'."""
   limit: float | None = None
   """Samples beyond which the unit cannot be true, None if there is none."""
-
-
-def seconds_of(unit: str) -> float | None:
-  """Seconds in a unit of time as files spell it, or None."""
-  plain = unit.strip().strip('[]()').strip().lower()
-  if part := re.fullmatch(r's(?:ec)?/(\d+)', plain):  # Of a sample.
-    return 1 / max(1, int(part[1]))
-  return _TIME_UNITS.get(plain.rstrip('.'))
 
 
 def value_of(text: str) -> float:
@@ -103,12 +84,12 @@ def rates_in(line: str, delimiter: str) -> list[float]:
   """Sampling rates that a header line states, in Hz."""
   text = line.lower()[:2000]
   per_sample = re.search(rf'({NUMBER})\s*(\w+)\s*(?:/|per)\s*sample\b', text)
-  if per_sample and (seconds := seconds_of(per_sample[2])):
+  if per_sample and (seconds := to_seconds(per_sample[2])):
     return _inverse(value_of(per_sample[1]) * seconds)
   if _NOT_SAMPLING.search(text):
     return []
   if interval := _INTERVAL.search(text):
-    seconds = seconds_of(interval['unit']) or seconds_of(
+    seconds = to_seconds(interval['unit']) or to_seconds(
       interval['before'] or ''
     )
     return _inverse(value_of(interval['number']) * (seconds or 0.0))
@@ -137,4 +118,4 @@ def rates_in(line: str, delimiter: str) -> list[float]:
 
 
 def _inverse(seconds: float) -> list[float]:
-  return [round(1 / seconds, 9)] if seconds > 0 else []
+  return [round(to_hertz(seconds), 9)] if seconds > 0 else []

@@ -1,4 +1,4 @@
-"""Units of voltage, in every spelling that files and users have."""
+"""Units of voltage and time, in every spelling that files and users have."""
 
 import contextlib
 import functools
@@ -25,6 +25,20 @@ _PREFIXES = (
   (1e-6, 'n|nano|н|нано|纳|ナノ'),
 )
 """Factor to mV, and the prefixes of a volt that have it."""
+
+
+_TIME_UNITS = {
+  's': 1.0, 'sec': 1.0, 'secs': 1.0, 'second': 1.0, 'seconds': 1.0,
+  'sekunden': 1.0, 'secondes': 1.0, 'segundos': 1.0, 'ms': 1e-3,
+  'msec': 1e-3, 'msecs': 1e-3, 'millisec': 1e-3, 'millis': 1e-3,
+  'millisecond': 1e-3, 'milliseconds': 1e-3, 'us': 1e-6, 'usec': 1e-6,
+  'µs': 1e-6, 'μs': 1e-6, 'microsec': 1e-6, 'micros': 1e-6,
+  'microseconds': 1e-6, 'ns': 1e-9, 'nsec': 1e-9, 'nanoseconds': 1e-9,
+  'min': 60.0, 'mins': 60.0, 'minutes': 60.0, 'h': 3600.0, 'hr': 3600.0,
+  'hour': 3600.0, 'hours': 3600.0, 'hrs': 3600.0, 'day': 86_400.0,
+  'days': 86_400.0,
+}  # fmt: skip
+"""Unit of time -> seconds."""
 
 
 def _plain(text: str) -> str:
@@ -72,3 +86,29 @@ def to_millivolt(text: str | None) -> float | None:
       return factor
   misread = re.sub(f'{_VOLT}$', '', plain)
   return 1e-3 if misread != plain and misread in _MISREAD_MICRO else None
+
+
+def to_hertz(period: float) -> float:
+  """Samples per second, a whole number if six digits of a period allow it.
+
+  Args:
+    period: Seconds from one sample to the next, above 0.
+  """
+  rate = 1 / period
+  return float(round(rate)) if abs(round(rate) / rate - 1) < 1e-5 else rate
+
+
+@functools.lru_cache
+def to_seconds(text: str) -> float | None:
+  """Seconds in a unit of time, such as `ms`, `[sec]`, `s/256`, `0.002 sec`.
+
+  Returns:
+    Seconds above 0, or None for everything else.
+  """
+  plain = text.strip().strip('[]()').strip().lower().rstrip('.')
+  if part := re.fullmatch(r's(?:ec)?/(\d+)', plain):  # Of a sample.
+    return 1 / max(1, int(part[1]))
+  if part := re.fullmatch(r'(\d*[.,]?\d+(?:e[+-]?\d+)?) ?(\D+)', plain):
+    one, count = _TIME_UNITS.get(part[2]), float(part[1].replace(',', '.'))
+    return 1 / to_hertz(one * count) if one and 0 < count < 1e9 else None
+  return _TIME_UNITS.get(plain)

@@ -7,12 +7,15 @@ import pathlib
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import wfdb_header, wfdb_signals
+from ecg_jax.recordings import header_text, wfdb_signals
 from ecg_jax.recordings.channels import Channel, Channels, Samples
 from ecg_jax.recordings.wfdb_header import Header, read_header
 
 _MOST_SAMPLES_PER_SECOND = 1e7
 """Of all channels; a header with more is damaged."""
+
+_MOST_VERIFIED = 2**20
+"""Frames of a record whose checksums are verified; longer ones take time."""
 
 _DEFAULT_GAIN = 200.0
 """Counts per unit where none are stated, by the definition of the format."""
@@ -28,7 +31,7 @@ class SignalSamples(Samples):
     numbers = [k for k, x in enumerate(header.signals) if x.file == name]
     self.member = numbers.index(number)
     self.file = wfdb_signals.open_file(
-      wfdb_header.beside(header.path, name),
+      header_text.beside(header.path, name),
       [header.signals[k] for k in numbers],
     )
     held, claimed = self.file.num_frames, header.length
@@ -45,6 +48,18 @@ class SignalSamples(Samples):
       self.notes += (
         f'{name} has {held} samples, of which the header states {claimed}: the'
         ' rest is not read',
+      )
+
+  def verify(self) -> None:
+    """Notes a checksum that the samples do not have."""
+    frames = self.num_samples // self.signal.frame
+    if not self.signal.checksum or frames > _MOST_VERIFIED:
+      return
+    total = self.file.read(0, frames, self.member).sum(dtype=np.int64)
+    if (int(total) - self.signal.checksum) % 2**16:
+      name = self.signal.name or self.signal.file
+      self.notes += (
+        f'the checksum of lead {name} is wrong: it may be damaged',
       )
 
   def read(self, start: int, stop: int) -> np.ndarray:
@@ -142,12 +157,14 @@ class WfdbRecord(Channels):
     """Opens a signal; raises InputError if its file was cut off."""
     if self.header.segments:
       return SegmentedSamples(self.header, self.first, number)
-    return SignalSamples(self.header, number)
+    samples = SignalSamples(self.header, number)
+    samples.verify()
+    return samples
 
 
 def _segment_header(path: pathlib.Path, name: str) -> Header:
   """Reads the header of a segment of a record."""
-  return read_header(wfdb_header.beside(path, f'{name}.hea'))
+  return read_header(header_text.beside(path, f'{name}.hea'))
 
 
 def read_wfdb(path: pathlib.Path) -> Channels:

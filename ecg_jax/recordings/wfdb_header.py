@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import os
 import pathlib
 import re
-import unicodedata
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import header_text
@@ -46,6 +44,9 @@ class Signal:
   unit: str
   initial: int
   """First sample, which format 8 needs."""
+  checksum: int
+  """Sum of all samples, of which the last 16 bits count; 0 if not stated, as of
+  the challenge's records."""
   name: str
 
 
@@ -70,34 +71,6 @@ def header_beside(path: pathlib.Path) -> pathlib.Path:
   endings = ('.HEA', '.hea') if path.suffix.isupper() else ('.hea', '.HEA')
   headers = [path.with_suffix(ending) for ending in endings]
   return next((header for header in headers if header.exists()), path)
-
-
-def beside(path: pathlib.Path, name: str) -> pathlib.Path:
-  """The file that a header names.
-
-  Its name may differ in case, as on systems that ignore it, and in how accents
-  are composed, as between systems.
-
-  Raises:
-    InputError: The name is an address, or one in an archive.
-  """
-  if '://' in name or '::' in name or '\0' in name:
-    raise InputError(
-      f'{path} names a file that is not beside it ({name[:80]}): give a copy'
-      ' with all its files in one folder.'
-    )
-  exact = path.parent / name
-  if os.path.lexists(exact):
-    return exact
-  wanted = _caseless(exact.name)
-  folder = exact.parent
-  files = folder.iterdir() if folder.is_dir() else ()
-  alike = [file for file in files if _caseless(file.name) == wanted]
-  return alike[0] if len(alike) == 1 else exact
-
-
-def _caseless(name: str) -> str:
-  return unicodedata.normalize('NFC', name).casefold()
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -209,8 +182,8 @@ def _signal(path: pathlib.Path, line: str) -> Signal:
     raise InputError(
       f'{path} has {line[:60]!r} where a signal is described: restore it.'
     )
-  # Resolution, zero, first sample.
-  stated = [*map(int, fields[1:last]), 0, 0, 0]
+  # Resolution, zero, first sample, checksum.
+  stated = [*map(int, fields[1:last]), 0, 0, 0, 0]
   baseline = gain and gain['baseline']
   return Signal(
     file=found['file'],
@@ -221,5 +194,6 @@ def _signal(path: pathlib.Path, line: str) -> Signal:
     baseline=int(baseline) if baseline else stated[1],
     unit=(gain and gain['unit']) or 'mV',
     initial=stated[2],
+    checksum=stated[3],
     name=name if named else '',
   )
