@@ -131,6 +131,7 @@ def test_folds_that_fail_are_named_and_the_other_ends_as_if_alone(
   assert command.read(0) == alone[0]
 
 
+@many
 def test_signal_saves_all_folds(command):
   command.set('phases.epochs', '(9999,)')
   command.set('checkpoint_minutes', 99)

@@ -16,10 +16,11 @@ from configs import crnn as crnn_config
 from ecg_jax import experiment
 from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.models import cnn, crnn, layers, residual_crnn
-from ecg_jax.models.kernels import convolution
+from ecg_jax.models.kernels import activation, convolution, lstm
 from ecg_jax.models.kernels.dropout import Dropout
 from ecg_jax.models.loss import weighted_cross_entropy
 from ecg_jax.models.variables import count_parameters, initialise
+from ecg_jax.runtime import platforms
 from tests import helpers, tiny_models
 
 BINS = 7
@@ -193,7 +194,7 @@ def test_every_layer_has_dropout_in_training(name, kind, convolutions, others):
   seen = {0.1: [], 0.2: []}
 
   def record(call, args, kwargs, context):
-    if isinstance(context.module, Dropout):
+    if isinstance(context.module, Dropout) and context.method_name == 'noise':
       seen[context.module.rate].append(kwargs['train'])
     return call(*args, **kwargs)
 
@@ -297,8 +298,12 @@ class _Float64(types.ModuleType):
     return getattr(jnp, name)
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
 @pytest.mark.parametrize('variant', FEW)
-def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
+def test_gradients_equal_finite_differences_in_float64(
+  variant, platform, monkeypatch
+):
+  monkeypatch.setattr(platforms, 'platform', lambda: platform)
   name, kind, fields = VARIANTS[variant]
   kind = 'all' if kind == 'lstm' else kind
   narrow = {'width': 2, 'growth': 1, 'blocks': 2}
@@ -308,7 +313,8 @@ def test_gradients_equal_finite_differences_in_float64(variant, monkeypatch):
   double = functools.partial(np.asarray, dtype=np.float64)
   # Flax initializes float32 parameters only.
   narrow_variables = _variables(create())
-  for module in cnn, convolution, crnn, layers, residual_crnn:
+  shared = activation, convolution, layers, lstm
+  for module in cnn, crnn, residual_crnn, *shared:
     monkeypatch.setattr(module, 'jnp', _Float64('float64'))
   with jax.enable_x64(True):
     model = create(dtype=jnp.float64)

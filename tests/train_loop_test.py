@@ -19,7 +19,7 @@ from ecg_jax.evaluation import sums as sums_lib
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.models import forward
 from ecg_jax.runs import checkpoint
-from ecg_jax.runtime import sharding
+from ecg_jax.runtime import platforms, sharding
 from ecg_jax.training import (
   fold_run,
   learning_rate,
@@ -646,9 +646,12 @@ def test_chunk_without_steps_changes_nothing(small_job, tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_program_for_a_gpu(small_job, tmp_path, dtype):
+def test_program_for_a_gpu(small_job, tmp_path, monkeypatch, dtype):
   """Convolutions in the compute dtype, channels last; nothing of the host."""
-  job = with_model(small_job(tmp_path), dtype=jnp.dtype(dtype))
+  monkeypatch.setattr(platforms, 'platform', lambda: 'gpu')
+  # Of its own, since what is traced for a CPU is kept.
+  own = {'batch_norm_epsilon': 2e-3}
+  job = with_model(small_job(tmp_path), dtype=jnp.dtype(dtype), **own)
   program = Program(job)
   text = program.trace().lower(lowering_platforms=('cuda',)).as_text()
   lines = text.splitlines()

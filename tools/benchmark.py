@@ -198,6 +198,8 @@ class Training:
       (jax.jit(job.initial_variables)(), jax.random.key(job.seed)), mesh
     )
     self.rate = sharding.replicate(np.float32(phase.learning_rate), mesh)
+    cuda_graphs = job.loop.cuda_graphs
+    self.program = train_step.chunk_program(cuda_graphs=cuda_graphs)
     self.static = {
       'train_step': job.train_step(phase),
       'mesh': mesh.abstract_mesh,
@@ -229,7 +231,7 @@ class Training:
 
   def lower(self, chunk: Chunk) -> jax.stages.Lowered:
     """Lowers the program of the chunk's bucket."""
-    return train_step.train_chunk.lower(
+    return self.program.lower(
       self.fold.state, *self._inputs(chunk), self.rate, **self.static
     )
 
@@ -238,7 +240,7 @@ class Training:
     inputs = jax.block_until_ready(self._inputs(chunk))
     begun = time.perf_counter()
     self.fold.state, _ = jax.block_until_ready(
-      train_step.train_chunk(self.fold.state, *inputs, self.rate, **self.static)
+      self.program(self.fold.state, *inputs, self.rate, **self.static)
     )
     return time.perf_counter() - begun
 

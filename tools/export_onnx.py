@@ -82,11 +82,13 @@ def convert(folds: Any, temperature: float) -> bytes:
 
   from ecg_jax.models.kernels import convolution
   from ecg_jax.prediction import exporter
+  from ecg_jax.runtime import platforms
 
   weights = exporter.stacked_weights(folds)
   predict = exporter.make_predict(folds, temperature)
   # ONNX has the convolution, but not a choice by platform.
   with (
+    mock.patch.object(platforms, 'platform', return_value='cpu'),
     mock.patch.object(convolution, 'convolve', convolution.plain),
     warnings.catch_warnings(action='ignore'),
   ):

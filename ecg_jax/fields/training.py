@@ -54,6 +54,10 @@ class LoopFields(Group):
   """After a loss or gradient that is not finite: 'stop', or 'restore' the last
   checkpoint and draw other bursts and dropout, at most three times."""
 
+  cuda_graphs: bool = execution(False)
+  """Whether a GPU gets the steps of a chunk as one CUDA graph, which saves the
+  time between kernels; not measured yet."""
+
   def __post_init__(self) -> None:
     self.at_least(1, 'validate_every_epochs', 'patience_epochs')
     self.positive('checkpoint_minutes')

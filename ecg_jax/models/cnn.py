@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ecg_jax.fields.models import CNNFields
-from ecg_jax.models import layers, preprocessing
+from ecg_jax.models import convolutions, layers, preprocessing
 
 
 class CNN(nn.Module):
@@ -39,7 +39,7 @@ class CNN(nn.Module):
       Float32 [B, C].
     """
     del kind
-    x, lengths = layers.Convolutions(self.config, name='convolutions')(
+    x, lengths = convolutions.Convolutions(self.config, name='convolutions')(
       x_BxTxF, lengths, train=train
     )
     x = x.astype(jnp.float32).mean(axis=2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ecg_jax.fields.models import CRNNFields
-from ecg_jax.models import layers, preprocessing
+from ecg_jax.models import convolutions, layers, preprocessing
 from ecg_jax.models.kernels.dropout import Dropout
 
 
@@ -48,7 +48,7 @@ class CRNN(nn.Module):
     Returns:
       Float32 [B, C].
     """
-    x, lengths = layers.Convolutions(self.config, name='convolutions')(
+    x, lengths = convolutions.Convolutions(self.config, name='convolutions')(
       x_BxTxF, lengths, train=train and kind != 'lstm'
     )
     x = x.reshape(*x.shape[:2], -1)

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ecg_jax.fields.models import CNNFields, LayerFields
+from ecg_jax.fields.models import LayerFields
 from ecg_jax.models import preprocessing
-from ecg_jax.models.kernels import convolution, max_pool
-from ecg_jax.models.kernels.dropout import Dropout
-from ecg_jax.runtime import collectives
+from ecg_jax.models.kernels import lstm
+from ecg_jax.models.kernels.activation import Activation, Normalizer
+from ecg_jax.runtime import collectives, platforms
 
 
 def masked(x: jax.Array, mask_BxT: jax.Array) -> jax.Array:
@@ -52,6 +53,27 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-3
 
   @nn.compact
+  def arrays(self, channels: int) -> Normalizer:
+    """The parameters and running averages of so many channels."""
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    size = (channels,)
+    return Normalizer(
+      self.param('scale', ones, size),
+      self.param('bias', zeros, size),
+      self.variable('batch_stats', 'mean', jnp.zeros, size).value,
+      self.variable('batch_stats', 'variance', jnp.ones, size).value,
+    )
+
+  def update(self, arrays: Normalizer, mean: jax.Array, var: jax.Array) -> None:
+    """Adds the statistics of a batch, float32 [C], to the running averages."""
+    if self.is_initializing():
+      return
+    keep = self.momentum
+    mean = keep * arrays.mean + (1 - keep) * mean
+    variance = keep * arrays.variance + (1 - keep) * var
+    self.put_variable('batch_stats', 'mean', mean)
+    self.put_variable('batch_stats', 'variance', variance)
+
   def __call__(
     self, x: jax.Array, mask_BxT: jax.Array, *, train: bool
   ) -> jax.Array:
@@ -60,39 +82,71 @@ class BatchNorm(nn.Module):
     Returns:
       The same shape and dtype, not masked.
     """
-    channels = x.shape[-1:]
-    scale = self.param('scale', nn.initializers.ones, channels)
-    bias = self.param('bias', nn.initializers.zeros, channels)
-    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
-    running_variance = self.variable(
-      'batch_stats', 'variance', jnp.ones, channels
+    arrays = self.arrays(x.shape[-1])
+    x, mean, variance = normalize(
+      x, mask_BxT, arrays, self.epsilon, train=train
     )
-    axes = tuple(range(x.ndim - 1))
     if train:
-      # A convolution's output is not zero in the frames next to the valid ones.
-      valid = masked(x, mask_BxT).astype(jnp.float32)
-      count = jnp.sum(mask_BxT, dtype=jnp.float32) * math.prod(x.shape[2:-1])
-      sums = (count, jnp.sum(valid, axis=axes), jnp.sum(valid**2, axis=axes))
-      count, total, total_of_squares = checkpoint_name(
-        collectives.total(sums), 'statistics'
-      )
-      count = jnp.maximum(count, 1.0)
-      mean = total / count
-      variance = jnp.maximum(total_of_squares / count - mean**2, 0.0)
-      if not self.is_initializing():
-        keep = self.momentum
-        running_mean.value = keep * running_mean.value + (1 - keep) * mean
-        running_variance.value = (
-          keep * running_variance.value + (1 - keep) * variance
-        )
-    else:
-      mean, variance = running_mean.value, running_variance.value
-    factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-    offset = bias - mean * factor
-    factor, offset = (
-      jnp.expand_dims(array, axes) for array in (factor, offset)
+      self.update(arrays, mean, variance)
+    return x
+
+
+def normalize(
+  x: jax.Array,
+  mask_BxT: jax.Array,
+  arrays: Normalizer,
+  epsilon: float,
+  *,
+  train: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalizes x as `BatchNorm` says.
+
+  Returns:
+    The same shape and dtype as x, not masked; and mean and variance, of the
+    batch in training, else the running averages.
+  """
+  axes = tuple(range(x.ndim - 1))
+  if train:
+    # A convolution's output is not zero in the frames next to the valid ones.
+    valid = masked(x, mask_BxT).astype(jnp.float32)
+    count = jnp.sum(mask_BxT, dtype=jnp.float32) * math.prod(x.shape[2:-1])
+    sums = (count, jnp.sum(valid, axis=axes), jnp.sum(valid**2, axis=axes))
+    count, total, total_of_squares = checkpoint_name(
+      collectives.total(sums), 'statistics'
     )
-    return (x.astype(factor.dtype) * factor + offset).astype(x.dtype)
+    count = jnp.maximum(count, 1.0)
+    mean = total / count
+    variance = jnp.maximum(total_of_squares / count - mean**2, 0.0)
+  else:
+    mean, variance = arrays.mean, arrays.variance
+  factor = arrays.scale * jax.lax.rsqrt(variance + epsilon)
+  offset = arrays.bias - mean * factor
+  factor, offset = (jnp.expand_dims(array, axes) for array in (factor, offset))
+  y = (x.astype(factor.dtype) * factor + offset).astype(x.dtype)
+  return y, mean, variance
+
+
+def activate(
+  norm: BatchNorm, x_BxTxC: jax.Array, lengths: jax.Array, *, train: bool
+) -> jax.Array:
+  """Batch normalization, ReLU, mask."""
+  arrays = norm.arrays(x_BxTxC.shape[-1])
+
+  def by_operation(x, lengths, arrays):
+    mask_BxT = preprocessing.valid(lengths, x.shape[1])
+    x, *statistics = normalize(x, mask_BxT, arrays, norm.epsilon, train=train)
+    return masked(nn.relu(x), mask_BxT), *statistics
+
+  operands = x_BxTxC, lengths, arrays
+  if any(map(jax.export.is_symbolic_dim, x_BxTxC.shape)):
+    x, *statistics = by_operation(*operands)
+  else:
+    x, *statistics = platforms.choose(
+      *operands, cpu=by_operation, default=Activation(1, norm.epsilon, train)
+    )
+  if train:
+    norm.update(arrays, *statistics)
+  return x
 
 
 def batch_norm(config: LayerFields, name: str) -> BatchNorm:
@@ -100,51 +154,6 @@ def batch_norm(config: LayerFields, name: str) -> BatchNorm:
   return BatchNorm(
     config.batch_norm_momentum, config.batch_norm_epsilon, name=name
   )
-
-
-class ConvolutionBlock(nn.Module):
-  """Convolution layers, of which the last halves time and frequency.
-
-  Each layer: 5x5 convolution over (time, frequency) without bias (batch
-  normalization has one), batch normalization, ReLU, dropout (paper, section
-  2.3).
-  """
-
-  config: CNNFields
-  index: int
-  """Position among the blocks, which determines the width."""
-
-  @nn.compact
-  def __call__(
-    self, x_BxTxFxC: jax.Array, lengths: jax.Array, *, train: bool
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns x with half (rounded up) the frames and bins, and its lengths."""
-    config = self.config
-    x = x_BxTxFxC
-    for index in range(config.layers_per_block):
-      last = index == config.layers_per_block - 1
-      stride = 2 if last and config.reduction == 'stride' else 1
-      width = config.width + (self.index + last) * config.growth
-      kernel = self.param(
-        f'kernel_{index}',
-        nn.initializers.glorot_uniform(),
-        (5, 5, x.shape[-1], width),
-      )
-      x = convolution.convolve(
-        x.astype(config.dtype), kernel.astype(config.dtype), stride
-      )
-      x = checkpoint_name(x, 'convolution')
-      lengths = -(-lengths // stride)
-      mask_BxT = preprocessing.valid(lengths, x.shape[1])
-      norm = batch_norm(config, f'batch_norm_{index}')
-      x = masked(nn.relu(norm(x, mask_BxT, train=train)), mask_BxT)
-      x = Dropout(config.dropout_convolution)(x, train=train)
-    if config.reduction == 'max_pool':
-      # After the ReLU and the mask nothing is negative and padding is zero, so
-      # a window that extends beyond the end has the maximum of its valid part.
-      x = max_pool.max_pool(x)
-      lengths = -(-lengths // 2)
-    return x, lengths
 
 
 def run_block(
@@ -171,25 +180,6 @@ def run_block(
     )
     run = nn.remat(run, policy=policy)
   return run(block, x, lengths)
-
-
-class Convolutions(nn.Module):
-  """All convolution blocks of the paper's models."""
-
-  config: CNNFields
-
-  @nn.compact
-  def __call__(
-    self, x_BxTxF: jax.Array, lengths: jax.Array, *, train: bool
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns features [B, T', F', C], zero where not valid, and lengths."""
-    x = x_BxTxF[..., None]
-    for index in range(self.config.blocks):
-      block = ConvolutionBlock(self.config, index, name=f'block_{index}')
-      x, lengths = run_block(
-        block, x, lengths, train=train, remat=self.config.remat
-      )
-    return x, lengths
 
 
 class BidirectionalLSTM(nn.Module):
@@ -244,26 +234,7 @@ class BidirectionalLSTM(nn.Module):
       jnp.broadcast_to(mask_BxT.T[:, None, :, None], (frames, 2, batch, 1))
     )
 
-    def step(carry, inputs):
-      hidden, cell = carry
-      gates, valid = inputs
-      gates = gates + jnp.einsum('kbh,khg->kbg', hidden, recurrent)
-      update, forget, candidate, output = jnp.split(
-        gates.astype(jnp.float32), 4, axis=-1
-      )
-      new_cell = nn.sigmoid(forget) * cell
-      new_cell += nn.sigmoid(update) * jnp.tanh(candidate)
-      new_hidden = (nn.sigmoid(output) * jnp.tanh(new_cell)).astype(self.dtype)
-      hidden = jnp.where(valid, new_hidden, hidden)
-      cell = jnp.where(valid, new_cell, cell)
-      return (hidden, cell), hidden
-
-    zeros = jnp.zeros((2, batch, units))
-    (hidden, _), outputs = jax.lax.scan(
-      step,
-      (zeros.astype(self.dtype), zeros),
-      (projected, mask_Tx2xBx1),
-    )
+    outputs, hidden = lstm.recurrence(projected, mask_Tx2xBx1, recurrent)
     outputs = backwards(outputs)
     outputs_BxTx2H = jnp.moveaxis(outputs, 2, 0).reshape(batch, frames, -1)
     last_Bx2H = jnp.moveaxis(hidden, 1, 0).reshape(batch, -1)

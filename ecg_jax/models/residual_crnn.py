@@ -112,16 +112,7 @@ class ResidualStages(nn.Module):
           block, x, lengths, train=train, remat=config.remat
         )
     norm = layers.batch_norm(config, 'output_norm')
-    return _activate(norm, x, lengths, train=train), lengths
-
-
-def _activate(
-  norm: layers.BatchNorm, x_BxTxC: jax.Array, lengths: jax.Array, *, train: bool
-) -> jax.Array:
-  """Batch normalization, ReLU, mask."""
-  mask_BxT = preprocessing.valid(lengths, x_BxTxC.shape[1])
-  x = norm(x_BxTxC, mask_BxT, train=train)
-  return layers.masked(nn.relu(x), mask_BxT)
+    return layers.activate(norm, x, lengths, train=train), lengths
 
 
 class ResidualBlock(nn.Module):
@@ -145,7 +136,7 @@ class ResidualBlock(nn.Module):
     """Returns x, not masked, with 1 / stride of the frames, and its lengths."""
     config = self.config
     norms = [layers.batch_norm(config, f'norm_{index}') for index in (0, 1)]
-    x = _activate(norms[0], x_BxTxC, lengths, train=train)
+    x = layers.activate(norms[0], x_BxTxC, lengths, train=train)
     x = FrameConvolution(
       self.width,
       config.kernel_frames,
@@ -154,7 +145,7 @@ class ResidualBlock(nn.Module):
       name='layer_0',
     )(x)
     new_lengths = -(-lengths // self.stride)
-    x = _activate(norms[1], x, new_lengths, train=train)
+    x = layers.activate(norms[1], x, new_lengths, train=train)
     x = Dropout(config.dropout_convolution, whole_channels=True)(x, train=train)
     x = FrameConvolution(
       self.width, config.kernel_frames, config.dtype, gain=0.2, name='layer_1'

@@ -21,6 +21,11 @@ def size() -> int:
   return mesh.shape[NAME] if NAME in mesh.manual_axes else 1
 
 
+def position() -> jax.Array | int:
+  """Which of the devices this is, from 0."""
+  return jax.lax.axis_index(NAME) if size() > 1 else 0
+
+
 def total(tree: Tree) -> Tree:
   """Sums each array of the tree over the devices.
 
@@ -41,5 +46,4 @@ def own_rows(x: jax.Array) -> jax.Array:
   if size() == 1:
     return x
   rows = len(x) // size()
-  first = jax.lax.axis_index(NAME) * rows
-  return jax.lax.dynamic_slice_in_dim(x, first, rows)
+  return jax.lax.dynamic_slice_in_dim(x, position() * rows, rows)

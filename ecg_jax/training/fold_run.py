@@ -120,7 +120,9 @@ class FoldRun:
     """Starts a chunk, then fetches the result of the one before it."""
     step = self.job.train_step(self.phase)
     self.programs.wait_for(step, work.chunk)
-    self.state, result = train_step.train_chunk(
+    cuda_graphs = self.job.loop.cuda_graphs
+    run = train_step.chunk_program(cuda_graphs=cuda_graphs)
+    self.state, result = run(
       self.state,
       *work.inputs,
       work.learning_rate,

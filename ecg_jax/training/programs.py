@@ -70,7 +70,7 @@ class Programs:
       key = _key(step, chunk)
       if key not in self._begun:
         self._begun[key] = self._pool.submit(
-          self._compile, step, shapes, data, chunk
+          self._compile, job, step, shapes, data, chunk
         )
     begun = list(self._begun.values())
 
@@ -92,11 +92,16 @@ class Programs:
     self._pool.shutdown(cancel_futures=True)
 
   def _compile(
-    self, step: Step, state: TrainState, data: device_data.Data, chunk: Chunk
+    self,
+    job: Job,
+    step: Step,
+    state: TrainState,
+    data: device_data.Data,
+    chunk: Chunk,
   ) -> None:
     # Python traces one at a time, so the one needed first is to be the first.
     with self._tracing:
-      lowered = _lower(step, state, data, chunk, self._group.mesh)
+      lowered = _lower(job, step, state, data, chunk, self._group.mesh)
     lowered.compile()
 
 
@@ -131,6 +136,7 @@ def _key(step: Step, chunk: Chunk) -> Hashable:
 
 
 def _lower(
+  job: Job,
   step: Step,
   state: TrainState,
   data: device_data.Data,
@@ -156,9 +162,8 @@ def _lower(
   )
   state = jax.eval_shape(begin, state.variables, state.step, state.key)
   state, rate = sharding.replicated((state, np.float32(0)), mesh)
-  return train_step.train_chunk.lower(
-    state, *inputs, rate, train_step=step, mesh=devices
-  )
+  run = train_step.chunk_program(cuda_graphs=job.loop.cuda_graphs)
+  return run.lower(state, *inputs, rate, train_step=step, mesh=devices)
 
 
 def num_threads(jobs: int) -> int:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
-from ecg_jax.runtime import collectives, sharding
+from ecg_jax.runtime import collectives, platforms, sharding
 from ecg_jax.training import optimizer
 from ecg_jax.training.train_state import TrainState
 
@@ -87,11 +88,12 @@ class TrainStep:
       own_loss, has_aux=True
     )(trained)
     loss, gradients = collectives.total((loss, gradients))
-    # A sum is not finite if a part of it is not.
-    total = sum(jnp.sum(gradient) for gradient in jax.tree.leaves(gradients))
-    trained, moments = self.optimizer.update(
-      trained, gradients, state.optimizer_state, learning_rate
-    )
+    with jax.named_scope('optimizer'):
+      # A sum is not finite if a part of it is not.
+      total = platforms.choose(gradients, cpu=_sum, default=sum_by_shape)
+      trained, moments = self.optimizer.update(
+        trained, gradients, state.optimizer_state, learning_rate
+      )
     variables = {'params': {**trained, **frozen}, 'batch_stats': batch_stats}
     average = self.optimizer.update_average(
       state.average, variables, kept, state.step
@@ -107,9 +109,29 @@ class TrainStep:
     return state, StepResult(jax.nn.softmax(logits), losses, finite)
 
 
-@functools.partial(
+def _sum(gradients: Any) -> jax.Array:
+  return functools.reduce(jnp.add, map(jnp.sum, jax.tree.leaves(gradients)))
+
+
+def sum_by_shape(gradients: Any) -> jax.Array:
+  """Adds those of one shape before it sums them, as on a GPU.
+
+  Each sum is a kernel or two there. The barrier keeps them out of the kernels
+  of the optimizer, which then could not update their arrays in place.
+  """
+  by_shape: dict[tuple[int, ...], jax.Array] = {}
+  for leaf in jax.tree.leaves(jax.lax.optimization_barrier(gradients)):
+    known = by_shape.get(leaf.shape)
+    by_shape[leaf.shape] = leaf if known is None else known + leaf
+  return functools.reduce(jnp.add, map(jnp.sum, by_shape.values()))
+
+
+_jit = functools.partial(
   jax.jit, static_argnames=('train_step', 'mesh'), donate_argnames=('state',)
 )
+
+
+@_jit
 def train_chunk(
   state: TrainState,
   data: device_data.DeviceData,
@@ -157,3 +179,21 @@ def train_chunk(
     return state, ChunkResult(collectives.total(sums), bad_step)
 
   return sharding.on_own_rows(run, mesh)(state, data, chunk, learning_rate)
+
+
+GRAPH_OPTIONS = {
+  'xla_gpu_enable_command_buffer': 'FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,'
+  'DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE,COLLECTIVES'
+}
+"""Options of XLA: what it puts into CUDA graphs. The last three are not in them
+by default; with them the program is one graph."""
+
+train_chunk_in_graph = _jit(
+  inspect.unwrap(train_chunk), compiler_options=GRAPH_OPTIONS
+)
+"""The same, which a GPU launches as one CUDA graph."""
+
+
+def chunk_program(*, cuda_graphs: bool) -> Any:
+  """`train_chunk`, or `train_chunk_in_graph`."""
+  return train_chunk_in_graph if cuda_graphs else train_chunk

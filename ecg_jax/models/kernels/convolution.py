@@ -6,7 +6,7 @@ On a CPU, XLA's convolutions reach half the throughput of its matrix products
 and bins, 32 -> 32 channels, the input's fell from 70 to 7 GFLOP/s and the
 kernel's from 16 to 1. So there a convolution consists of matrix products (see
 `winograd` for two dimensions). On all other platforms it is XLA's own (cuDNN's
-on a GPU). `lax.platform_dependent` chooses when the program is lowered.
+on a GPU). `platforms.choose` says which.
 
 B: batch, T: frames, F: frequency bins, I: channels in, O: channels out.
 """
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ecg_jax.models.kernels import winograd
+from ecg_jax.runtime import platforms
 
 _LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: ('NHWC', 'HWIO', 'NHWC')}
 """Number of dimensions of the kernel -> layouts."""
@@ -42,7 +43,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   if jax.export.is_symbolic_dim(x.shape[1]):
     # Exported for any length, which the tiles of the products depend on.
     return plain(x, kernel, stride=stride)
-  return lax.platform_dependent(
+  return platforms.choose(
     x,
     kernel,
     cpu=functools.partial(_cpu_forward, stride=stride),
@@ -56,14 +57,12 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, residuals, gradient):
   x, kernel = residuals
-  return lax.platform_dependent(
+  return platforms.choose(
     x,
     kernel,
     gradient,
     cpu=functools.partial(_cpu_gradients, stride=stride),
-    default=lambda x, kernel, gradient: jax.vjp(
-      functools.partial(plain, stride=stride), x, kernel
-    )[1](gradient),
+    default=functools.partial(_library_gradients, stride=stride),
   )
 
 
@@ -80,6 +79,55 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     ((half, half),) * dimensions,
     dimension_numbers=_LAYOUTS[kernel.ndim],
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
+def library(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Computes `convolve` as it is on a GPU: by cuDNN, forward and backward."""
+  return plain(x, kernel, stride)
+
+
+def _library_forward(x, kernel, stride):
+  return library(x, kernel, stride), (x, kernel)
+
+
+def _library_backward(stride, residuals, gradient):
+  return _library_gradients(*residuals, gradient, stride=stride)
+
+
+library.defvjp(_library_forward, _library_backward)
+
+
+@functools.partial(jax.jit, static_argnames='stride')
+def _library_gradients(x, kernel, gradient, *, stride):
+  """Gradients by cuDNN's own functions.
+
+  XLA takes the gradient by the kernel for a convolution whose window is the
+  gradient of the output, and finds back to cuDNN's function only where the
+  output is larger than the kernel in every dimension. So where it is not, as in
+  the paper's last block, whose bins are five, it is padded by zeros. The
+  barrier keeps XLA from folding them into the convolution again.
+  """
+  [by_x] = jax.linear_transpose(lambda x: plain(x, kernel, stride), x)(gradient)
+  sizes = zip(gradient.shape[1:-1], kernel.shape, strict=False)
+  missing = [max(0, size + 1 - number) for number, size in sizes]
+  if any(missing):
+    x, gradient = lax.optimization_barrier(
+      (
+        _pad_end(x, [stride * number for number in missing]),
+        _pad_end(gradient, missing),
+      )
+    )
+  [by_kernel] = jax.linear_transpose(
+    lambda kernel: plain(x, kernel, stride), kernel
+  )(gradient)
+  return by_x, by_kernel
+
+
+def _pad_end(x, numbers):
+  """Appends zeros to the dimensions between the first and the last."""
+  return jnp.pad(x, ((0, 0), *((0, number) for number in numbers), (0, 0)))
 
 
 def _cpu_forward(x, kernel, *, stride):
