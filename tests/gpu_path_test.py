@@ -60,6 +60,7 @@ def test_unrolled_lstm_equals_the_scan(lengths, dtype):
   projected = jnp.asarray(_draw(0, frames, 2, len(lengths), 4 * units), dtype)
   kernel = jnp.asarray(_draw(1, 2, units, 4 * units), dtype)
   valid = np.arange(frames)[:, None] < np.array(lengths)
+  valid[2, 0] = False  # Not only behind the end.
   valid = jnp.asarray(np.stack([valid, valid[::-1]], axis=1)[..., None])
   weights = _draw(2, frames, 2, len(lengths), units)
 
@@ -267,7 +268,7 @@ def train_steps(small_job, tmp_path, monkeypatch):
     before = jax.device_get(training.fold.state.params)
     chunks = job.sampler.training_chunks(0, 1)
     chunk = next(chunk for chunk in chunks if chunk.num_steps == 3)
-    training.run(chunk)
+    training.loop([chunk])
     training.close()
     after = jax.device_get(training.fold.state.params)
     return jax.tree.map(np.subtract, after, before)
@@ -285,5 +286,8 @@ def test_three_steps_are_the_same_on_one_device_and_on_four(train_steps):
 
 def test_options_of_graphs_change_nothing_on_a_cpu(train_steps):
   expected = train_steps('cpu', 1)
+  in_graph = train_step.train_chunk_in_graph
+  in_graph.clear_cache()
   found = train_steps('cpu', 1, cuda_graphs=True)
+  assert in_graph._cache_size() == 1  # It is what ran.
   jax.tree.map(np.testing.assert_array_equal, found, expected)

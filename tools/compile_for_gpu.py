@@ -130,14 +130,6 @@ def describe_mesh(gpu: str, devices: int) -> Mesh:
   return sharding.make_mesh(topology.devices)
 
 
-def _placed(tree: Any, mesh: Mesh, where: Any = sharding.WHOLE) -> Any:
-  """Shapes of arrays that are on a mesh, from shapes or arrays."""
-  placed = NamedSharding(mesh, where)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree
-  )
-
-
 def _placed_inputs(
   chunk: Chunk, mesh: Mesh
 ) -> tuple[device_data.DeviceData, Chunk]:
@@ -152,15 +144,13 @@ def _placed_inputs(
     weights=shape((records,), jnp.float32),
   )
   num_steps: Any = np.int32(chunk.num_steps)
-  rows = jax.tree.map(
-    lambda x: _placed(
-      shape(np.shape(x), np.asarray(x).dtype),
-      mesh,
-      sharding.ROWS if np.ndim(x) > 1 else sharding.WHOLE,
-    ),
-    dataclasses.replace(chunk, num_steps=num_steps),
+  chunk = dataclasses.replace(chunk, num_steps=num_steps)
+  rows = NamedSharding(mesh, sharding.ROWS)
+  whole = sharding.replicated(chunk, mesh)
+  placed = jax.tree.map(
+    lambda x: x.update(sharding=rows) if x.ndim else x, whole
   )
-  return _placed(data, mesh), rows
+  return sharding.replicated(data, mesh), placed
 
 
 def programs(
@@ -173,7 +163,7 @@ def programs(
   samples = f'{chunk.bucket.samples:,} samples'
   variables = jax.eval_shape(job.initial_variables)
   inputs = _placed_inputs(chunk, mesh)
-  rate = _placed(jax.ShapeDtypeStruct((), jnp.float32), mesh)
+  rate = sharding.replicated(np.float32(0), mesh)
   run = train_step.chunk_program(cuda_graphs=job.loop.cuda_graphs)
   for kind in dict.fromkeys(phase.kind for phase in job.phases):
     state = jax.eval_shape(
@@ -187,7 +177,7 @@ def programs(
       jax.eval_shape(job.key),
     )
     lowered = run.lower(
-      _placed(state, mesh),
+      sharding.replicated(state, mesh),
       *inputs,
       rate,
       train_step=job.train_step(Phase(kind, 1, 1e-3)),
@@ -195,7 +185,7 @@ def programs(
     )
     yield f'training {kind}, {samples}', lowered
   lowered = eval_step.evaluate_chunk.lower(
-    _placed(variables, mesh),
+    sharding.replicated(variables, mesh),
     *inputs,
     network=job.network,
     kind=job.phases[-1].evaluated_as,

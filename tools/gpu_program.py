@@ -203,22 +203,25 @@ class Program:
   def convolutions(self) -> dict[tuple[str, str, str], int]:
     """Kind, window and order of dimensions -> convolutions of a step."""
     return collections.Counter(
-      (kind, launch.instruction.window, launch.instruction.dimensions)
-      for launch in self.launches
-      if (kind := launch.instruction.convolution)
+      (kind, one.window, one.dimensions)
+      for one in self.instructions
+      if (kind := one.convolution)
     )
+
+  @property
+  def instructions(self) -> list[Instruction]:
+    """What runs in a step, each once."""
+    return [launch.instruction for launch in self.launches]
 
   def moved_activations(self) -> list[Instruction]:
     """What stores an activation of a step in another order, and no more."""
-    moved = [launch.instruction for launch in self.launches]
-    return [
-      instruction for instruction in moved if instruction.moves_activation
-    ]
+    return [one for one in self.instructions if one.moves_activation]
 
   def all_reduces(self) -> list[Instruction]:
     """The all-reduces of a step."""
-    found = [launch.instruction for launch in self.launches]
-    return [i for i in found if i.opcode.startswith('all-reduce')]
+    return [
+      one for one in self.instructions if one.opcode.startswith('all-reduce')
+    ]
 
 
 def _parse_line(line: str) -> list[Instruction]:

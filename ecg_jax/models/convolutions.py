@@ -3,11 +3,10 @@
 B: batch, T: frames, F: frequency bins, C: channels.
 """
 
-import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
-import jax.export
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -86,14 +85,13 @@ class ConvolutionBlock(nn.Module):
       arrays.append(Layer(kernel, norms[-1].arrays(width), noise))
       channels = width
 
-    operands = x_BxTxFxC, lengths, arrays
-    by_operation = _ByOperation(config, train)
-    if any(map(jax.export.is_symbolic_dim, x_BxTxFxC.shape)):
-      x, statistics = by_operation(*operands)
-    else:
-      x, statistics = platforms.choose(
-        *operands, cpu=by_operation, default=_InFewPasses(config, train)
-      )
+    x, statistics = platforms.choose(
+      x_BxTxFxC,
+      lengths,
+      arrays,
+      cpu=functools.partial(_by_operation, config, train),
+      default=functools.partial(_in_few_passes, config, train),
+    )
     if train:
       for norm, layer, found in zip(norms, arrays, statistics, strict=True):
         norm.update(layer.norm, *found)
@@ -104,74 +102,70 @@ _Statistics = list[tuple[jax.Array, jax.Array]]
 """Mean and variance of each layer, float32 [C]."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _ByOperation:
+def _by_operation(
+  config: CNNFields,
+  train: bool,
+  x: jax.Array,
+  lengths: jax.Array,
+  arrays: list[Layer],
+) -> tuple[jax.Array, _Statistics]:
   """The layers of a block one operation after the other, as on a CPU."""
-
-  config: CNNFields
-  train: bool
-
-  def __call__(
-    self, x: jax.Array, lengths: jax.Array, arrays: list[Layer]
-  ) -> tuple[jax.Array, _Statistics]:
-    config, statistics = self.config, []
-    for index, layer in enumerate(arrays):
-      stride = _stride(config, index)
-      x = convolution.convolve(
-        x.astype(config.dtype), layer.kernel.astype(config.dtype), stride
-      )
-      x = checkpoint_name(x, 'convolution')
-      lengths = -(-lengths // stride)
-      mask_BxT = preprocessing.valid(lengths, x.shape[1])
-      x, mean, variance = layers.normalize(
-        x, mask_BxT, layer.norm, config.batch_norm_epsilon, train=self.train
-      )
-      statistics.append((mean, variance))
-      x = layers.masked(nn.relu(x), mask_BxT)
-      x = dropout.drop(x, layer.noise, config.dropout_convolution)
-    if config.reduction == 'max_pool':
-      # After the ReLU and the mask nothing is negative and padding is zero, so
-      # a window that extends beyond the end has the maximum of its valid part.
-      x = max_pool.max_pool(x)
-    return x, statistics
+  statistics = []
+  for index, layer in enumerate(arrays):
+    stride = _stride(config, index)
+    x = convolution.convolve(
+      x.astype(config.dtype), layer.kernel.astype(config.dtype), stride
+    )
+    x = checkpoint_name(x, 'convolution')
+    lengths = -(-lengths // stride)
+    mask_BxT = preprocessing.valid(lengths, x.shape[1])
+    x, mean, variance = layers.normalize(
+      x, mask_BxT, layer.norm, config.batch_norm_epsilon, train=train
+    )
+    statistics.append((mean, variance))
+    x = layers.masked(nn.relu(x), mask_BxT)
+    x = dropout.drop(x, layer.noise, config.dropout_convolution)
+  if config.reduction == 'max_pool':
+    # After the ReLU and the mask nothing is negative and padding is zero, so
+    # a window that extends beyond the end has the maximum of its valid part.
+    x = max_pool.max_pool(x)
+  return x, statistics
 
 
-@dataclasses.dataclass(frozen=True)
-class _InFewPasses:
+def _in_few_passes(
+  config: CNNFields,
+  train: bool,
+  x: jax.Array,
+  lengths: jax.Array,
+  arrays: list[Layer],
+) -> tuple[jax.Array, _Statistics]:
   """The layers of a block with few passes over the activations, as on a GPU."""
-
-  config: CNNFields
-  train: bool
-
-  def __call__(
-    self, x: jax.Array, lengths: jax.Array, arrays: list[Layer]
-  ) -> tuple[jax.Array, _Statistics]:
-    config, statistics = self.config, []
-    x = x.astype(config.dtype)
-    bins = x.shape[2]
-    is_blocked = blocks.pay(arrays[0].kernel.shape[-1], config.dtype)
+  statistics = []
+  x = x.astype(config.dtype)
+  bins = x.shape[2]
+  is_blocked = blocks.pay(arrays[0].kernel.shape[-1], config.dtype)
+  if is_blocked:
+    x = blocks.to_blocks(x)
+  for index, layer in enumerate(arrays):
+    stride = _stride(config, index)
+    lengths, bins = -(-lengths // stride), -(-bins // stride)
     if is_blocked:
-      x = blocks.to_blocks(x)
-    for index, layer in enumerate(arrays):
-      stride = _stride(config, index)
-      lengths, bins = -(-lengths // stride), -(-bins // stride)
-      if is_blocked:
-        x = blocks.convolve(x, layer.kernel, stride)
-      else:
-        kernel = layer.kernel.astype(config.dtype)
-        x = convolution.library(x, kernel, stride)
-      x = checkpoint_name(x, 'convolution')
-      activate = activation.Activation(
-        bins,
-        config.batch_norm_epsilon,
-        self.train,
-        config.dropout_convolution,
-      )
-      x, mean, variance = activate(x, lengths, layer.norm, layer.noise)
-      statistics.append((mean, variance))
-    if config.reduction == 'max_pool':
-      x = blocks.max_pool(x) if is_blocked else max_pool.max_pool(x)
-    return x, statistics
+      x = blocks.convolve(x, layer.kernel, stride)
+    else:
+      kernel = layer.kernel.astype(config.dtype)
+      x = convolution.library(x, kernel, stride)
+    x = checkpoint_name(x, 'convolution')
+    activate = activation.Activation(
+      bins,
+      config.batch_norm_epsilon,
+      train,
+      config.dropout_convolution,
+    )
+    x, mean, variance = activate(x, lengths, layer.norm, layer.noise)
+    statistics.append((mean, variance))
+  if config.reduction == 'max_pool':
+    x = blocks.max_pool(x) if is_blocked else max_pool.max_pool(x)
+  return x, statistics
 
 
 def _stride(config: CNNFields, index: int) -> int:

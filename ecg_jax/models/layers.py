@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.export
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
@@ -64,13 +63,15 @@ class BatchNorm(nn.Module):
       self.variable('batch_stats', 'variance', jnp.ones, size).value,
     )
 
-  def update(self, arrays: Normalizer, mean: jax.Array, var: jax.Array) -> None:
+  def update(
+    self, arrays: Normalizer, mean: jax.Array, variance: jax.Array
+  ) -> None:
     """Adds the statistics of a batch, float32 [C], to the running averages."""
     if self.is_initializing():
       return
     keep = self.momentum
     mean = keep * arrays.mean + (1 - keep) * mean
-    variance = keep * arrays.variance + (1 - keep) * var
+    variance = keep * arrays.variance + (1 - keep) * variance
     self.put_variable('batch_stats', 'mean', mean)
     self.put_variable('batch_stats', 'variance', variance)
 
@@ -137,13 +138,13 @@ def activate(
     x, *statistics = normalize(x, mask_BxT, arrays, norm.epsilon, train=train)
     return masked(nn.relu(x), mask_BxT), *statistics
 
-  operands = x_BxTxC, lengths, arrays
-  if any(map(jax.export.is_symbolic_dim, x_BxTxC.shape)):
-    x, *statistics = by_operation(*operands)
-  else:
-    x, *statistics = platforms.choose(
-      *operands, cpu=by_operation, default=Activation(1, norm.epsilon, train)
-    )
+  x, *statistics = platforms.choose(
+    x_BxTxC,
+    lengths,
+    arrays,
+    cpu=by_operation,
+    default=Activation(1, norm.epsilon, train),
+  )
   if train:
     norm.update(arrays, *statistics)
   return x

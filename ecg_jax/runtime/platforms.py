@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 
 
 def platform() -> str | None:
@@ -21,13 +22,19 @@ def choose(
   """Calls one function on a CPU and another one on all other platforms.
 
   Where the platform is unknown, both are traced and the program is lowered with
-  the one of its platform; that takes longer.
+  the one of its platform; that takes longer. Arrays of symbolic shapes, as in a
+  program that is exported for any length, get the function of a CPU.
 
   Args:
     *operands: Arguments of the functions, trees of arrays.
     cpu: Called on a CPU.
     default: Called elsewhere; its results have the same shapes and dtypes.
   """
+  shapes = [operand.shape for operand in jax.tree.leaves(operands)]
+  if any(
+    jax.export.is_symbolic_dim(size) for shape in shapes for size in shape
+  ):
+    return cpu(*operands)
   known = platform()
   if known is None:
     return jax.lax.platform_dependent(*operands, cpu=cpu, default=default)

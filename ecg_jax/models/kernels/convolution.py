@@ -25,7 +25,6 @@ _LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: ('NHWC', 'HWIO', 'NHWC')}
 """Number of dimensions of the kernel -> layouts."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Convolves over time and frequency, or over time only, with zero padding.
 
@@ -46,27 +45,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   return platforms.choose(
     x,
     kernel,
-    cpu=functools.partial(_cpu_forward, stride=stride),
-    default=functools.partial(plain, stride=stride),
+    cpu=lambda x, kernel: _by_products(x, kernel, stride),
+    default=lambda x, kernel: library(x, kernel, stride),
   )
-
-
-def _forward(x, kernel, stride):
-  return convolve(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride, residuals, gradient):
-  x, kernel = residuals
-  return platforms.choose(
-    x,
-    kernel,
-    gradient,
-    cpu=functools.partial(_cpu_gradients, stride=stride),
-    default=functools.partial(_library_gradients, stride=stride),
-  )
-
-
-convolve.defvjp(_forward, _backward)
 
 
 def plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -92,15 +73,8 @@ def _library_forward(x, kernel, stride):
   return library(x, kernel, stride), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _library_backward(stride, residuals, gradient):
-  return _library_gradients(*residuals, gradient, stride=stride)
-
-
-library.defvjp(_library_forward, _library_backward)
-
-
-@functools.partial(jax.jit, static_argnames='stride')
-def _library_gradients(x, kernel, gradient, *, stride):
   """Gradients by cuDNN's own functions.
 
   XLA takes the gradient by the kernel for a convolution whose window is the
@@ -109,6 +83,7 @@ def _library_gradients(x, kernel, gradient, *, stride):
   the paper's last block, whose bins are five, it is padded by zeros. The
   barrier keeps XLA from folding them into the convolution again.
   """
+  x, kernel = residuals
   [by_x] = jax.linear_transpose(lambda x: plain(x, kernel, stride), x)(gradient)
   sizes = zip(gradient.shape[1:-1], kernel.shape, strict=False)
   missing = [max(0, size + 1 - number) for number, size in sizes]
@@ -125,12 +100,17 @@ def _library_gradients(x, kernel, gradient, *, stride):
   return by_x, by_kernel
 
 
+library.defvjp(_library_forward, _library_backward)
+
+
 def _pad_end(x, numbers):
   """Appends zeros to the dimensions between the first and the last."""
   return jnp.pad(x, ((0, 0), *((0, number) for number in numbers), (0, 0)))
 
 
-def _cpu_forward(x, kernel, *, stride):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_products(x, kernel, stride):
+  """Computes `convolve` as it is on a CPU."""
   if kernel.ndim == 3:
     return _frames_by_product(x, kernel, stride=stride)
   if _is_first(kernel, stride):
@@ -138,7 +118,12 @@ def _cpu_forward(x, kernel, *, stride):
   return winograd.convolve(*_without_stride(x, kernel, stride=stride))
 
 
-def _cpu_gradients(x, kernel, gradient, *, stride):
+def _by_products_forward(x, kernel, stride):
+  return _by_products(x, kernel, stride), (x, kernel)
+
+
+def _by_products_backward(stride, residuals, gradient):
+  x, kernel = residuals
   if kernel.ndim == 3:
     _, pull = jax.vjp(
       functools.partial(_frames_by_product, stride=stride), x, kernel
@@ -152,6 +137,9 @@ def _cpu_gradients(x, kernel, gradient, *, stride):
     functools.partial(_without_stride, stride=stride), x, kernel
   )
   return pull(winograd.gradients(x, kernel, gradient))
+
+
+_by_products.defvjp(_by_products_forward, _by_products_backward)
 
 
 def _is_first(kernel, stride):

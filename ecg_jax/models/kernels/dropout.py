@@ -5,8 +5,7 @@ element: the mask of one layer of the paper's CRNN, 20 x 281 x 33 x 32 elements,
 takes a CPU 126 ms, this one 1 ms. Dropout needs no more than two rounds of
 multiply and shift over the element's index and a random 64-bit key. The index
 is that in the global batch, so the mask does not depend on how the batch is
-divided over devices; and it is cheap enough to be drawn again for the gradient
-instead of being stored. Used on every platform.
+divided over devices. Used on every platform.
 """
 
 import math

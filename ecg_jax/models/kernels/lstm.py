@@ -12,7 +12,6 @@ T: frames, K: directions, B: batch, H: units of one direction.
 """
 
 import jax
-import jax.export
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -35,10 +34,9 @@ def recurrence(
     The hidden states after each frame, [T, K, B, H], and after the last one,
     [K, B, H]; the cell state is float32.
   """
-  operands = projected_TxKxBx4H, valid_TxKxBx1, kernel
-  if any(map(jax.export.is_symbolic_dim, projected_TxKxBx4H.shape)):
-    return by_scan(*operands)
-  return platforms.choose(*operands, cpu=by_scan, default=unrolled)
+  return platforms.choose(
+    projected_TxKxBx4H, valid_TxKxBx1, kernel, cpu=by_scan, default=unrolled
+  )
 
 
 def by_scan(
