@@ -1,16 +1,30 @@
 """Compiling for a GPU that is not there, and reading what comes out."""
 
+import dataclasses
 import importlib.util
 import os
 import pathlib
 import subprocess
 
+import jax
+import numpy as np
 import pytest
 
 from ecg_jax.errors import InputError
+from ecg_jax.prediction import ensemble
+from ecg_jax.runtime import sharding
+from ecg_jax.training import train_loop
+from ecg_jax.training.phases import Phase
+from tests.training_helpers import (
+  compilations,
+  make_group,
+  put_data,
+  with_fields,
+)
 from tools import compile_for_gpu, gpu_program
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PHASES = (Phase('lstm', 1, 1e-3),)
 
 TEXT = """\
 HloModule jit_train_chunk, is_scheduled=true
@@ -69,6 +83,50 @@ def test_what_runs_in_a_step_is_counted():
   forward = program.launches[0]
   activation, kernel = 2 * 20 * 8 * 6 * 32, 2 * 32 * 25 * 32
   assert forward.bytes == 2 * activation + kernel
+
+
+def test_programs_are_those_of_a_run(small_job, small_run, tmp_path):
+  """They are compiled here for a CPU; what runs then compiles no other."""
+  # No other test compiles for so many rows.
+  rows = {'batch_size': 7, 'evaluation_batch_size': 4}
+  job = small_job(tmp_path, phases=PHASES, training_buckets=1, **rows)
+  group = make_group()
+  longest = job.fold.dataset.lengths.max()
+  [bucket] = job.sampler.buckets
+  found = dict(compile_for_gpu.programs(job, group.mesh))
+  assert list(found) == [
+    f'evaluation all, {longest:,} samples',
+    f'training lstm, {bucket.samples:,} samples',
+    f'prediction, {longest:,} samples',
+  ]
+  for lowered in found.values():
+    lowered.compile()
+  data = put_data(job, group.mesh)
+  model = ensemble.load(small_run)
+  spec = dataclasses.replace(model.spec, longest_samples=int(longest))
+  model = dataclasses.replace(model, spec=spec)
+  window = np.zeros(longest, np.int16)
+  with compilations() as compiled:
+    train_loop.train_fold(job, group, data, position=0)
+    model.logits([window] * 4)
+  names = {'train_chunk', 'evaluate_chunk', 'evaluate_batch'}
+  assert not names & {name for name, _ in compiled}
+
+
+def test_without_a_dataset_all_batches_are_as_long_as_asked(small_config):
+  job = compile_for_gpu.find_job(small_config, 9000)
+  job = with_fields(job, phases=PHASES)
+  mesh = sharding.make_mesh(jax.devices()[:3])
+  masks = {
+    name: next(x.shape for x in jax.tree.leaves(args) if x.dtype == bool)
+    for name, lowered in compile_for_gpu.programs(job, mesh)
+    for args in [lowered.args_info]
+  }
+  assert masks == {
+    'training lstm, 9,000 samples': (2, 6),  # 5 rows over 3 devices
+    'evaluation all, 9,000 samples': (2, 9),
+    'prediction, 9,000 samples': (8,),
+  }
 
 
 @pytest.fixture(scope='module')

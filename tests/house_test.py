@@ -50,7 +50,7 @@ LIBRARIES = {
     ' ecg_jax.runs.finished_run ecg_jax.training.job'
     ' ecg_jax.training.fold_processes'
     ' ecg_jax.stored_config ecg_jax.training.train_runs'
-    ' tools.benchmark tools.plot_augmentation'
+    ' tools.benchmark tools.compile_for_gpu tools.plot_augmentation'
   ),
 }
 

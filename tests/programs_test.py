@@ -85,7 +85,7 @@ def test_processes_that_share_a_job_compile_nothing_ahead(
       begin(*args)
 
   monkeypatch.setattr(programs.Programs, 'begin', begin_as_one_of_two)
-  spy(monkeypatch, programs, '_lower', before=lambda *args: lowered.append(1))
+  spy(monkeypatch, programs, 'lower', before=lambda *args: lowered.append(1))
   job = make_job()
   _train(job)
   assert not lowered
@@ -106,7 +106,7 @@ def test_stop_waits_for_what_is_being_compiled_and_drops_the_rest(
     assert len(lowered) == 1 or dropped.wait(60)
 
   spy(monkeypatch, programs.Programs, 'begin', after=watch_last)
-  spy(monkeypatch, programs, '_lower', before=hold_second)
+  spy(monkeypatch, programs, 'lower', before=hold_second)
   phases = tuple(Phase(kind, 1, 1e-3) for kind in ('auxiliary', 'lstm'))
   job = with_fields(make_job(), phases=phases)
   _train(job, stop=lambda: True)

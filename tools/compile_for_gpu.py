@@ -3,13 +3,16 @@
     python tools/compile_for_gpu.py --config configs/crnn.py
       [--config.FIELD VALUE] [--gpu h200] [--devices 8] [--samples 9000,16000]
 
-For each length and kind of phase it prints what a step consists of: launches by
-their purpose, bytes that they read and write, convolutions by kind, activations
-that are stored in another order, all-reduces; and CUDA graphs, memory and the
-seconds to compile of the program. XLA compiles for a described GPU on any
-machine with JAX's package for CUDA: `pip install "jax[cuda13]"` beside
-requirements.txt, in an environment of its own (5 GB, Python 3.12). It cannot
-tell the time of a step, nor which algorithms a GPU would choose by timing them.
+It compiles what a fold runs on the config's dataset, training and evaluation in
+each length that batches are padded to, and prediction; with --samples, batches
+of these lengths without a dataset. For each program it prints what a step
+consists of: launches by their purpose, bytes that they read and write,
+convolutions by kind, activations that are stored in another order, all-reduces;
+and CUDA graphs, memory and the seconds to compile of the program. XLA compiles
+for a described GPU on any machine with JAX's package for CUDA: `pip install
+"jax[cuda13]"` beside requirements.txt, in an environment of its own (5 GB,
+Python 3.12). It cannot tell the time of a step, nor which algorithms a GPU
+would choose by timing them.
 """
 
 import collections
@@ -28,6 +31,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # What runs meanwhile runs there.
 import _path  # noqa: F401 - makes ecg_jax importable
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import flags
 from jax.experimental import topologies
@@ -35,13 +39,17 @@ from jax.sharding import Mesh, NamedSharding
 
 from ecg_jax import cli, configuration
 from ecg_jax.errors import InputError
-from ecg_jax.evaluation import eval_step, tables
+from ecg_jax.evaluation import tables
 from ecg_jax.input_pipeline import device_data
+from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.input_pipeline.sampler import Chunk
+from ecg_jax.prediction import ensemble
 from ecg_jax.runtime import sharding
+from ecg_jax.training import programs as training_programs
 from ecg_jax.training import train_state, train_step
 from ecg_jax.training.job import Job, make_job
-from ecg_jax.training.phases import Phase
+from ecg_jax.training.progress import Progress
+from ecg_jax.training.train_step import TrainStep
 from tools import benchmark, gpu_program
 
 GPUS = {
@@ -90,8 +98,8 @@ runtime_version {{ major: 13 minor: 0 patch: 0 }}
 device_description_str: "{name}"
 """
 
-_DATASET = (82_000_000, 8_528)
-"""Samples and records of the challenge, for the size of the data."""
+_RANDOM_SAMPLES = 82_000_000
+"""Of all random records, about as many as the challenge's have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,68 +138,100 @@ def describe_mesh(gpu: str, devices: int) -> Mesh:
   return sharding.make_mesh(topology.devices)
 
 
+def find_job(config: ml_collections.ConfigDict, samples: int | None) -> Job:
+  """The first fold of the config's dataset.
+
+  With `samples`, of random records of this length instead, which is that of all
+  batches, too.
+  """
+  lengths = None
+  if samples is not None:
+    lengths = np.full(max(1, _RANDOM_SAMPLES // samples), samples)
+  data, _ = benchmark.load_data(config, lengths)
+  job = make_job(config, data, config.folds[0], pathlib.Path())
+  if samples is None:
+    return job
+  # A step resamples all the same, by a factor of 1.
+  draws = dataclasses.replace(job.sampler, resampling=None, max_samples=None)
+  return dataclasses.replace(job, sampler=draws)
+
+
+def programs(job: Job, mesh: Mesh) -> Iterator[tuple[str, jax.stages.Lowered]]:
+  """What a job runs, then what predicts from it, each with its name."""
+  variables = jax.eval_shape(job.initial_variables)
+  state = sharding.replicated(
+    jax.eval_shape(
+      functools.partial(
+        train_state.begin_phase,
+        trained=job.network.model.trained[job.phases[0].kind],
+        averaged=job.optimizer.average_decay > 0,
+      ),
+      variables,
+      jax.ShapeDtypeStruct((), jnp.int32),
+      jax.eval_shape(job.key),
+    ),
+    mesh,
+  )
+  for name, (step, chunk) in _named(job).items():
+    inputs = _placed_inputs(job.fold.dataset, chunk, mesh)
+    yield name, training_programs.lower(job, step, state, inputs, mesh)
+  one = sharding.make_mesh(mesh.devices.flat[:1].tolist())
+  rows = job.sampler.evaluation_batch_size
+  for samples in _windows(job.fold.dataset):
+    batch = jax.eval_shape(
+      ensemble.unlabeled_batch,
+      jax.ShapeDtypeStruct((rows, samples), jnp.int16),
+      jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
+    lowered = ensemble.evaluate_batch.lower(
+      job.network, sharding.replicated(variables, one), batch
+    )
+    yield f'prediction, {samples:,} samples', lowered
+
+
+def _windows(dataset: Dataset) -> list[int]:
+  """Lengths that prediction pads recordings like these to, as an Ensemble."""
+  longest = dataset.lengths.max()
+  short = min(30 * dataset.spec.sampling_rate, longest)
+  windows = np.where(dataset.lengths <= short, short, longest)
+  return np.unique(windows).tolist()
+
+
+def _named(job: Job) -> dict[str, tuple[training_programs.Step, Chunk]]:
+  """Name -> one chunk of each program that a job runs; shortest first."""
+  found = {}
+  needed = training_programs.needed(job, Progress())
+  for step, chunk in sorted(needed, key=lambda one: one[1].bucket):
+    if isinstance(step, TrainStep):
+      kind = f'training {step.kind}'
+    else:
+      kind = f'evaluation {step[1]}'
+    found[f'{kind}, {chunk.bucket.samples:,} samples'] = step, chunk
+  return found
+
+
 def _placed_inputs(
-  chunk: Chunk, mesh: Mesh
+  dataset: Dataset, chunk: Chunk, mesh: Mesh
 ) -> tuple[device_data.DeviceData, Chunk]:
-  """The dataset and a chunk, as shapes."""
-  samples, records = _DATASET
-  size = samples + chunk.bucket.window
+  """The dataset and a chunk on the devices, as shapes."""
   shape: Any = jax.ShapeDtypeStruct
+  records = len(dataset.lengths)
   data = device_data.DeviceData(
-    signal=shape((size,), jnp.int16),
+    signal=shape((len(dataset.signal) + dataset.lengths.max(),), jnp.int16),
     offsets=shape((records,), jnp.int32),
     labels=shape((records,), jnp.int32),
     weights=shape((records,), jnp.float32),
   )
   num_steps: Any = np.int32(chunk.num_steps)
   chunk = dataclasses.replace(chunk, num_steps=num_steps)
-  rows = NamedSharding(mesh, sharding.ROWS)
-  whole = sharding.replicated(chunk, mesh)
+  data, chunk = sharding.replicated((data, chunk), mesh)
+  steps, rows = chunk.mask.shape
+  size = steps, rows + -rows % mesh.size
+  divided = NamedSharding(mesh, sharding.ROWS)
   placed = jax.tree.map(
-    lambda x: x.update(sharding=rows) if x.ndim else x, whole
+    lambda x: shape(size, x.dtype, sharding=divided) if x.ndim else x, chunk
   )
-  return sharding.replicated(data, mesh), placed
-
-
-def programs(
-  job: Job, chunk: Chunk, mesh: Mesh
-) -> Iterator[tuple[str, jax.stages.Lowered]]:
-  """The programs of a length: training by kind of phase, then evaluation.
-
-  Prediction runs the evaluation of a batch without a chunk's loop around it.
-  """
-  samples = f'{chunk.bucket.samples:,} samples'
-  variables = jax.eval_shape(job.initial_variables)
-  inputs = _placed_inputs(chunk, mesh)
-  rate = sharding.replicated(np.float32(0), mesh)
-  run = train_step.chunk_program(cuda_graphs=job.loop.cuda_graphs)
-  for kind in dict.fromkeys(phase.kind for phase in job.phases):
-    state = jax.eval_shape(
-      functools.partial(
-        train_state.begin_phase,
-        trained=job.network.model.trained[kind],
-        averaged=job.optimizer.average_decay > 0,
-      ),
-      variables,
-      jax.ShapeDtypeStruct((), jnp.int32),
-      jax.eval_shape(job.key),
-    )
-    lowered = run.lower(
-      sharding.replicated(state, mesh),
-      *inputs,
-      rate,
-      train_step=job.train_step(Phase(kind, 1, 1e-3)),
-      mesh=mesh.abstract_mesh,
-    )
-    yield f'training {kind}, {samples}', lowered
-  lowered = eval_step.evaluate_chunk.lower(
-    sharding.replicated(variables, mesh),
-    *inputs,
-    network=job.network,
-    kind=job.phases[-1].evaluated_as,
-    mesh=mesh.abstract_mesh,
-  )
-  yield f'evaluation, {samples}', lowered
+  return data, placed
 
 
 def compile_program(
@@ -264,34 +304,34 @@ def main(argv: Sequence[str]) -> int:
     'devices', 1, 'GPUs of a job', lower_bound=1, flag_values=values
   )
   flags.DEFINE_list(
-    'samples', ['9000'], 'lengths of batches, in samples', flag_values=values
+    'samples',
+    None,
+    'lengths of batches, in samples, of random records; default: those of the'
+    " config's dataset",
+    flag_values=values,
   )
   config = configuration.parse(values, argv)
-  lengths = [_positive(text) for text in values.samples]
+  lengths = [None] if values.samples is None else _positive(values.samples)
   mesh = describe_mesh(values.gpu, values.devices)
   config.batch_size *= values.devices
-  config.augmentation.resampling = False  # The lengths are those of batches.
   options = train_step.GRAPH_OPTIONS if config.cuda_graphs else {}
   compiled = []
   for samples in lengths:
-    records = np.full(config.batch_size * config.chunk_steps, samples)
-    data, _ = benchmark.load_data(config, records)
-    job = make_job(config, data, config.folds[0], pathlib.Path())
-    chunk = job.sampler.training_chunks(0, 1)[0]
-    for name, lowered in programs(job, chunk, mesh):
+    for name, lowered in programs(find_job(config, samples), mesh):
       compiled.append(compile_program(name, lowered, options))
       print(f'{name}: compiled', file=sys.stderr, flush=True)
   print(format_report(compiled))
   return 0
 
 
-def _positive(text: str) -> int:
-  """Reads a length; else InputError."""
-  if not text.isdecimal() or not int(text):
-    raise InputError(
-      f'--samples has {text!r}: give whole numbers above 0, like 9000,16000.'
-    )
-  return int(text)
+def _positive(texts: Sequence[str]) -> list[int]:
+  """Reads lengths; else InputError."""
+  for text in texts:
+    if not text.isdecimal() or not int(text):
+      raise InputError(
+        f'--samples has {text!r}: give whole numbers above 0, like 9000,16000.'
+      )
+  return [int(text) for text in texts]
 
 
 if __name__ == '__main__':

@@ -94,7 +94,9 @@ class Ensemble:
       rows = min(most, 1 << (len(members) - 1).bit_length())
       for part in np.array_split(members, -(-len(members) // rows)):
         batch = make_batch([windows[k] for k in part], rows, int(samples))
-        by_fold = [_evaluate(self.network, x, batch) for x in self.variables]
+        by_fold = [
+          evaluate_batch(self.network, x, batch) for x in self.variables
+        ]
         outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
       logits[:, part] = np.stack(by_fold)[:, : len(part)]
@@ -126,7 +128,7 @@ def load(run_folder: str | pathlib.Path) -> Ensemble:
 
 
 @functools.partial(jax.jit, static_argnames='network')
-def _evaluate(
+def evaluate_batch(
   network: forward.Network, variables: dict[str, Any], batch: Batch
 ) -> jax.Array:
   """Logits, float32 [B, C]."""

@@ -99,9 +99,13 @@ class Programs:
     data: device_data.Data,
     chunk: Chunk,
   ) -> None:
+    mesh = self._group.mesh
     # Python traces one at a time, so the one needed first is to be the first.
     with self._tracing:
-      lowered = _lower(job, step, state, data, chunk, self._group.mesh)
+      # Nothing is read from the disk for a chunk without records.
+      empty = dataclasses.replace(chunk, mask=np.zeros_like(chunk.mask))
+      [inputs] = device_data.feed(data, [empty], mesh)
+      lowered = lower(job, step, state, sharding.shapes(inputs), mesh)
     lowered.compile()
 
 
@@ -135,19 +139,22 @@ def _key(step: Step, chunk: Chunk) -> Hashable:
   return step, chunk.bucket, chunk.mask.shape
 
 
-def _lower(
+def lower(
   job: Job,
   step: Step,
   state: TrainState,
-  data: device_data.Data,
-  chunk: Chunk,
+  inputs: tuple[device_data.DeviceData, Chunk],
   mesh: jax.sharding.Mesh,
 ) -> jax.stages.Lowered:
-  """Traces a program with arguments as its call will have them."""
-  # Nothing is read from the disk for a chunk without records.
-  empty = dataclasses.replace(chunk, mask=np.zeros_like(chunk.mask))
-  [inputs] = device_data.feed(data, [empty], mesh)
-  inputs = sharding.shapes(inputs)
+  """Traces a program with arguments as its call will have them.
+
+  Args:
+    job: The fold.
+    step: What the program does with a batch.
+    state: Of any phase, as shapes.
+    inputs: What `device_data.feed` gives, as shapes.
+    mesh: The devices.
+  """
   devices = mesh.abstract_mesh
   if not isinstance(step, train_step.TrainStep):
     network, kind = step
