@@ -5,10 +5,14 @@
 
 The first trains every variant on all folds with each seed, in
 runs/ablations/NAME/seedS; the second trains one variant, in
-runs/ablations_stride. Fields of the command line are set in all variants.
+runs/ablations_stride. Fields of the command line are set in all variants; those
+that make the short schedule of `configs/crnn.py:short` are
 
-A fold of a variant takes as long as one of configs/crnn.py, about an hour on
-one H200; they have not been run.
+  --config.phases.epochs "(10, 3, 10, 3, 3)" --config.dtype bfloat16
+  --config.buckets.training 2
+
+A fold of a variant takes as long as one of `configs/crnn.py`, in either
+schedule; they have not been run.
 """
 
 import ml_collections

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -20,8 +21,10 @@ from tests.helpers import ROOT, run_python
 CONFIGS = [
   'configs/cnn.py',
   'configs/cnn.py:authors',
+  'configs/cnn.py:short',
   'configs/crnn.py',
   'configs/crnn.py:paper',
+  'configs/crnn.py:short',
   'configs/crnn.py:authors',
   'configs/crnn_fast.py',
   'configs/quickstart.py',
@@ -273,8 +276,8 @@ def test_unknown_field_gets_the_nearest(given, nearest):
     ('ecg_jax:crn', r"config 'ecg_jax:crn': use ecg_jax:crnn or ecg_jax:cnn\."),
     ('ecg_jax:zz', r"'ecg_jax:zz': use ecg_jax:ablations or .*:quickstart\."),
     ('ecg_jax', r"'ecg_jax': use ecg_jax:ablations or .*:quickstart\."),
-    ('ecg_jax:crnn:autors', "preset 'autors': use 'paper' or 'authors'"),
-    ('configs/cnn.py:autors', "cnn.py:autors .*: use 'paper' or 'authors'"),
+    ('ecg_jax:crnn:autors', "preset 'autors': use .*'short' or 'authors'"),
+    ('configs/cnn.py:autors', "cnn.py:autors .*: use .*'short' or 'authors'"),
     ('ecg_jax:ablations', 'name one of them, like ecg_jax:ablations:paper'),
     ('ecg_jax:ablations:strid', "no 'strid': use stride"),
     ('ecg_jax:__init__', 'no shipped config'),
@@ -651,6 +654,26 @@ def test_authors_preset_departs_from_the_paper_in_named_fields_alone(model):
   assert departures == {
     field: value for field, value in authors.items() if value != paper[field]
   }
+
+
+@pytest.mark.parametrize('model', ['cnn', 'crnn'])
+def test_short_preset_is_the_papers_method_in_fewer_epochs(model):
+  paper, short = (
+    fields_of(parse(config=f'configs/{model}.py:{preset}'))
+    for preset in ('paper', 'short')
+  )
+  assert short.keys() == paper.keys()
+  changed = {field for field in short if short[field] != paper[field]}
+  assert changed == {'buckets.training', 'dtype', 'phases.epochs'}
+  pairs = zip(short['phases.epochs'], paper['phases.epochs'], strict=True)
+  assert all(few < many for few, many in pairs)
+
+
+def test_ablations_have_the_short_schedule_by_the_fields_that_they_name():
+  text = (ROOT / 'configs' / 'ablations.py').read_text()
+  [flags] = re.findall(r'\n\n(  --config.*?)\n\n', text, re.DOTALL)
+  found = parse(*shlex.split(flags), config='configs/ablations.py:paper')
+  assert found == parse(config='configs/crnn.py:short')
 
 
 def test_ablations_are_the_papers_crnn_with_one_change_each():

@@ -121,7 +121,8 @@ def _configs():
     else:
       presets = {'': module.get_config()}
       if path.stem in ('crnn', 'cnn'):
-        presets[':authors'] = module.get_config('authors')
+        for preset in ('authors', 'short'):
+          presets[f':{preset}'] = module.get_config(preset)
     for preset, config in presets.items():
       found[f'configs/{path.name}{preset}'] = config
       found[f'ecg_jax:{path.stem}{preset}'] = config
