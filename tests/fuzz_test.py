@@ -81,7 +81,7 @@ def _archive():
 @given(mutated(_archive()))
 def test_archives(content):
   accepts_or_explains(
-    lambda: source._read_archive(io.BytesIO(content), name='a.zip')
+    lambda: source.FILES._read_archive(io.BytesIO(content), name='a.zip')
   )
 
 
