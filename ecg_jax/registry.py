@@ -31,6 +31,7 @@ MODELS = {
 """Flax modules; `ecg_jax.models` says what they have."""
 
 DATASETS = {
+  'mitdb': 'ecg_jax.datasets.mitdb.mitdb_dataset_builder:Builder',
   'physionet2017': (
     'ecg_jax.datasets.physionet2017.physionet2017_dataset_builder:Builder'
   ),

@@ -344,7 +344,7 @@ CHOICES = [
   ('model.reduction', 'maxpool', "'max_pool'"),
   ('model.summary', 'first', "'last' or 'mean'"),
   ('data.name', 'physionet2018', f"'physionet2017'{OWN}"),
-  ('data.name', 'mitbih', f"'physionet2017' or 'synthetic_ecg'{OWN}"),
+  ('data.name', 'ptbxl', f'{" or ".join(map(repr, registry.DATASETS))}{OWN}'),
   ('data.placement', 'devices', "'device'"),
   ('loss.name', 'cross', f"'cross_entropy'{OWN}"),
   ('dtype', 'float', "'float32'"),

@@ -29,7 +29,7 @@ class DataFields(Group):
   GROUP: ClassVar = 'data'
 
   name: str = 'physionet2017'
-  """Dataset: 'physionet2017', 'synthetic_ecg', or one of your own."""
+  """Dataset: 'physionet2017', 'mitdb', 'synthetic_ecg', or one of your own."""
   manual_dir: str | None = execution(None)
   """Folder with the source files, like training2017.zip (or its content) and
   REFERENCE-v3.csv. None: download them."""

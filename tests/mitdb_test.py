@@ -1,0 +1,207 @@
+"""The MIT-BIH Arrhythmia Database: official files, windows, their groups."""
+
+import collections
+import hashlib
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import wfdb
+
+from ecg_jax.datasets import prepare
+from ecg_jax.datasets.mitdb import mitdb_dataset_builder, source, windows
+from ecg_jax.errors import InputError
+from ecg_jax.input_pipeline import dataset as dataset_lib
+from ecg_jax.recordings import lead, resampling, wfdb_annotations
+
+ENCODING = lead.Encoding(300, 1000.0)
+SECONDS = 65
+
+
+def write_record(folder, name, annotations):
+  """A record of two leads at 360 Hz, with (sample, symbol, text) of it."""
+  rng = np.random.default_rng(int(name))
+  counts = np.cumsum(rng.integers(-20, 21, (SECONDS * 360, 2)), axis=0) // 4
+  wfdb.wrsamp(
+    name,
+    fs=360,
+    units=['mV', 'mV'],
+    sig_name=['MLII', 'V5'],
+    d_signal=np.clip(counts + 1024, 0, 2047),
+    fmt=['212', '212'],
+    adc_gain=[200.0, 200.0],
+    baseline=[1024, 1024],
+    write_dir=str(folder),
+  )
+  sample, symbol, text = zip(*annotations, strict=True)
+  wfdb.wrann(
+    name,
+    'atr',
+    np.array(sample),
+    list(symbol),
+    aux_note=list(text),
+    write_dir=str(folder),
+  )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """Two records, taken for the official ones; both are of one patient."""
+  folder = tmp_path / 'mitdb'
+  folder.mkdir()
+  beats = [(at, 'N', '') for at in range(300, SECONDS * 360, 300)]
+  change = [(10_900, '+', '(AFIB')]
+  write_record(folder, '201', sorted([(18, '+', '(N'), *beats, *change]))
+  write_record(folder, '202', [(5, '+', '(N'), (9, 'V', ''), *beats])
+  names = sorted(path.name for path in folder.iterdir())
+  assert len(names) == 6
+  lines = [
+    f'{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n'
+    for name in names
+  ]
+  digest = hashlib.sha256(''.join(lines).encode()).hexdigest()
+  monkeypatch.setattr(source, 'CONTENT_DIGEST', digest)
+  return tmp_path
+
+
+def test_annotations_are_what_the_wfdb_package_reads(tmp_path):
+  known = wfdb_annotations._SYMBOLS.replace(' ', '')
+  steps = np.random.default_rng(0).integers(0, 3000, len(known))
+  steps[7] = 10_000_000  # An interval of its own, of 31 bits.
+  text = [['', '(N', '(AFIB', 'odd'][k % 4] for k in range(len(known))]
+  numbers = np.arange(len(known)) % 3
+  wfdb.wrann(
+    'a',
+    'atr',
+    np.cumsum(steps),
+    list(known),
+    subtype=numbers,
+    chan=numbers,
+    num=numbers,
+    aux_note=text,
+    write_dir=str(tmp_path),
+  )
+  content = (tmp_path / 'a.atr').read_bytes()
+  found = wfdb_annotations.parse_annotations(content, name='a.atr')
+  expected = wfdb.rdann(str(tmp_path / 'a'), 'atr')
+  assert [x.sample for x in found] == expected.sample.tolist()
+  assert [x.symbol for x in found] == expected.symbol == list(known)
+  assert [x.text for x in found] == text
+  for size in range(0, len(content) - 2, 5):
+    with pytest.raises(InputError, match=rf'a.atr \({size} bytes\) was cut'):
+      wfdb_annotations.parse_annotations(content[:size], name='a.atr')
+
+
+def record_of(rhythms, beats):
+  """A record of these rhythms, and beats by their samples."""
+  samples, symbols = map(list, zip(*sorted(beats.items()), strict=True))
+  nothing = np.zeros(0, np.float32)
+  return source.AnnotatedRecord(
+    '100', nothing, np.array(samples), np.array(symbols), tuple(rhythms)
+  )
+
+
+@pytest.mark.parametrize(
+  ('rhythms', 'beats', 'group'),
+  [
+    ([(0, 'N')], {150: 'N'}, 'NSR'),
+    ([(0, 'N')], {99: 'V', 100: 'N', 199: 'N', 200: 'V'}, 'NSR'),
+    ([(0, 'N')], {100: 'V', 150: 'N'}, 'ECTOPY'),
+    ([(0, 'N')], {150: 'N', 199: 'a'}, 'ECTOPY'),
+    ([(0, 'N')], {120: 'L', 150: 'V'}, 'BBB'),
+    ([(0, 'N')], {120: 'R', 150: 'N'}, 'BBB'),
+    ([(0, 'AFIB')], {120: 'L', 150: 'V'}, 'AFIB'),
+    ([(0, 'AFL')], {150: 'N'}, 'OTHER'),
+    # Annotated after the start: it has begun before.
+    ([(130, 'AFIB')], {150: 'N'}, 'AFIB'),
+    ([(130, 'N'), (170, 'AFIB')], {150: 'N'}, 'MIXED'),
+    ([(0, 'N'), (101, 'AFIB')], {150: 'N'}, 'MIXED'),
+    ([(0, 'N'), (100, 'AFIB')], {150: 'N'}, 'AFIB'),
+    ([(0, 'N'), (200, 'AFIB')], {150: 'N'}, 'NSR'),
+    ([(0, 'AFIB'), (50, 'N'), (150, 'N')], {150: 'N'}, 'NSR'),
+  ],
+)
+def test_group_of_a_window_follows_from_its_annotations(rhythms, beats, group):
+  assert windows.group_of(record_of(rhythms, beats), 100, 200) == group
+
+
+def test_prepared_windows_are_those_that_predict_cuts(folder, monkeypatch):
+  monkeypatch.setattr(mitdb_dataset_builder.Builder, 'WINDOW_SECONDS', 2.0)
+  builder = prepare.prepare(
+    'mitdb', manual_dir=str(folder), data_dir=str(folder)
+  )
+  dataset = dataset_lib.load(builder, in_memory=True)
+  labels = dataset.labels('v1')
+  assert len(labels) == 2 * 33
+  origins = {name: builder.origin(name) for name in labels}
+  assert {x.patient for x in origins.values()} == {'201'}
+  groups = [labels[f'201_{start:04}.00'] for start in range(0, 64, 2)]
+  # From 30.28 s on it is atrial fibrillation.
+  assert groups == ['NSR'] * 15 + ['MIXED'] + ['AFIB'] * 16
+  assert labels['202_0000.00'] == 'ECTOPY'
+  for name in ('201', '202'):
+    path = folder / 'mitdb' / f'{name}.hea'
+    recording = lead.open_recording(path, ENCODING)
+    times = resampling.window_times(SECONDS, 2.0, 2.0)
+    members = [x for x in labels if origins[x].recording == name]
+    assert members[-1] == f'{name}_0063.00'
+    for record, (start, end) in zip(members, times, strict=True):
+      [at] = dataset.find([record])
+      begin = dataset.offsets[at]
+      expected = resampling.window_counts(
+        recording, ENCODING, start, end - start
+      )
+      assert len(expected) == 600
+      np.testing.assert_array_equal(
+        dataset.signal[begin : begin + dataset.lengths[at]], expected
+      )
+
+
+def test_archive_folder_and_files_give_the_same_records(folder, tmp_path):
+  whole = tmp_path / 'zipped' / source.FILES.places[1]
+  shutil.make_archive(str(whole), 'zip', folder, 'mitdb')
+  found = [
+    list(source.read_records(place))
+    for place in (folder, folder / 'mitdb', tmp_path / 'zipped')
+  ]
+  for records in found:
+    assert [x.name for x in records] == ['201', '202']
+    for record, first in zip(records, found[0], strict=True):
+      assert record.millivolt.dtype == np.float32
+      for one, other in zip(record, first, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_files_are_refused(folder):
+  path = folder / 'mitdb' / '202.atr'
+  content = path.read_bytes()
+  path.unlink()
+  with pytest.raises(InputError, match=r'^5 files .* where 144 '):
+    list(source.read_records(folder))
+  path.write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
+  with pytest.raises(InputError, match=r'^6 files .* or one is not'):
+    list(source.read_records(folder))
+  nothing = folder / 'nothing'
+  nothing.mkdir()
+  message = f'holds no records.*{re.escape(source.ZIP_URL)}'
+  with pytest.raises(InputError, match=message):
+    list(source.read_records(nothing))
+
+
+def test_official_windows(real_data: pathlib.Path):
+  if not (real_data / 'mitdb.zip').exists():
+    pytest.skip('mitdb.zip is not in ECG_JAX_REAL_DATA')
+  groups, beats = collections.Counter(), 0
+  for record in source.read_records(real_data):
+    beats += len(record.beats)
+    assert len(record.millivolt) == 650_000
+    found = list(windows.cut(record, ENCODING, 30.0))
+    assert [len(window.counts) for window in found] == [9000] * 61
+    groups.update(window.group for window in found)
+  assert beats == 109_494
+  assert groups == {
+    'AFIB': 215, 'NSR': 936, 'ECTOPY': 539, 'BBB': 412, 'OTHER': 329,
+    'MIXED': 497,
+  }  # fmt: skip
