@@ -1,7 +1,6 @@
 """The MIT-BIH Arrhythmia Database: official files, windows, their groups."""
 
 import collections
-import hashlib
 import pathlib
 import re
 import shutil
@@ -11,58 +10,20 @@ import pytest
 import wfdb
 
 from ecg_jax.datasets import prepare
-from ecg_jax.datasets.mitdb import mitdb_dataset_builder, source, windows
+from ecg_jax.datasets.mitdb import source, windows
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.recordings import lead, resampling, wfdb_annotations
+from tests import mitdb_files
+from tests.mitdb_files import SECONDS
 
 ENCODING = lead.Encoding(300, 1000.0)
-SECONDS = 65
-
-
-def write_record(folder, name, annotations):
-  """A record of two leads at 360 Hz, with (sample, symbol, text) of it."""
-  rng = np.random.default_rng(int(name))
-  counts = np.cumsum(rng.integers(-20, 21, (SECONDS * 360, 2)), axis=0) // 4
-  wfdb.wrsamp(
-    name,
-    fs=360,
-    units=['mV', 'mV'],
-    sig_name=['MLII', 'V5'],
-    d_signal=np.clip(counts + 1024, 0, 2047),
-    fmt=['212', '212'],
-    adc_gain=[200.0, 200.0],
-    baseline=[1024, 1024],
-    write_dir=str(folder),
-  )
-  sample, symbol, text = zip(*annotations, strict=True)
-  wfdb.wrann(
-    name,
-    'atr',
-    np.array(sample),
-    list(symbol),
-    aux_note=list(text),
-    write_dir=str(folder),
-  )
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """Two records, taken for the official ones; both are of one patient."""
-  folder = tmp_path / 'mitdb'
-  folder.mkdir()
-  beats = [(at, 'N', '') for at in range(300, SECONDS * 360, 300)]
-  change = [(10_900, '+', '(AFIB')]
-  write_record(folder, '201', sorted([(18, '+', '(N'), *beats, *change]))
-  write_record(folder, '202', [(5, '+', '(N'), (9, 'V', ''), *beats])
-  names = sorted(path.name for path in folder.iterdir())
-  assert len(names) == 6
-  lines = [
-    f'{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n'
-    for name in names
-  ]
-  digest = hashlib.sha256(''.join(lines).encode()).hexdigest()
-  monkeypatch.setattr(source, 'CONTENT_DIGEST', digest)
+  """Holds two records, taken for the official ones, both of one patient."""
+  mitdb_files.write_database(tmp_path, monkeypatch)
   return tmp_path
 
 
@@ -127,28 +88,24 @@ def test_group_of_a_window_follows_from_its_annotations(rhythms, beats, group):
   assert windows.group_of(record_of(rhythms, beats), 100, 200) == group
 
 
-def test_prepared_windows_are_those_that_predict_cuts(folder, monkeypatch):
-  monkeypatch.setattr(mitdb_dataset_builder.Builder, 'WINDOW_SECONDS', 2.0)
+def test_prepared_windows_are_those_that_predict_cuts(folder):
   builder = prepare.prepare(
     'mitdb', manual_dir=str(folder), data_dir=str(folder)
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   labels = dataset.labels('v1')
   assert len(labels) == 2 * 33
-  origins = {name: builder.origin(name) for name in labels}
-  assert {x.patient for x in origins.values()} == {'201'}
-  groups = [labels[f'201_{start:04}.00'] for start in range(0, 64, 2)]
+  assert {builder.patient_of(name) for name in labels} == {'201'}
+  groups = [labels[f'201@{start}-{start + 2}'] for start in range(0, 64, 2)]
   # From 30.28 s on it is atrial fibrillation.
   assert groups == ['NSR'] * 15 + ['MIXED'] + ['AFIB'] * 16
-  assert labels['202_0000.00'] == 'ECTOPY'
+  assert labels['202@0-2'] == 'ECTOPY'
   for name in ('201', '202'):
     path = folder / 'mitdb' / f'{name}.hea'
     recording = lead.open_recording(path, ENCODING)
     times = resampling.window_times(SECONDS, 2.0, 2.0)
-    members = [x for x in labels if origins[x].recording == name]
-    assert members[-1] == f'{name}_0063.00'
-    for record, (start, end) in zip(members, times, strict=True):
-      [at] = dataset.find([record])
+    for start, end in times:
+      [at] = dataset.find([f'{name}@{start:g}-{end:g}'])
       begin = dataset.offsets[at]
       expected = resampling.window_counts(
         recording, ENCODING, start, end - start

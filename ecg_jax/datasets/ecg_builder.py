@@ -4,22 +4,13 @@ import abc
 import inspect
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import ConfigError, InputError
-
-
-class Origin(NamedTuple):
-  """What a record is a part of."""
-
-  recording: str
-  """Name of the recording that it was cut from."""
-  patient: str
-  """Name of the person that it is of."""
 
 
 class EcgBuilder(tfds.core.GeneratorBasedBuilder):
@@ -57,9 +48,9 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> Sequence[schema.Record]:
     """Returns all records, verified, sorted by name."""
 
-  def origin(self, record: str) -> Origin:
-    """What a record is a part of: by itself, where nothing else is known."""
-    return Origin(record, record)
+  def patient_of(self, record: str) -> str:
+    """Who was recorded: another one in each recording, unless more is known."""
+    return schema.recording_of(record)
 
   def _make_records(
     self, dl_manager: tfds.download.DownloadManager

@@ -182,3 +182,8 @@ class Record(NamedTuple):
   """int16 [samples], in the unit and at the rate of the dataset's `SPEC`."""
   labels: dict[str, str]
   """Label version -> class."""
+
+
+def recording_of(record: str) -> str:
+  """Recording that a record is, or is a segment of: 'a' of 'a@30-60'."""
+  return record.rpartition('@')[0] or record

@@ -49,14 +49,14 @@ class Builder(ecg_builder.EcgBuilder):
     encoding = lead.Encoding(
       self.SPEC.sampling_rate, self.SPEC.counts_per_millivolt
     )
-    return [
+    found = [
       schema.Record(window.name, window.counts, {'v1': window.group})
       for record in source.read_records(folder)
       for window in windows.cut(record, encoding, self.WINDOW_SECONDS)
     ]
+    return sorted(found, key=lambda record: record.name)
 
-  def origin(self, record: str) -> ecg_builder.Origin:
-    """The half hour that a window is of, and its patient."""
-    recording = record.partition('_')[0]
-    patient = source.ONE_PATIENT.get(recording, recording)
-    return ecg_builder.Origin(recording, patient)
+  def patient_of(self, record: str) -> str:
+    """Who was recorded; two recordings are of one person."""
+    recording = schema.recording_of(record)
+    return source.ONE_PATIENT.get(recording, recording)

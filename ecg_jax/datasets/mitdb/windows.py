@@ -25,7 +25,7 @@ class Window(NamedTuple):
   """A part of a record."""
 
   name: str
-  """Name of the record and start in seconds, such as '100_0030.00'."""
+  """Such as '100@30-60': name of the record, start and end in seconds."""
   counts: np.ndarray
   """int16 [samples]."""
   group: str
@@ -55,7 +55,8 @@ def cut(
   for start, end in resampling.window_times(length, seconds, seconds):
     counts = resampling.window_counts(recording, encoding, start, end - start)
     group = group_of(record, round(start * rate), round(end * rate))
-    yield Window(f'{record.name}_{start:07.2f}', counts, group)
+    name = f'{record.name}@{round(start, 2):g}-{round(end, 2):g}'
+    yield Window(name, counts, group)
 
 
 def group_of(record: source.AnnotatedRecord, start: int, stop: int) -> str:

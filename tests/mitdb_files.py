@@ -1,0 +1,60 @@
+"""Records in the form of the MIT-BIH Arrhythmia Database."""
+
+import hashlib
+
+import numpy as np
+import wfdb
+
+from ecg_jax.datasets.mitdb import mitdb_dataset_builder, source
+
+SECONDS = 65
+"""Length of each record."""
+
+
+def write_record(folder, name, annotations):
+  """A record of two leads at 360 Hz, with (sample, symbol, text) of it."""
+  rng = np.random.default_rng(int(name))
+  counts = np.cumsum(rng.integers(-20, 21, (SECONDS * 360, 2)), axis=0) // 4
+  wfdb.wrsamp(
+    name,
+    fs=360,
+    units=['mV', 'mV'],
+    sig_name=['MLII', 'V5'],
+    d_signal=np.clip(counts + 1024, 0, 2047),
+    fmt=['212', '212'],
+    adc_gain=[200.0, 200.0],
+    baseline=[1024, 1024],
+    write_dir=str(folder),
+  )
+  sample, symbol, text = zip(*annotations, strict=True)
+  wfdb.wrann(
+    name,
+    'atr',
+    np.array(sample),
+    list(symbol),
+    aux_note=list(text),
+    write_dir=str(folder),
+  )
+
+
+def write_database(place, monkeypatch):
+  """Writes two records into a folder `mitdb`, and has them taken for official.
+
+  201 is in atrial fibrillation from 30.3 s on, 202 begins with an ectopic beat;
+  both are of one patient. Windows are of 2 s.
+  """
+  folder = place / 'mitdb'
+  folder.mkdir()
+  beats = [(at, 'N', '') for at in range(300, SECONDS * 360, 300)]
+  change = [(10_900, '+', '(AFIB')]
+  write_record(folder, '201', sorted([(18, '+', '(N'), *beats, *change]))
+  write_record(folder, '202', [(5, '+', '(N'), (9, 'V', ''), *beats])
+  names = sorted(path.name for path in folder.iterdir())
+  assert len(names) == 6
+  lines = [
+    f'{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n'
+    for name in names
+  ]
+  digest = hashlib.sha256(''.join(lines).encode()).hexdigest()
+  monkeypatch.setattr(source, 'CONTENT_DIGEST', digest)
+  monkeypatch.setattr(mitdb_dataset_builder.Builder, 'WINDOW_SECONDS', 2.0)
