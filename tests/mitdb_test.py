@@ -13,8 +13,10 @@ from ecg_jax.datasets import prepare
 from ecg_jax.datasets.mitdb import source, windows
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset as dataset_lib
+from ecg_jax.prediction import other_dataset
 from ecg_jax.recordings import lead, resampling, wfdb_annotations
 from tests import mitdb_files
+from tests.helpers import ROOT
 from tests.mitdb_files import SECONDS
 
 ENCODING = lead.Encoding(300, 1000.0)
@@ -147,6 +149,21 @@ def test_other_files_are_refused(folder):
     list(source.read_records(nothing))
 
 
+GROUPS = {
+  'AFIB': 215, 'NSR': 936, 'ECTOPY': 539, 'BBB': 412, 'OTHER': 329,
+  'MIXED': 497,
+}  # fmt: skip
+
+
+def test_documentation_has_the_groups_and_what_they_are_taken_for():
+  page = (ROOT / 'docs' / 'trust.md').read_text()
+  meaning = other_dataset.MEANINGS['mitdb']
+  assert list(windows.GROUPS) == list(GROUPS)
+  for name, count in GROUPS.items():
+    meant = meaning.get(name, 'not scored')
+    assert f'\n| `{name}` | {count} | {meant} | ' in page
+
+
 def test_official_windows(real_data: pathlib.Path):
   if not (real_data / 'mitdb.zip').exists():
     pytest.skip('mitdb.zip is not in ECG_JAX_REAL_DATA')
@@ -158,7 +175,4 @@ def test_official_windows(real_data: pathlib.Path):
     assert [len(window.counts) for window in found] == [9000] * 61
     groups.update(window.group for window in found)
   assert beats == 109_494
-  assert groups == {
-    'AFIB': 215, 'NSR': 936, 'ECTOPY': 539, 'BBB': 412, 'OTHER': 329,
-    'MIXED': 497,
-  }  # fmt: skip
+  assert groups == GROUPS

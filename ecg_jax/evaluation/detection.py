@@ -189,58 +189,67 @@ def by_recording(
 
 
 def format_tables(found: Mapping[str, Any]) -> str:
-  """Formats scores.json of a run on another dataset as Markdown."""
-  positive, together = found['positive'], found['weights'][TOGETHER]
-  folds = ', '.join(map(str, found['folds']))
+  """Formats scores.json of a run on another dataset as Markdown.
+
+  The tables are those of the groups, of the weights, and, where recordings have
+  several records, of the recordings.
+  """
+  folds = f'fold{"s" * (len(found["folds"]) > 1)} '
+  folds += ', '.join(map(str, found['folds']))
   title = (
-    f'{found["run"]} on {found["dataset"]}: {positive} in'
+    f'{found["run"]} on {found["dataset"]}: {found["positive"]} in'
     f' {found["records"]:,} records of {found["patients"]:,} patients, percent'
-    f' (95 % of resampled patients), mean probability of folds {folds}'
+    f' (95 % of resampled patients), {folds} together'
   )
-  upright, inverted = together['upright'], together['upside down']
+  lines = [title, '', *_group_table(found), '', *_weights_table(found)]
+  if len(found['recordings']) < found['records']:
+    lines += ['', *_recording_table(found)]
+  return '\n'.join(lines)
+
+
+def _group_table(found: Mapping[str, Any]) -> list[str]:
+  positive, ways = found['positive'], found['weights'][TOGETHER]
   others = [name for name in found['classes'] if name != positive]
+  header = ['records', 'taken for', 'number', 'patients']
+  header += [f'predicted {positive}', *others, f'{positive}, upside down']
   rows = []
-  for name, group in upright['groups'].items():
-    shares = [100 * group['predicted'][x] / group['records'] for x in others]
+  for name, group in ways['upright']['groups'].items():
+    total, predicted = group['records'], group['predicted']
     rows.append(
       [
         name,
         found['meaning'].get(name, 'not scored'),
-        f'{group["records"]:,}',
-        str(group['patients']),
+        f'{total:,}',
+        f'{group["patients"]:,}',
         _cell(group['found']),
-        *(f'{share:.1f}' for share in shares),
-        _cell(inverted['groups'][name]['found']),
+        *(f'{100 * predicted[other] / total:.1f}' for other in others),
+        _cell(ways['upside down']['groups'][name]['found']),
       ]
     )
-  header = [
-    'records',
-    'taken for',
-    'number',
-    'patients',
-    f'predicted {positive}',
-  ]
-  header += [*others, f'{positive}, upside down']
-  lines = [title, '', *tables.markdown_table(header, rows), '']
+  return tables.markdown_table(header, rows)
+
+
+def _weights_table(found: Mapping[str, Any]) -> list[str]:
   rows = [
     [
       name if way == 'upright' else f'{name}, {way}',
-      *(_cell(scores[x], x) for x in _MEASURES),
+      *(_cell(scores[measure], measure) for measure in _MEASURES),
     ]
     for name, ways in found['weights'].items()
     for way, scores in ways.items()
   ]
-  header = ['weights', *_MEASURES.values()]
-  lines += tables.markdown_table(header, rows)
-  if len(found['recordings']) < found['records']:
-    rows = [
-      [name, *(str(n) for x in kinds.values() for n in x.values())]
-      for name, kinds in found['recordings'].items()
-    ]
-    header = ['recording', positive, 'found', f'not {positive}', 'false alarms']
-    header += ['not scored', f'predicted {positive}']
-    lines += ['', *tables.markdown_table(header, rows)]
-  return '\n'.join(lines)
+  return tables.markdown_table(['weights', *_MEASURES.values()], rows)
+
+
+def _recording_table(found: Mapping[str, Any]) -> list[str]:
+  positive = found['positive']
+  header = ['recording', positive, 'found', f'not {positive}', 'false alarms']
+  header += ['not scored', f'predicted {positive}']
+  rows = [
+    [name, *(str(n) for counts in kinds.values() for n in counts.values())]
+    for name, kinds in found['recordings'].items()
+  ]
+  return tables.markdown_table(header, rows)
 
 
 def _cell(measured: Mapping[str, Any], name: str = '') -> str:
