@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -173,6 +174,15 @@ SYNTHETIC = dataclasses.replace(
 """The embedded synthetic ECG set."""
 
 
+_SEGMENT = re.compile(r'(.+)@[\d.]+-[\d.]*')
+
+
+def recording_of(record: str) -> str:
+  """Recording that a record is, or is a segment of: 'a' of 'a@30-60'."""
+  segment = _SEGMENT.fullmatch(record)
+  return segment[1] if segment else record
+
+
 class Record(NamedTuple):
   """One recording and its labels."""
 
@@ -182,8 +192,3 @@ class Record(NamedTuple):
   """int16 [samples], in the unit and at the rate of the dataset's `SPEC`."""
   labels: dict[str, str]
   """Label version -> class."""
-
-
-def recording_of(record: str) -> str:
-  """Recording that a record is, or is a segment of: 'a' of 'a@30-60'."""
-  return record.rpartition('@')[0] or record
