@@ -7,8 +7,14 @@ import wfdb
 
 from ecg_jax.datasets.mitdb import mitdb_dataset_builder, source
 
-SECONDS = 65
+NAMES = [str(number) for number in range(201, 209)]
+"""Of the records; the first two are of one patient."""
+
+SECONDS = 25
 """Length of each record."""
+
+WINDOWS = [f'{start}-{start + 2}' for start in [*range(0, 24, 2), 23]]
+"""Of each record, by start and end."""
 
 
 def write_record(folder, name, annotations):
@@ -38,19 +44,19 @@ def write_record(folder, name, annotations):
 
 
 def write_database(place, monkeypatch):
-  """Writes two records into a folder `mitdb`, and has them taken for official.
+  """Writes records into a folder `mitdb`, and has them taken for official.
 
-  201 is in atrial fibrillation from 30.3 s on, 202 begins with an ectopic beat;
-  both are of one patient. Windows are of 2 s.
+  Each begins with an ectopic beat and is in atrial fibrillation from 10.3 s on.
+  Windows are of 2 s.
   """
   folder = place / 'mitdb'
   folder.mkdir()
   beats = [(at, 'N', '') for at in range(300, SECONDS * 360, 300)]
-  change = [(10_900, '+', '(AFIB')]
-  write_record(folder, '201', sorted([(18, '+', '(N'), *beats, *change]))
-  write_record(folder, '202', [(5, '+', '(N'), (9, 'V', ''), *beats])
+  annotations = [(5, '+', '(N'), (9, 'V', ''), *beats, (3700, '+', '(AFIB')]
+  for name in NAMES:
+    write_record(folder, name, sorted(annotations))
   names = sorted(path.name for path in folder.iterdir())
-  assert len(names) == 6
+  assert len(names) == 3 * len(NAMES)
   lines = [
     f'{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n'
     for name in names

@@ -17,7 +17,7 @@ from ecg_jax.prediction import other_dataset
 from ecg_jax.recordings import lead, resampling, wfdb_annotations
 from tests import mitdb_files
 from tests.helpers import ROOT
-from tests.mitdb_files import SECONDS
+from tests.mitdb_files import NAMES, SECONDS, WINDOWS
 
 ENCODING = lead.Encoding(300, 1000.0)
 
@@ -96,18 +96,17 @@ def test_prepared_windows_are_those_that_predict_cuts(folder):
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   labels = dataset.labels('v1')
-  assert len(labels) == 2 * 33
-  assert {builder.patient_of(name) for name in labels} == {'201'}
-  groups = [labels[f'201@{start}-{start + 2}'] for start in range(0, 64, 2)]
-  # From 30.28 s on it is atrial fibrillation.
-  assert groups == ['NSR'] * 15 + ['MIXED'] + ['AFIB'] * 16
-  assert labels['202@0-2'] == 'ECTOPY'
-  for name in ('201', '202'):
+  members = {name: [f'{name}@{part}' for part in WINDOWS] for name in NAMES}
+  assert len(labels) == len(NAMES) * len(WINDOWS)
+  for name, windows_of in members.items():
+    assert [labels[window] for window in windows_of] == [
+      'ECTOPY', *['NSR'] * 4, 'MIXED', *['AFIB'] * 7,
+    ]  # fmt: skip
     path = folder / 'mitdb' / f'{name}.hea'
     recording = lead.open_recording(path, ENCODING)
     times = resampling.window_times(SECONDS, 2.0, 2.0)
-    for start, end in times:
-      [at] = dataset.find([f'{name}@{start:g}-{end:g}'])
+    for window, (start, end) in zip(windows_of, times, strict=True):
+      [at] = dataset.find([window])
       begin = dataset.offsets[at]
       expected = resampling.window_counts(
         recording, ENCODING, start, end - start
@@ -116,6 +115,8 @@ def test_prepared_windows_are_those_that_predict_cuts(folder):
       np.testing.assert_array_equal(
         dataset.signal[begin : begin + dataset.lengths[at]], expected
       )
+  patients = [builder.patient_of(f'{name}@0-2') for name in NAMES]
+  assert patients == ['201', '201', *NAMES[2:]]
 
 
 def test_archive_folder_and_files_give_the_same_records(folder, tmp_path):
@@ -126,7 +127,7 @@ def test_archive_folder_and_files_give_the_same_records(folder, tmp_path):
     for place in (folder, folder / 'mitdb', tmp_path / 'zipped')
   ]
   for records in found:
-    assert [x.name for x in records] == ['201', '202']
+    assert [x.name for x in records] == NAMES
     for record, first in zip(records, found[0], strict=True):
       assert record.millivolt.dtype == np.float32
       for one, other in zip(record, first, strict=True):
@@ -137,10 +138,10 @@ def test_other_files_are_refused(folder):
   path = folder / 'mitdb' / '202.atr'
   content = path.read_bytes()
   path.unlink()
-  with pytest.raises(InputError, match=r'^5 files .* where 144 '):
+  with pytest.raises(InputError, match=r'^23 files .* where 144 '):
     list(source.read_records(folder))
   path.write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
-  with pytest.raises(InputError, match=r'^6 files .* or one is not'):
+  with pytest.raises(InputError, match=r'^24 files .* or one is not'):
     list(source.read_records(folder))
   nothing = folder / 'nothing'
   nothing.mkdir()

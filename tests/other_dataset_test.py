@@ -20,7 +20,7 @@ from tests import made_up_run, mitdb_files
 
 @pytest.fixture
 def database(tmp_path, monkeypatch):
-  """Two records, and the arguments that name them."""
+  """Records of 2 s, and the arguments that name them."""
   mitdb_files.write_database(tmp_path, monkeypatch)
   return ['--on=mitdb', f'--manual_dir={tmp_path}', f'--data_dir={tmp_path}']
 
@@ -43,7 +43,7 @@ def test_records_are_classified_as_predict_does(
       name: functools.partial(
         lead.open_recording, tmp_path / 'mitdb' / f'{name}.hea', model.encoding
       )
-      for name in ('201', '202')
+      for name in mitdb_files.NAMES
     }
     # Else a record of a minute is one window.
     short = dataclasses.replace(
@@ -64,14 +64,15 @@ def test_records_are_classified_as_predict_does(
     for window in result.windows
   }
   assert upright.keys() == windows.keys()
-  assert len(rows) == 2 * len(upright) == 2 * 66
+  assert len(rows) == 2 * len(upright) == 2 * 8 * 13
   classes = model.spec.classes
   for name, row in upright.items():
     found = [float(row[f'probability_{x}']) for x in classes]
     expected = windows[name].probabilities
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     assert row['predicted'] == windows[name].predicted
-    assert (row['recording'], row['patient']) == (name[:3], '201')
+    assert row['recording'] == name[:3]
+    assert row['patient'] == ('201' if name[:3] == '202' else name[:3])
   found = json.loads((out / 'scores.json').read_text())
   assert (found['temperature'], found['folds']) == (2.0, [1])
   truth = detection.Truth(
@@ -90,9 +91,9 @@ def test_records_are_classified_as_predict_does(
   scores = detection.score(truth, probabilities, classes, groups)
   assert found['weights']['folds together']['upright'] == scores
   assert {x: y['records'] for x, y in scores['groups'].items()} == {
-    'AFIB': 17, 'NSR': 47, 'ECTOPY': 1, 'MIXED': 1,
+    'AFIB': 56, 'NSR': 32, 'ECTOPY': 8, 'MIXED': 8,
   }  # fmt: skip
-  assert list(found['recordings']) == ['201', '202']
+  assert list(found['recordings']) == mitdb_files.NAMES
 
 
 def test_upside_down_is_the_negative(small_run, small_data):
@@ -196,7 +197,7 @@ def test_records_that_a_fold_learnt_from_are_refused(
   digest = dataset.record_digests()['202@4-6']
   replaced(monkeypatch, trained_on=({digest: 'A00001'},))
   message = refused()
-  assert 'learnt from 1 of the 66 records of mitdb, such as 202@4-6' in message
+  assert 'learnt from 1 of the 104 records of mitdb, such as 202@4-6' in message
 
 
 def test_a_run_without_a_finished_fold_is_refused(
