@@ -127,7 +127,7 @@ def _check_encoding(name: str, spec: DatasetSpec, model: Ensemble) -> None:
   if there != here:
     raise InputError(
       f'{name} has {there}, and {model.run_folder} was trained on {here}:'
-      ' prepare it like these.'
+      ' name a dataset of that rate and unit.'
     )
 
 
