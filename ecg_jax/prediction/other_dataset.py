@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 
 from ecg_jax.datasets import prepare, schema
+from ecg_jax.datasets.ecg_builder import EcgBuilder
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, detection
@@ -74,21 +75,13 @@ def evaluate_on(
   dataset = dataset_lib.load(builder, in_memory=True)
   _check_encoding(builder.name, dataset.spec, model)
   version = label_version or dataset.spec.label_versions[-1]
-  if version not in dataset.spec.label_versions:
-    raise InputError(
-      f'--label_version is {version!r}: use one of {builder.name},'
-      f' {", ".join(dataset.spec.label_versions)}.'
-    )
-  labels = dataset.labels(version)
-  truth = detection.Truth(
-    dataset.records,
-    [schema.recording_of(record) for record in dataset.records],
-    [builder.patient_of(record) for record in dataset.records],
-    list(labels.values()),
+  truth = _read_truth(
+    builder,
+    dataset,
+    version,
     _parse_meaning(meaning, builder.name, dataset.spec, model.spec),
     _choose_positive(positive, model.spec),
   )
-  _check_truth(truth, builder.name)
   digests = dataset.record_digests()
   _check_leak(model, builder.name, digests)
   temperature = calibration.read(model.run_folder, model.folds)
@@ -171,16 +164,36 @@ def _choose_positive(positive: str | None, run: DatasetSpec) -> str:
   return positive
 
 
-def _check_truth(truth: detection.Truth, name: str) -> None:
-  """Refuses records of which none is positive, or none negative."""
+def _read_truth(
+  builder: EcgBuilder,
+  dataset: Dataset,
+  version: str,
+  meaning: Mapping[str, str],
+  positive: str,
+) -> detection.Truth:
+  """What the records are; refused if none is positive, or none negative."""
+  if version not in dataset.spec.label_versions:
+    raise InputError(
+      f'--label_version is {version!r}: use one of {builder.name},'
+      f' {", ".join(dataset.spec.label_versions)}.'
+    )
+  truth = detection.Truth(
+    dataset.records,
+    [schema.recording_of(record) for record in dataset.records],
+    [builder.patient_of(record) for record in dataset.records],
+    list(dataset.labels(version).values()),
+    meaning,
+    positive,
+  )
   kinds = {truth.kind(label) for label in truth.labels}
   for kind, wanted in (('positive', ''), ('negative', 'another class than ')):
     if kind not in kinds:
       raise InputError(
-        f'No record of {name} is taken for {wanted}{truth.positive}: say which'
-        ' of its classes are with --map, or what is to be found with'
+        f'No record of {builder.name} is taken for {wanted}{positive}: say'
+        ' which of its classes are with --map, or what is to be found with'
         ' --positive.'
       )
+  return truth
 
 
 def _check_leak(model: Ensemble, name: str, digests: Mapping[str, str]) -> None:
