@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.evaluation import summary, tables
+from ecg_jax.recordings import wfdb_annotations
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.training import train_state
 from tests import helpers, made_up_run
@@ -52,6 +53,22 @@ def test_records(content):
 def test_headers(content):
   accepts_or_explains(
     lambda: source.check_header(content, record=RECORD, samples=9000)
+  )
+
+
+ANNOTATIONS = (
+  struct.pack('<2H', 28 << 10 | 18, 63 << 10 | 5)
+  + b'(AFIB\0'
+  + struct.pack('<6H', 1 << 10 | 300, 59 << 10, 1, 2, 5 << 10, 0)
+)
+"""Of a rhythm and two beats, the second after a long interval."""
+
+
+@fuzzed
+@given(mutated(ANNOTATIONS) | st.binary(max_size=100))
+def test_annotations(content):
+  accepts_or_explains(
+    lambda: wfdb_annotations.parse_annotations(content, name='100.atr')
   )
 
 
