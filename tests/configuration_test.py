@@ -15,6 +15,7 @@ from ecg_jax import (
 from ecg_jax.errors import Help, InputError
 from ecg_jax.fields.group import flatten
 from ecg_jax.fields.models import MODELS
+from ecg_jax.registry import DATASETS
 from tests.helpers import ROOT, run_python
 
 CONFIGS = [
@@ -344,7 +345,7 @@ CHOICES = [
   ('model.reduction', 'maxpool', "'max_pool'"),
   ('model.summary', 'first', "'last' or 'mean'"),
   ('data.name', 'physionet2018', f"'physionet2017'{OWN}"),
-  ('data.name', 'mitbih', f"'physionet2017' or 'synthetic_ecg'{OWN}"),
+  ('data.name', 'mitbih', f'{" or ".join(map(repr, DATASETS))}{OWN}'),
   ('data.placement', 'devices', "'device'"),
   ('loss.name', 'cross', f"'cross_entropy'{OWN}"),
   ('dtype', 'float', "'float32'"),
@@ -417,7 +418,10 @@ def test_values_that_cannot_be_used(field, value, part):
     assert message.startswith(field.partition('.')[0])
 
 
-LEAST = {'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2}
+LEAST = {
+  **{'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2},
+  **{'data.num_folds': 2, 'data.sampling_rate': 50},
+}
 POSITIVE = {
   *('augmentation.slowest_heart_rate', 'augmentation.fastest_heart_rate'),
   *('spectrogram.power_floor', 'model.batch_norm_epsilon'),

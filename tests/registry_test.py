@@ -97,7 +97,8 @@ OWN = ", or name one of your own like 'my_module:NAME' or 'path/file.py:NAME'."
     (
       'data.name',
       'mitbih',
-      f"data.name is 'mitbih': use 'physionet2017' or 'synthetic_ecg'{OWN}",
+      "data.name is 'mitbih': use 'physionet2017' or 'recordings_folder' or"
+      f" 'synthetic_ecg'{OWN}",
     ),
     ('loss.name', '', f"loss.name is '': use 'cross_entropy'{OWN}"),
     ('metrics', 3, 'metrics holds 3: it must be a text.'),

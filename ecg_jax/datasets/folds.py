@@ -13,6 +13,7 @@ A table of folds is a dictionary, written as JSON:
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -21,10 +22,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ecg_jax import cli
-from ecg_jax.datasets import schema
+from ecg_jax.datasets import division, schema
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
@@ -33,6 +32,12 @@ _ADVICE = 'name a file that can be read'
 _ALGORITHM = (
   'by class in the order {}: sorted ids, RandomState(seed).shuffle, '
   'array_split; validation = part 1 of the division of what is not test'
+)
+
+_ALGORITHM_BY_PATIENT = (
+  'sorted patients, RandomState(seed).shuffle, those with most of a class of {}'
+  ' first, each to the part where it adds least to the sum of squared shares of'
+  ' classes; validation = part 1 of the division of what is not test'
 )
 
 
@@ -69,33 +74,10 @@ def parse_labels(
   return labels
 
 
-def divide(
-  labels: Mapping[str, str], classes: Sequence[str], parts: int, seed: int
-) -> list[list[str]]:
-  """Divides records into parts in which every class has its share.
-
-  Args:
-    labels: record -> class.
-    classes: names of the classes, in the order in which they are divided.
-    parts: number of parts.
-    seed: seed of NumPy's RandomState, whose stream is frozen.
-
-  Returns:
-    The parts, each a sorted list of records.
-  """
-  divided: list[list[str]] = [[] for _ in range(parts)]
-  for class_name in classes:
-    records = np.array(sorted(r for r, c in labels.items() if c == class_name))
-    np.random.RandomState(seed).shuffle(records)
-    shares = np.array_split(records, parts)
-    for part, share in zip(divided, shares, strict=True):
-      part.extend(share.tolist())
-  return [sorted(part) for part in divided]
-
-
 def make_folds(
   labels: Mapping[str, str],
   *,
+  patients: Mapping[str, str] | None = None,
   classes: Sequence[str] = schema.CHALLENGE.classes,
   num_folds: int = 5,
   train_validation_parts: int = 6,
@@ -106,6 +88,7 @@ def make_folds(
 
   Args:
     labels: record -> class.
+    patients: record -> patient, to keep each in one set; None if not known.
     classes: names of the classes.
     num_folds: number of folds; every record is in exactly one test set.
     train_validation_parts: number of parts that the records outside of the test
@@ -118,7 +101,8 @@ def make_folds(
     The table, as the module describes it.
 
   Raises:
-    InputError: a number is out of range, or so large that a set is empty.
+    InputError: a number is out of range, or so large that a set is empty, or
+      by patient has none of a class.
   """
   if num_folds < 2 or train_validation_parts < 2:
     raise InputError(
@@ -127,12 +111,20 @@ def make_folds(
     )
   if not 0 <= seed < 2**32:
     raise InputError(f'Seed {seed} is out of range: use 0 to {2**32 - 1}.')
-  left_out = divide(labels, classes, num_folds + 1, seed)[-1] if holdout else []
+  draw = division.divide
+  if patients is not None:
+    draw = functools.partial(division.divide_by_patient, patients=patients)
+  left_out = draw(labels, classes, num_folds + 1, seed)[-1] if holdout else []
   rest = _without(labels, left_out)
   folds = {}
-  for fold, test in enumerate(divide(rest, classes, num_folds, seed)):
+  for fold, test in enumerate(draw(rest, classes, num_folds, seed)):
     remaining = _without(rest, test)
-    parts = divide(remaining, classes, train_validation_parts, seed)
+    count = train_validation_parts
+    if patients is not None:
+      # More would leave the validation set without a class that few have.
+      fewest = min(division.patients_of_classes(remaining, patients).values())
+      count = max(2, min(count, fewest))
+    parts = draw(remaining, classes, count, seed)
     validation = parts.pop(1)
     train = sorted(record for part in parts for record in part)
     folds[str(fold)] = {'train': train, 'validation': validation, 'test': test}
@@ -143,8 +135,11 @@ def make_folds(
           f'The {name} set of fold {number} is empty, {len(labels)} records '
           'are too few: ask for fewer folds or parts.'
         )
+  algorithm = _ALGORITHM if patients is None else _ALGORITHM_BY_PATIENT
+  if patients is not None:
+    check_classes(folds, labels, patients)
   return {
-    'algorithm': _ALGORITHM.format(' '.join(classes)),
+    'algorithm': algorithm.format(' '.join(classes)),
     'seed': seed,
     'labels_sha256': labels_digest(labels),
     'holdout': left_out,
@@ -152,16 +147,50 @@ def make_folds(
   }
 
 
+def check_classes(
+  folds: Mapping[str, Mapping[str, Sequence[str]]],
+  labels: Mapping[str, str],
+  patients: Mapping[str, str],
+) -> None:
+  """Refuses folds of which a set has none of a class.
+
+  Args:
+    folds: those of a table.
+    labels: record -> class.
+    patients: record -> patient, or the record itself.
+
+  Raises:
+    InputError: names the set, and the class with the number of its patients.
+  """
+  counts = division.patients_of_classes(labels, patients)
+  for number, sets in folds.items():
+    for name, records in sets.items():
+      missing = counts.keys() - {labels[record] for record in records}
+      if missing:
+        rarest = min(missing, key=lambda label: (counts[label], label))
+        raise InputError(
+          f'The {name} set of fold {number} has no record of class'
+          f' {rarest!r}, which {counts[rarest]} patients or recordings have,'
+          f' too few for {len(folds)} folds of three sets each: ask for fewer'
+          ' folds, or merge classes.'
+        )
+
+
 def published(
-  labels: Mapping[str, str], spec: schema.DatasetSpec
+  labels: Mapping[str, str],
+  spec: schema.DatasetSpec,
+  patients: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """The table of a dataset's own folds, which runs use unless told otherwise.
 
   Args:
     labels: record -> class in the version of `spec.folds_label_version`.
     spec: the dataset's description.
+    patients: record -> patient where `spec.by_patient`, else None.
   """
-  return make_folds(labels, classes=spec.classes, num_folds=spec.num_folds)
+  return make_folds(
+    labels, patients=patients, classes=spec.classes, num_folds=spec.num_folds
+  )
 
 
 def labels_digest(labels: Mapping[str, str]) -> str:

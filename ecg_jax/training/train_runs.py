@@ -11,6 +11,8 @@ from ecg_jax import experiment, stored_config
 from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import score, summary, tables
+from ecg_jax.fields.data import DataFields
+from ecg_jax.fields.group import flatten
 from ecg_jax.models import variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import (
@@ -57,7 +59,7 @@ def train_runs(
   checkpoint.report_failed_saves_once()
 
   for config in runs.values():
-    spec = prepare.find_builder(config.data.name).SPEC
+    spec = prepare.find_builder(DataFields.of(flatten(config))).SPEC
     score.rehearse(experiment.make_metrics(config), spec)
   loaded = experiment.load_data(list(runs.values()))
   data = dict(zip(runs, loaded, strict=True))
@@ -75,8 +77,11 @@ def train_runs(
     for run, config in runs.items():
       spec = data[run].dataset.measured_spec()
       artifacts.begin_run(workdir / run, config, digests[run], spec)
-      labels = data[run].dataset.all_labels()
-      artifacts.write_labels(workdir / run / 'labels.csv', labels)
+      artifacts.write_labels(
+        workdir / run / 'labels.csv',
+        data[run].dataset.all_labels(),
+        data[run].dataset.patients_of_records(),
+      )
       print(_headline(config, spec, workdir / run), flush=True)
   multihost.check_shared(workdir)
 
