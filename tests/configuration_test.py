@@ -78,10 +78,12 @@ def test_every_config_of_the_folder_can_be_used():
 
 
 def test_paths_that_a_run_is_read_with_later_are_absolute():
-  config = parse('--config.init_from=runs/a', '--config.data.folds_file=b')
+  arguments = ['init_from=runs/a', 'data.folds_file=b', 'data.manual_dir=c']
+  config = parse(*(f'--config.{argument}' for argument in arguments))
   here = pathlib.Path.cwd()
   assert config.init_from == str(here / 'runs' / 'a')
   assert config.data.folds_file == str(here / 'b')
+  assert config.data.manual_dir == str(here / 'c')
 
 
 def test_names_of_own_files_are_absolute_too(tmp_path, monkeypatch):

@@ -32,11 +32,9 @@ def divide(
 
 def divide_by_patient(
   labels: Mapping[str, str],
-  classes: Sequence[str],
+  patients: Mapping[str, str],
   parts: int,
   seed: int,
-  *,
-  patients: Mapping[str, str],
 ) -> list[list[str]]:
   """Divides records into parts, all of a patient into one of them.
 
@@ -46,10 +44,9 @@ def divide_by_patient(
 
   Args:
     labels: record -> class.
-    classes: names of the classes.
+    patients: record -> patient, of these records and possibly others.
     parts: number of parts.
     seed: seed of NumPy's RandomState, whose stream is frozen.
-    patients: record -> patient, of these records and possibly others.
 
   Returns:
     The parts, each a sorted list of records.
@@ -61,12 +58,12 @@ def divide_by_patient(
 
   def shares(members: Sequence[str]) -> list[float]:
     counts = collections.Counter(labels[record] for record in members)
-    return [counts[name] / (totals[name] or 1) for name in classes]
+    return [counts[name] / totals[name] for name in sorted(totals)]
 
   order = np.array(sorted(records))
   np.random.RandomState(seed).shuffle(order)
   divided: list[list[str]] = [[] for _ in range(parts)]
-  filled = [[0.0] * len(classes) for _ in range(parts)]
+  filled = [[0.0] * len(totals) for _ in range(parts)]
   for patient in sorted(order.tolist(), key=lambda x: -max(shares(records[x]))):
     added = shares(records[patient])
     # Of the square of a sum only this depends on the part.

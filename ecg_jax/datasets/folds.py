@@ -2,6 +2,8 @@
 
   python -m ecg_jax.datasets.folds --labels REFERENCE.csv --num_folds 5 \
     --train_validation_parts 6 --seed 14 --out folds.json
+  python -m ecg_jax.datasets.folds --labels FOLDER/labels.csv --out folds.json
+  python -m ecg_jax.datasets.folds --parts folds.csv --out folds.json
 
 A table of folds is a dictionary, written as JSON:
   algorithm: name of the algorithm that drew it.
@@ -13,7 +15,6 @@ A table of folds is a dictionary, written as JSON:
 """
 
 import argparse
-import functools
 import hashlib
 import json
 import os
@@ -23,7 +24,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ecg_jax import cli
-from ecg_jax.datasets import division, schema
+from ecg_jax.datasets import division, parts, schema
+from ecg_jax.datasets.recordings_folder import table as table_lib
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
@@ -111,22 +113,25 @@ def make_folds(
     )
   if not 0 <= seed < 2**32:
     raise InputError(f'Seed {seed} is out of range: use 0 to {2**32 - 1}.')
-  draw = division.divide
-  if patients is not None:
-    draw = functools.partial(division.divide_by_patient, patients=patients)
-  left_out = draw(labels, classes, num_folds + 1, seed)[-1] if holdout else []
+
+  def draw(labels: Mapping[str, str], count: int) -> list[list[str]]:
+    if patients is None:
+      return division.divide(labels, classes, count, seed)
+    return division.divide_by_patient(labels, patients, count, seed)
+
+  left_out = draw(labels, num_folds + 1)[-1] if holdout else []
   rest = _without(labels, left_out)
   folds = {}
-  for fold, test in enumerate(draw(rest, classes, num_folds, seed)):
+  for fold, test in enumerate(draw(rest, num_folds)):
     remaining = _without(rest, test)
     count = train_validation_parts
     if patients is not None:
       # More would leave the validation set without a class that few have.
       fewest = min(division.patients_of_classes(remaining, patients).values())
       count = max(2, min(count, fewest))
-    parts = draw(remaining, classes, count, seed)
-    validation = parts.pop(1)
-    train = sorted(record for part in parts for record in part)
+    divided = draw(remaining, count)
+    validation = divided.pop(1)
+    train = sorted(record for part in divided for record in part)
     folds[str(fold)] = {'train': train, 'validation': validation, 'test': test}
   for number, sets in folds.items():
     for name, records in sets.items():
@@ -326,6 +331,35 @@ def _is_list_of_text(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
+def _draw(args: argparse.Namespace) -> dict[str, Any]:
+  """The table of folds of --labels."""
+  text = files.read_text(args.labels, _ADVICE)
+  classes, patients = schema.CHALLENGE.classes, None
+  if args.classes:
+    classes = tuple(args.classes.split(','))
+  is_table = 'label' in text.partition('\n')[0].lower()
+  if is_table:
+    table = table_lib.read(args.labels)
+    given = classes if args.classes else ()
+    classes = table_lib.classes(table, given, args.labels)
+    labels = table.labels()
+    patients = table.patients() if table.by_patient else None
+  else:
+    labels = parse_labels(text, source=str(args.labels), classes=classes)
+  drawn = make_folds(
+    labels,
+    patients=patients,
+    classes=classes,
+    num_folds=args.num_folds,
+    train_validation_parts=args.train_validation_parts,
+    seed=args.seed,
+    holdout=args.holdout,
+  )
+  if is_table:
+    check_classes(drawn['folds'], labels, table.patients())
+  return drawn
+
+
 @cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
@@ -333,16 +367,21 @@ def main(arguments: Sequence[str]) -> int:
     prog='ecg_jax.datasets.folds', description=__doc__
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.add_argument(
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
     '--labels',
     type=cli.path_argument,
-    required=True,
-    help='csv of record,class',
+    help='csv of record,class, or the labels.csv of a folder of recordings',
+  )
+  source.add_argument(
+    '--parts',
+    type=cli.path_argument,
+    help='csv with the columns record (or record_name) and fold, of others',
   )
   parser.add_argument(
     '--classes',
-    default=','.join(schema.CHALLENGE.classes),
-    help="names of the classes, like 'normal,other'; default: %(default)s",
+    help="names of the classes, like 'normal,other'; default: those of"
+    f' labels.csv, or {",".join(schema.CHALLENGE.classes)}',
   )
   parser.add_argument('--num_folds', type=int, default=5)
   parser.add_argument('--train_validation_parts', type=int, default=6)
@@ -352,17 +391,7 @@ def main(arguments: Sequence[str]) -> int:
     '--out', type=cli.path_argument, required=True, help='JSON file to write'
   )
   args = parser.parse_args(arguments)
-  text = files.read_text(args.labels, _ADVICE)
-  classes = args.classes.split(',')
-  labels = parse_labels(text, source=str(args.labels), classes=classes)
-  table = make_folds(
-    labels,
-    classes=classes,
-    num_folds=args.num_folds,
-    train_validation_parts=args.train_validation_parts,
-    seed=args.seed,
-    holdout=args.holdout,
-  )
+  table = parts.to_folds(parts.read(args.parts)) if args.parts else _draw(args)
   write_table(table, args.out)
   return 0
 

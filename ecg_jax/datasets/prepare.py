@@ -55,7 +55,7 @@ def prepare(
     )
   data = DataFields(name=name, manual_dir=manual_dir, **fields)
   kind = find_builder(data)
-  place = os.fspath(root / _own_folder(kind, data))
+  place = os.fspath(root / own_folder(kind, data))
   builder = kind(data_dir=place, file_format='array_record')
   if not builder.data_path.exists():
     try:
@@ -63,6 +63,10 @@ def prepare(
       with files.locked(root, wait=True, flag='--config.data.data_dir'):
         # Another process may have built it while this one waited.
         builder = kind(data_dir=place, file_format='array_record')
+        # What one that was killed has left; no other holds the lock.
+        prefix = tfds.core.constants.INCOMPLETE_PREFIX
+        for leftover in builder.data_path.parent.glob(f'{prefix}*'):
+          leftover.rmtree()
         # Building takes a few seconds; the output of TFDS would only distract.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -110,10 +114,11 @@ def find_builder(data: DataFields) -> type[EcgBuilder]:
   return found
 
 
-def _own_folder(builder: type[EcgBuilder], data: DataFields) -> str:
+def own_folder(builder: type[EcgBuilder], data: DataFields) -> str:
   """Folder for what is not one dataset by its name; '' for what is."""
-  content = builder.content()
-  if data.name in registry.DATASETS and not content:
+  if content := builder.content():
+    return f'own_{files.digest(content)[:12]}'
+  if data.name in registry.DATASETS:
     return ''
   # Whatever may change its records makes another dataset.
   identity = {
@@ -122,8 +127,6 @@ def _own_folder(builder: type[EcgBuilder], data: DataFields) -> str:
     'spec': builder.SPEC.to_json(),
     'manual_dir': data.manual_dir and os.path.abspath(data.manual_dir),
   }
-  if content:
-    identity |= {'content': content, 'manual_dir': None}
   return f'own_{files.digest(identity)[:12]}'
 
 

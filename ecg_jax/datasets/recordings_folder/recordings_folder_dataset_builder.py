@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from ecg_jax.datasets import ecg_builder, schema
+from ecg_jax.datasets import ecg_builder, folds, schema
 from ecg_jax.datasets.recordings_folder import source
 from ecg_jax.datasets.recordings_folder import table as table_lib
 from ecg_jax.errors import InputError
@@ -59,7 +59,11 @@ class Builder(ecg_builder.EcgBuilder):
       description="a folder of the user's own labelled recordings",
     )
     if data.folds_file is None:
-      table_lib.check_folds(table, spec)
+      labels, patients = table.labels(), table.patients()
+      drawn = folds.published(
+        labels, spec, patients if spec.by_patient else None
+      )
+      folds.check_classes(drawn['folds'], labels, patients)
 
     class Found(cls, skip_registration=True):  # type: ignore
       __doc__ = cls.__doc__
@@ -73,9 +77,13 @@ class Builder(ecg_builder.EcgBuilder):
     return Found
 
   @classmethod
-  def content(cls) -> str:
-    """Digest of the files, and whether some may be left out."""
-    return f'{source.digest(cls.FOLDER)} {cls.SKIP}'
+  def content(cls) -> Any:
+    """Digest of the files, and the fields of a config that matter."""
+    spec = cls.SPEC
+    return [
+      *(source.digest(cls.FOLDER), str(cls.VERSION)),
+      *(spec.classes, spec.sampling_rate, cls.SKIP),
+    ]
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(

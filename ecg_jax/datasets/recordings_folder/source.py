@@ -1,5 +1,6 @@
 """Finds and reads the recordings of a folder that its table labels."""
 
+import functools
 import hashlib
 import itertools
 import math
@@ -8,6 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tqdm
 
@@ -52,29 +54,32 @@ def match(
   Returns:
     Lines and files, in the order of the lines.
   """
-  by_name: dict[str, list[pathlib.Path]] = {}
   found = [
     path
     for inside in sorted({path.parent for path in _visible_files(folder)})
     for path in find.find_inside(inside, with_arrays=True)
     if path != folder / table_lib.NAME
   ]
+  names: dict[str, list[pathlib.Path]] = {}
+  stems: dict[str, list[pathlib.Path]] = {}
   for path in found:
     name = path.relative_to(folder)
-    for text in (name.as_posix(), name.with_suffix('').as_posix()):
-      by_name.setdefault(text, []).append(path)
+    names[name.as_posix()] = [path]
+    stems.setdefault(name.with_suffix('').as_posix(), []).append(path)
   matched: list[tuple[Line, pathlib.Path]] = []
   spelt: dict[pathlib.Path, str] = {}
   for line in lines:
-    paths = by_name.get(line.recording) or by_name.get(
-      _stem(line.recording), []
+    paths = (
+      names.get(line.recording)
+      or stems.get(line.recording)
+      or stems.get(_stem(line.recording), [])
     )
     where = f'Line {line.number} of {folder / table_lib.NAME}'
     if len(paths) != 1:
       problem = 'which is no recording there: correct the name, or add the file'
       if paths:
-        names = ' and '.join(path.name for path in paths)
-        problem = f'and there are {names}: write the ending, too'
+        listed = ' and '.join(path.name for path in paths)
+        problem = f'and there are {listed}: write the ending, too'
       refused.append(f'{where} names {line.recording}, {problem}.')
     elif spelt.setdefault(paths[0], line.recording) != line.recording:
       refused.append(
@@ -112,23 +117,33 @@ def read(
     total=len(matched), unit=' records', disable=not sys.stderr.isatty()
   ) as bar:
     for path, group in itertools.groupby(matched, lambda pair: pair[1]):
-      opened: dict[str, lead.Recording] = {}
+      # Opened once, since a text of a day is read through then.
+      opened = functools.cache(functools.partial(_open, path, encoding))
       for line, _ in group:
         bar.update()
+        recording = opened(**line.reading)
         try:
-          options = repr(line.reading)
-          if options not in opened:
-            opened[options] = lead.open_recording(
-              path, encoding, **line.reading
-            )
-          yield _record(line, opened[options], encoding, spec)
+          if isinstance(recording, InputError):
+            raise recording
+          yield _record(line, recording, encoding, spec)
         except InputError as error:
+          # The reader names the options of predict.
           reason = re.sub(
-            r'--(\w+)(?= [A-Z])? ?([A-Z_]{2,})?',
+            rf'--({"|".join(table_lib.READING)})\b( [A-Z_]{{2,}})?',
             rf'the column \1 of {table_lib.NAME}',
             str(error),
           )
           refused.append(f'Line {line.number} of {table_lib.NAME}: {reason}')
+
+
+def _open(
+  path: pathlib.Path, encoding: lead.Encoding, **reading: Any
+) -> lead.Recording | InputError:
+  """Opens a recording; returns the error if that fails."""
+  try:
+    return lead.open_recording(path, encoding, **reading)
+  except InputError as error:
+    return error
 
 
 def _record(

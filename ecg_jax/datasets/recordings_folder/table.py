@@ -11,20 +11,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 
 NAME = 'labels.csv'
 """Name of the table in a folder of recordings."""
 
-_READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
+READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
 """Columns that say how a file is read, like the options of predict."""
 
 _NUMBERS = ('start_seconds', 'end_seconds', 'sampling_rate', 'gain')
 
 _REQUIRED = ('record', 'label')
 
-_COLUMNS = (*_REQUIRED, 'patient', 'start_seconds', 'end_seconds', *_READING)
+_COLUMNS = (*_REQUIRED, 'patient', 'start_seconds', 'end_seconds', *READING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +143,6 @@ def classes(
   return tuple(given) or tuple(sorted(found))
 
 
-def check_folds(table: Table, spec: schema.DatasetSpec) -> None:
-  """Refuses a table whose classes its own folds cannot divide.
-
-  Raises:
-    InputError: Names a class with too few records or patients.
-  """
-  labels, patients = table.labels(), table.patients()
-  drawn = folds.published(labels, spec, patients if spec.by_patient else None)
-  folds.check_classes(drawn['folds'], labels, patients)
-
-
 def _refuse(
   path: pathlib.Path, number: int, problem: str, advice: str
 ) -> NoReturn:
@@ -254,7 +243,7 @@ def _parse(
     cells.get('patient', recording),
     start,
     math.inf if end is None else end,
-    {name: cells[name] for name in _READING if name in cells},
+    {name: cells[name] for name in READING if name in cells},
   )
 
 
