@@ -228,7 +228,7 @@ def test_what_cannot_be_used_is_told_line_by_line(tmp_path, capsys, caplog):
     (
       {'num_folds': 6},
       [('r01,A', 'r01,N')],
-      "of fold 5 has no record of class 'A', which 5 patients or recordings",
+      "class 'A', which 5 patients .* of three sets each: ask for 5 folds, or",
     ),
     ({}, [(',A,', ',N,')], "All records of .* have the label 'N'"),
     ({}, [(',A,', ',undecided,')], "has the label 'undecided': rename"),

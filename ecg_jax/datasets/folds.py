@@ -173,11 +173,14 @@ def check_classes(
       missing = counts.keys() - {labels[record] for record in records}
       if missing:
         rarest = min(missing, key=lambda label: (counts[label], label))
+        count = counts[rarest]
+        advice = 'merge classes, or add recordings of it'
+        if 3 <= count < len(folds):
+          advice = f'ask for {count} folds, or {advice}'
         raise InputError(
           f'The {name} set of fold {number} has no record of class'
-          f' {rarest!r}, which {counts[rarest]} patients or recordings have,'
-          f' too few for {len(folds)} folds of three sets each: ask for fewer'
-          ' folds, or merge classes.'
+          f' {rarest!r}, which {count} patients or recordings have, too few for'
+          f' {len(folds)} folds of three sets each: {advice}.'
         )
 
 
