@@ -35,7 +35,7 @@ def prepare(
   Args:
     name: a dataset's name, as `find_builder` finds it.
     manual_dir: folder with the source files, which are then never downloaded;
-      ignored if the dataset is already prepared.
+      ignored if the dataset is already prepared, but for `recordings_folder`.
     data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
     **fields: further fields of the group `data` of a config.
 
