@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from ecg_jax import evaluate, export, main, predict
-from ecg_jax.datasets import prepare
+from ecg_jax.datasets import prepare, schema
+from ecg_jax.datasets.physionet2017 import source as challenge
 from ecg_jax.datasets.recordings_folder import source, table
 from ecg_jax.errors import InputError
 from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.recordings import lead, resampling
 from ecg_jax.runtime import startup
-from tests import recording_files
+from tests import helpers, recording_files
 from tools import calibrate, summarize
 
 HEADER = 'record,label,patient,start_seconds,end_seconds\n'
@@ -85,15 +86,21 @@ def test_tables_that_are_refused(tmp_path, text, message):
   assert '\n' not in str(caught.value)
 
 
-def write_folder(folder, *, classes=('N', 'A'), count=6, rate=100, seconds=10):
-  """Noise of a random strength, `count` recordings of each class."""
+def write_folder(folder, *, classes=('N', 'A'), count=6, by_patient=False):
+  """Noise of a random strength, `count` recordings of each class.
+
+  By patient, each patient has a recording of each class.
+  """
   folder.mkdir()
   rng = np.random.default_rng(0)
-  lines = ['record,label,sampling_rate,units']
+  lines = ['record,label,sampling_rate,units,patient']
   for index in range(count * len(classes)):
-    noise = rng.normal(0, rng.uniform(0.1, 1), round(seconds * rate))
-    np.save(folder / f'r{index:02}.npy', noise)
-    lines.append(f'r{index:02},{classes[index % len(classes)]},{rate},mV')
+    np.save(
+      folder / f'r{index:02}.npy', rng.normal(0, rng.uniform(0.1, 1), 500)
+    )
+    patient, label = divmod(index, len(classes))
+    patient = f'p{patient}' if by_patient else ''
+    lines.append(f'r{index:02},{classes[label]},100,mV,{patient}')
   (folder / 'labels.csv').write_text('\n'.join(lines))
   return folder
 
@@ -120,19 +127,23 @@ def signals_of(dataset):
   }
 
 
-def test_segments_of_several_formats_are_those_that_predict_reads(tmp_path):
+def test_segments_of_several_formats_are_those_that_predict_reads(
+  tmp_path, capsys
+):
   folder = tmp_path / 'mine'
   (folder / 'sub').mkdir(parents=True)
   counts = recording_files.COUNTS
   recording_files.write_csv(folder / 'sub', counts)
   recording_files.write_mat(folder, counts, 'M1')
+  recording_files.write_mat(folder, counts, 'M2').unlink()
   recording_files.write_edf(folder, {'ECG': (counts, 'uV')})
   np.save(folder / 'x.npy', counts / 500)
   (folder / 'README.txt').write_text('Not a recording.\n')
   lines = [
     'record;label;patient;start_seconds;end_seconds;sampling_rate;units',
     *('M1.mat;N;p;;;;', 'sub/a;A;p;1,5;4;;mV', 'sub/a;N;p;4;;;mV'),
-    *('a.edf;A;q;2;5;;', 'x;N;r;;;150;mV', 'x.npy;A;r;;;150;mV'),
+    *('a.edf;A;q;2;5;;', 'M2;A;q;;;;', 'x;N;r;;;150;mV'),
+    'x.npy;A;r;;;150;mV',
   ]
   (folder / 'labels.csv').write_text('\n'.join(lines[:-1]))
   rate = 250
@@ -148,6 +159,7 @@ def test_segments_of_several_formats_are_those_that_predict_reads(tmp_path):
 
   expected = {
     'M1.mat': cut('M1.hea'),
+    'M2': cut('M2.mat'),
     'a.edf@2-5': cut('a.edf', 2, 3),
     'sub/a@1.5-4': cut('sub/a.csv', 1.5, 2.5, units='mV'),
     'sub/a@4-': cut('sub/a.csv', 4, units='mV'),
@@ -156,13 +168,44 @@ def test_segments_of_several_formats_are_those_that_predict_reads(tmp_path):
   assert list(found) == list(expected)
   for name, signal in expected.items():
     np.testing.assert_array_equal(found[name], signal)
-  assert dataset.labels('v3') == dict(zip(found, 'NAANN', strict=True))
-  assert dataset.patients == ('p', 'q', 'p', 'p', 'r')
+  assert dataset.labels('v3') == dict(zip(found, 'NAAANN', strict=True))
+  assert dataset.patients == ('p', 'q', 'q', 'p', 'p', 'r')
   assert dataset.spec.classes == ('N', 'A')
-  # In all words for one recording.
+  told = capsys.readouterr().err.splitlines()
+  assert 'no header: taken to have 250 samples a second (1 records)' in told
+  # Two spellings of a name.
   (folder / 'labels.csv').write_text('\n'.join(lines))
   with pytest.raises(InputError, match='1 lines or recordings'):
     read_folder(folder, folds_file='own.json')
+
+
+@pytest.mark.parametrize('count', [24, 400])
+def test_challenge_records_as_a_folder_are_those_of_the_challenge(
+  count, tmp_path, monkeypatch, request
+):
+  if count == 400:
+    files = challenge.read_folder(request.getfixturevalue('real_data'))
+  else:
+    files = helpers.use_dummy_as_official(monkeypatch)
+  records = challenge.verify(files)[:count]
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  lines = ['record,label']
+  for record in records:
+    lines.append(f'{record.name},{record.labels["v3"]}')
+    for ending in ('.mat', '.hea'):
+      content = files[record.name + ending]
+      (folder / f'{record.name}{ending}').write_bytes(content)
+  (folder / 'labels.csv').write_text('\n'.join(lines))
+  classes = schema.CHALLENGE.classes
+  dataset = read_folder(folder, classes=classes, folds_file='own.json')
+  found = signals_of(dataset)
+  assert list(found) == [record.name for record in records]
+  for record in records:
+    np.testing.assert_array_equal(found[record.name], record.signal)
+    assert dataset.labels('v3')[record.name] == record.labels['v3']
+  assert dataset.spec.classes == classes
+  assert not dataset.spec.by_patient
 
 
 def rewrite(folder, *changes):
@@ -190,10 +233,10 @@ def test_what_cannot_be_used_is_told_line_by_line(tmp_path, capsys, caplog):
   (folder / 'r00.npy').unlink()
   rewrite(
     folder,
-    ('units', 'units,end_seconds'),
+    ('patient', 'end_seconds'),
     ('r01,A,100,mV', 'r01,A,,mV'),
     ('r02,N,100,mV', 'r02,N,100,'),
-    ('r04,N,100,mV', 'r04,N,100,mV,10.1'),
+    ('r04,N,100,mV,', 'r04,N,100,mV,5.1'),
   )
   (folder / 'r03.npy').write_bytes(b'damaged')
   dataset = read_folder(folder, skip_unreadable=True)
@@ -204,8 +247,8 @@ def test_what_cannot_be_used_is_told_line_by_line(tmp_path, capsys, caplog):
     'does not say its sampling rate: give the column sampling_rate of labels',
     'does not say the units of lead 0: give the column units of labels.csv',
     'Line 5 of labels.csv: ',
-    'Line 6 of labels.csv: r04@0-10.1 is behind the end of',
-    'which has 10 s: correct its seconds',
+    'Line 6 of labels.csv: r04@0-5.1 is behind the end of',
+    'which has 5 s: correct its seconds',
   ):
     assert part in told
   assert 'all' in told.splitlines()[-1].split()[:2]
@@ -253,7 +296,7 @@ def test_folder_that_is_missing_or_of_another_dataset_is_refused(tmp_path):
   ):
     with pytest.raises(InputError, match=message):
       prepare.prepare('recordings_folder', manual_dir=manual_dir, **fields)
-  with pytest.raises(InputError, match='num_folds is 2, and synthetic_ecg has'):
+  with pytest.raises(InputError, match='num_folds is 2, which is for a record'):
     prepare.prepare('synthetic_ecg', manual_dir=None, **fields)
   assert not (tmp_path / 'data').exists()
 
@@ -327,24 +370,29 @@ def test_any_number_of_classes_goes_the_whole_way(
   first = jax.devices()[:1]
   monkeypatch.setattr(jax, 'devices', lambda: first)
   classes = [f'class {k}' for k in range(count)]
-  write_folder(tmp_path / 'mine', classes=classes, count=4, seconds=4)
+  by_patient = count == 3
+  folder = tmp_path / 'mine'
+  write_folder(folder, classes=classes, count=4, by_patient=by_patient)
   data_dir = f'--config.data.data_dir={tmp_path}/data'
   assert main.main([*ARGUMENTS, data_dir]) == 0
   assert f'F1 {classes[-1]}' in capsys.readouterr().out
   run = tmp_path / 'run'
+  columns = (run / 'labels.csv').read_text().partition('\n')[0]
+  assert columns == 'record,v1,v2,v3' + ',patient' * by_patient
   scores = json.loads((run / 'fold0' / 'scores.json').read_text())
   assert [*scores['sets']['test']['classes']] == classes
   assert np.shape(scores['sets']['test']['confusion']) == (count, count)
   monkeypatch.chdir('/')  # The folder is found from anywhere.
   assert evaluate.main([str(run)]) == 0
   assert calibrate.main([str(run)]) == 0
-  assert summarize.main([str(run), '--plot']) == 0
+  plots = count == 7  # Which take seconds.
+  assert summarize.main([str(run), *['--plot'] * plots]) == 0
   [_, line, *_] = (run / 'fold0' / 'predictions.csv').read_text().splitlines()
   tested = line.partition(',')[0]
-  path = tmp_path / 'mine' / f'{tested}.npy'
+  path = folder / f'{tested}.npy'
   options = ['--sampling_rate=100', '--units=mV', f'--out={tmp_path}/out.csv']
-  plot = f'--plot={tmp_path}/plots'
-  assert predict.main(['--run', str(run), str(path), *options, plot]) == 0
+  options += [f'--plot={tmp_path}/plots'] * plots
+  assert predict.main(['--run', str(run), str(path), *options]) == 0
   [row] = csv.DictReader((tmp_path / 'out.csv').read_text().splitlines())
   values = [float(row[f'probability_{name}']) for name in classes]
   assert sum(values) == pytest.approx(1, abs=1e-5)

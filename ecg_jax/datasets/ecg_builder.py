@@ -53,11 +53,12 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
     Raises:
       InputError: A field is set that only other datasets have.
     """
-    for name in ('classes', 'scored_classes', 'sampling_rate', 'num_folds'):
+    lists = ('classes', 'scored_classes')
+    for name in (*lists, 'sampling_rate', 'num_folds', 'skip_unreadable'):
       if getattr(data, name):
         raise InputError(
-          f'data.{name} is {getattr(data, name)}, and {data.name} has its own:'
-          ' leave it out, or set data.name to recordings_folder.'
+          f'data.{name} is {getattr(data, name)}, which is for a'
+          f' recordings_folder, not for {data.name}: leave it out.'
         )
     return cls
 

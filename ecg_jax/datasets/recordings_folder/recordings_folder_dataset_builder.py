@@ -1,5 +1,6 @@
 """TFDS builder of a folder of recordings with a table of labels."""
 
+import collections
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,15 +118,15 @@ class Builder(ecg_builder.EcgBuilder):
     matched = source.match(self.FOLDER, self.TABLE.lines, refused)
     self._tell(refused)  # Before hours of reading.
     unreadable: list[str] = []
-    count = 0
-    for record in source.read(matched, self.SPEC, unreadable):
-      count += 1
-      yield record
+    notes: collections.Counter[str] = collections.Counter()
+    yield from source.read(matched, self.SPEC, unreadable, notes)
     self._tell(unreadable)
-    if not count:
+    if len(unreadable) == len(matched):
       raise InputError(
         f'{self.FOLDER} has no recording that can be used: correct them.'
       )
+    for note, count in sorted(notes.items()):
+      print(f'{source.in_columns(note)} ({count} records)', file=sys.stderr)
     assert self.info.metadata is not None
     self.info.metadata['left_out'] = refused + unreadable
 

@@ -1,5 +1,6 @@
 """Finds and reads the recordings of a folder that its table labels."""
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -28,14 +29,23 @@ def digest(folder: pathlib.Path) -> str:
   """SHA-256 of the names and the contents of all files of a folder.
 
   Those that are hidden do not count.
+
+  Raises:
+    InputError: One cannot be read.
   """
   digests = {}
   paths = _visible_files(folder)
   for path in tqdm.tqdm(
     paths, 'comparing', unit=' files', delay=2, disable=not sys.stderr.isatty()
   ):
-    with path.open('rb') as file:
-      content = hashlib.file_digest(file, 'sha256')
+    try:
+      with path.open('rb') as file:
+        content = hashlib.file_digest(file, 'sha256')
+    except OSError as error:
+      raise InputError(
+        f'{path} cannot be read ({error.strerror}): make it readable, or remove'
+        ' it.'
+      ) from error
     digests[path.relative_to(folder).as_posix()] = content.hexdigest()
   return files.digest(digests)
 
@@ -101,6 +111,7 @@ def read(
   matched: Sequence[tuple[Line, pathlib.Path]],
   spec: schema.DatasetSpec,
   refused: list[str],
+  notes: collections.Counter[str],
 ) -> Iterator[schema.Record]:
   """Reads records, one at a time.
 
@@ -108,6 +119,7 @@ def read(
     matched: Lines and files; those of a file together.
     spec: Of the dataset.
     refused: Takes a sentence for each line that cannot be read.
+    notes: Counts the lines for which a reader assumed something.
 
   Yields:
     The records, in the order of the lines.
@@ -126,14 +138,19 @@ def read(
           if isinstance(recording, InputError):
             raise recording
           yield _record(line, recording, encoding, spec)
+          notes.update(recording.notes)
         except InputError as error:
-          # The reader names the options of predict.
-          reason = re.sub(
-            rf'--({"|".join(table_lib.READING)})\b( [A-Z_]{{2,}})?',
-            rf'the column \1 of {table_lib.NAME}',
-            str(error),
-          )
+          reason = in_columns(str(error))
           refused.append(f'Line {line.number} of {table_lib.NAME}: {reason}')
+
+
+def in_columns(text: str) -> str:
+  """A sentence of a reader, which names options of predict, for a table."""
+  return re.sub(
+    rf'--({"|".join(table_lib.READING)})\b( [A-Z_]{{2,}})?',
+    rf'the column \1 of {table_lib.NAME}',
+    text,
+  )
 
 
 def _open(
