@@ -171,16 +171,18 @@ def _read_rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     io.StringIO(text, newline=''),
     delimiter=delimiter,
     skipinitialspace=True,
-    strict=True,
   )
-  rows = []
+  rows, number = [], 1
   try:
     for row in reader:
       cells = [cell.strip() for cell in row]
+      if any('\n' in cell for cell in cells):
+        _refuse(path, number, 'has a quote that is not closed', 'close it')
       if any(cells):
-        rows.append((reader.line_num, cells))
+        rows.append((number, cells))
+      number = reader.line_num + 1
   except csv.Error as error:
-    _refuse(path, reader.line_num, f'is not CSV ({error})', 'export it again')
+    _refuse(path, number, f'is not CSV ({error})', 'export it again')
   return rows
 
 
