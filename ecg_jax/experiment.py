@@ -123,7 +123,8 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   Raises:
     InputError: Names the field and the value.
   """
-  spec = prepare.find_builder(DataFields.of(flatten(config))).SPEC
+  builder = prepare.find_builder(DataFields.of(flatten(config)))
+  spec = builder.SPEC
   if config.label_version not in spec.label_versions:
     known = ' or '.join(map(repr, spec.label_versions))
     near = difflib.get_close_matches(config.label_version, spec.label_versions)
@@ -142,7 +143,9 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   make_metrics(config)
   table = read_table(config)
   source, count = config.data.name, spec.num_folds
-  if table is not None:
+  if table is None:
+    builder.check_folds()
+  else:
     source, count = config.data.folds_file, len(table['folds'])
   for fold in config.folds:
     if fold >= count:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import jax
 import numpy as np
@@ -27,6 +28,19 @@ SEGMENTS = [
 ]
 PLAIN = f'{HEADER}a,AF,p 1,,10.5\na,"not, AF",p 1,10.5,\nb,AF,,,\n'
 GERMAN = PLAIN.replace(',', ';').replace('10.5', '10,5').replace('t; A', 't, A')
+
+
+ARGUMENTS = [
+  'main', '--config=ecg_jax:cnn',
+  '--config.model.width=4', '--config.model.growth=4',
+  '--config.model.blocks=1', '--config.model.layers_per_block=1',
+  '--config.buckets.training=1', '--config.buckets.evaluation=1',
+  '--config.augmentation.resampling=false', '--config.chunk_steps=2',
+  '--config.max_epochs=1', '--config.batch_size=6', '--config.folds=(0,)',
+  '--config.tensorboard=false', '--config.data.name=recordings_folder',
+  '--config.data.manual_dir=mine',
+  '--config.data.num_folds=2', '--workdir=run',
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -262,31 +276,36 @@ def test_what_cannot_be_used_is_told_line_by_line(tmp_path, capsys, caplog):
 
 
 @pytest.mark.parametrize(
-  ('fields', 'changes', 'message'),
+  ('field', 'changes', 'message'),
   [
-    ({'classes': ('N', 'B')}, [], "has the label 'A': use 'N' or 'B' of"),
-    ({'classes': ('N', 'A', 'B')}, [], "has 'B', which no line of"),
-    ({'scored_classes': ('B',)}, [], "'B' is none of"),
-    ({'num_folds': 7}, [], 'of fold 6 is empty, 12 records are too few'),
+    ("classes=('N', 'B')", [], "has the label 'A': use 'N' or 'B' of"),
+    ("classes=('N', 'A', 'B')", [], "has 'B', which no line of"),
+    ("scored_classes=('B',)", [], "'B' is none of"),
+    ('num_folds=7', [], 'of fold 6 is empty, 12 records are too few'),
     (
-      {'num_folds': 6},
+      'num_folds=6',
       [('r01,A', 'r01,N')],
       "class 'A', which 5 patients .* of three sets each: ask for 5 folds, or",
     ),
-    ({}, [(',A,', ',N,')], "All records of .* have the label 'N'"),
-    ({}, [(',A,', ',undecided,')], "has the label 'undecided': rename"),
+    ('num_folds=2', [(',A,', ',N,')], "All records of .* have the label 'N'"),
+    ('num_folds=2', [(',A,', ',undecided,')], "label 'undecided': rename"),
   ],
 )
 def test_classes_that_cannot_be_used_are_refused_before_files_are_read(
-  tmp_path, fields, changes, message
+  tmp_path, refusal, monkeypatch, field, changes, message
 ):
+  monkeypatch.chdir(tmp_path)
   folder = write_folder(tmp_path / 'mine')
   rewrite(folder, *changes)
   for path in folder.glob('*.npy'):
     path.unlink()
-  with pytest.raises(InputError, match=message):
-    read_folder(folder, **fields)
-  assert not (tmp_path / 'data').exists()
+  arguments = [*ARGUMENTS, '--config.data.data_dir=data']
+  arguments.append(f'--config.data.{field}')
+  found = refusal(main.main, *arguments)
+  assert re.search(message, found)
+  arguments.remove('--workdir=run')
+  assert refusal(prepare.main, *arguments) == found
+  assert [path.name for path in tmp_path.iterdir()] == ['mine']
 
 
 def test_folder_that_is_missing_or_of_another_dataset_is_refused(tmp_path):
@@ -347,19 +366,6 @@ def test_what_is_stopped_leaves_nothing_and_starts_again(tmp_path, monkeypatch):
   (place / 'incomplete.ABCDEF_1.0.0').mkdir()
   assert len(read_folder(folder).records) == 12
   assert [path.name for path in place.iterdir()] == ['1.0.0']
-
-
-ARGUMENTS = [
-  'main', '--config=ecg_jax:cnn',
-  '--config.model.width=4', '--config.model.growth=4',
-  '--config.model.blocks=1', '--config.model.layers_per_block=1',
-  '--config.buckets.training=1', '--config.buckets.evaluation=1',
-  '--config.augmentation.resampling=false', '--config.chunk_steps=2',
-  '--config.max_epochs=1', '--config.batch_size=6', '--config.folds=(0,)',
-  '--config.tensorboard=false', '--config.data.name=recordings_folder',
-  '--config.data.manual_dir=mine',
-  '--config.data.num_folds=2', '--workdir=run',
-]  # fmt: skip
 
 
 @pytest.mark.parametrize('count', [2, 3, 7])

@@ -176,6 +176,8 @@ def main(argv: Sequence[str]) -> int:
     DataFields.of(flatten(config)): None for config in configs.values()
   }
   for data in sources:
+    if data.folds_file is None:
+      find_builder(data).check_folds()
     builder = prepare(**vars(data))
     records = sum(split.num_examples for split in builder.info.splits.values())
     print(f'{data.name}: {records:,} records in {builder.data_dir}')

@@ -59,12 +59,6 @@ class Builder(ecg_builder.EcgBuilder):
       sampling_rate=data.sampling_rate or REFERENCE_RATE,
       description="a folder of the user's own labelled recordings",
     )
-    if data.folds_file is None:
-      labels, patients = table.labels(), table.patients()
-      drawn = folds.published(
-        labels, spec, patients if spec.by_patient else None
-      )
-      folds.check_classes(drawn['folds'], labels, patients)
 
     class Found(cls, skip_registration=True):  # type: ignore
       __doc__ = cls.__doc__
@@ -76,6 +70,18 @@ class Builder(ecg_builder.EcgBuilder):
       SKIP = data.skip_unreadable
 
     return Found
+
+  @classmethod
+  def check_folds(cls) -> None:
+    """Draws the folds of the table, which the records will have.
+
+    Raises:
+      InputError: A class has too few records or patients for them.
+    """
+    labels, patients = cls.TABLE.labels(), cls.TABLE.patients()
+    grouped = patients if cls.SPEC.by_patient else None
+    drawn = folds.published(labels, cls.SPEC, grouped)
+    folds.check_classes(drawn['folds'], labels, patients)
 
   @classmethod
   def content(cls) -> Any:
