@@ -35,6 +35,10 @@ DATASETS = {
   'physionet2017': (
     'ecg_jax.datasets.physionet2017.physionet2017_dataset_builder:Builder'
   ),
+  'recordings_folder': (
+    'ecg_jax.datasets.recordings_folder.recordings_folder_dataset_builder'
+    ':Builder'
+  ),
   'synthetic_ecg': (
     'ecg_jax.datasets.synthetic_ecg.synthetic_ecg_dataset_builder:Builder'
   ),

@@ -15,6 +15,7 @@ from ecg_jax import (
 from ecg_jax.errors import Help, InputError
 from ecg_jax.fields.group import flatten
 from ecg_jax.fields.models import MODELS
+from ecg_jax.registry import DATASETS
 from tests.helpers import ROOT, run_python
 
 CONFIGS = [
@@ -77,10 +78,12 @@ def test_every_config_of_the_folder_can_be_used():
 
 
 def test_paths_that_a_run_is_read_with_later_are_absolute():
-  config = parse('--config.init_from=runs/a', '--config.data.folds_file=b')
+  arguments = ['init_from=runs/a', 'data.folds_file=b', 'data.manual_dir=c']
+  config = parse(*(f'--config.{argument}' for argument in arguments))
   here = pathlib.Path.cwd()
   assert config.init_from == str(here / 'runs' / 'a')
   assert config.data.folds_file == str(here / 'b')
+  assert config.data.manual_dir == str(here / 'c')
 
 
 def test_names_of_own_files_are_absolute_too(tmp_path, monkeypatch):
@@ -344,7 +347,7 @@ CHOICES = [
   ('model.reduction', 'maxpool', "'max_pool'"),
   ('model.summary', 'first', "'last' or 'mean'"),
   ('data.name', 'physionet2018', f"'physionet2017'{OWN}"),
-  ('data.name', 'ptbxl', f'{" or ".join(map(repr, registry.DATASETS))}{OWN}'),
+  ('data.name', 'ptbxl', f'{" or ".join(map(repr, DATASETS))}{OWN}'),
   ('data.placement', 'devices', "'device'"),
   ('loss.name', 'cross', f"'cross_entropy'{OWN}"),
   ('dtype', 'float', "'float32'"),
@@ -417,7 +420,10 @@ def test_values_that_cannot_be_used(field, value, part):
     assert message.startswith(field.partition('.')[0])
 
 
-LEAST = {'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2}
+LEAST = {
+  **{'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2},
+  **{'data.num_folds': 2, 'data.sampling_rate': 50},
+}
 POSITIVE = {
   *('augmentation.slowest_heart_rate', 'augmentation.fastest_heart_rate'),
   *('spectrogram.power_floor', 'model.batch_norm_epsilon'),
