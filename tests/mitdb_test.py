@@ -115,8 +115,9 @@ def test_prepared_windows_are_those_that_predict_cuts(folder):
       np.testing.assert_array_equal(
         dataset.signal[begin : begin + dataset.lengths[at]], expected
       )
-  patients = [builder.patient_of(f'{name}@0-2') for name in NAMES]
-  assert patients == ['201', '201', *NAMES[2:]]
+  patients = dataset.patients_of_records()
+  found = [patients[f'{name}@0-2'] for name in NAMES]
+  assert found == ['201', '201', *NAMES[2:]]
 
 
 def test_archive_folder_and_files_give_the_same_records(folder, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from ecg_jax import evaluate
 from ecg_jax.datasets import prepare
+from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.evaluation import detection
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.prediction import ensemble, other_dataset, predictor
@@ -208,3 +209,37 @@ def test_a_run_without_a_finished_fold_is_refused(
   artifacts.begin_run(run, small_config, small_data.digests(), spec)
   message = refusal(evaluate.main, run, *database)
   assert 'has no finished fold: train one first.' in message
+
+
+def test_a_folder_of_recordings_is_scored(small_run, refusal, tmp_path, capsys):
+  """Of three patients, which are too few for folds, and at another rate."""
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  lines = ['record,label,patient,sampling_rate,units']
+  for number, label in enumerate(('fibrillation', 'sinus', 'unclear') * 2):
+    _, counts, _ = generator.generate_record(1, number)
+    np.save(folder / f'{number}.npy', counts[:3000:2] / 1000)
+    lines.append(f'{number}.npy,{label},p{number % 3},150,mV')
+  (folder / 'labels.csv').write_text('\n'.join(lines))
+  run = [str(small_run), '--on=recordings_folder', f'--manual_dir={folder}']
+  run += [f'--data_dir={tmp_path}', f'--out={tmp_path / "out"}']
+  assert evaluate.main([*run, '--map', 'fibrillation=A, sinus=N']) == 0
+  capsys.readouterr()
+  message = refusal(evaluate.main, *run)
+  assert 'the classes fibrillation, sinus, unclear, and the run N, A, O, ~, but'
+  assert 'they have no name in common: say what the first are taken' in message
+  found = json.loads((tmp_path / 'out' / 'scores.json').read_text())
+  groups = found['weights']['folds together']['upright']['groups']
+  assert {x: (y['records'], y['patients']) for x, y in groups.items()} == {
+    'fibrillation': (2, 1), 'sinus': (2, 1), 'unclear': (2, 1),
+  }  # fmt: skip
+  with (tmp_path / 'out' / 'predictions.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  model = predictor.load(small_run)
+  for row in rows[:6]:
+    signal = np.load(folder / row['recording'])
+    answer = model.predict(signal, sampling_rate=150, units='mV')
+    for name, probability in answer.probabilities.items():
+      assert float(row[f'probability_{name}']) == pytest.approx(
+        probability, abs=2e-6
+      )

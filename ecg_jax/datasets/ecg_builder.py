@@ -77,10 +77,6 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterable[schema.Record]:
     """Returns all records, verified, sorted by name."""
 
-  def patient_of(self, record: str) -> str:
-    """Who was recorded: another one in each recording, unless more is known."""
-    return schema.recording_of(record)
-
   def _make_records(
     self, dl_manager: tfds.download.DownloadManager
   ) -> Sequence[schema.Record]:

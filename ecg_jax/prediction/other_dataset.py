@@ -10,7 +10,6 @@ import numpy as np
 import tqdm
 
 from ecg_jax.datasets import prepare, schema
-from ecg_jax.datasets.ecg_builder import EcgBuilder
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, detection
@@ -67,16 +66,20 @@ def evaluate_on(
       prepared.
   """
   model = ensemble.load(run_folder)
+  fields = {}
+  if name == 'recordings_folder':
+    fields['sampling_rate'] = model.spec.sampling_rate
   builder = prepare.prepare(
     name,
     manual_dir=None if manual_dir is None else str(manual_dir),
     data_dir=str(data_dir or model.config.data.data_dir),
+    **fields,
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   _check_encoding(builder.name, dataset.spec, model)
   version = label_version or dataset.spec.label_versions[-1]
   truth = _read_truth(
-    builder,
+    builder.name,
     dataset,
     version,
     _parse_meaning(meaning, builder.name, dataset.spec, model.spec),
@@ -165,7 +168,7 @@ def _choose_positive(positive: str | None, run: DatasetSpec) -> str:
 
 
 def _read_truth(
-  builder: EcgBuilder,
+  name: str,
   dataset: Dataset,
   version: str,
   meaning: Mapping[str, str],
@@ -174,13 +177,14 @@ def _read_truth(
   """What the records are; refused if none is positive, or none negative."""
   if version not in dataset.spec.label_versions:
     raise InputError(
-      f'--label_version is {version!r}: use one of {builder.name},'
+      f'--label_version is {version!r}: use one of {name},'
       f' {", ".join(dataset.spec.label_versions)}.'
     )
+  recordings = [schema.recording_of(record) for record in dataset.records]
   truth = detection.Truth(
     dataset.records,
-    [schema.recording_of(record) for record in dataset.records],
-    [builder.patient_of(record) for record in dataset.records],
+    recordings,
+    dataset.patients or recordings,
     list(dataset.labels(version).values()),
     meaning,
     positive,
@@ -189,7 +193,7 @@ def _read_truth(
   for kind, wanted in (('positive', ''), ('negative', 'another class than ')):
     if kind not in kinds:
       raise InputError(
-        f'No record of {builder.name} is taken for {wanted}{positive}: say'
+        f'No record of {name} is taken for {wanted}{positive}: say'
         ' which of its classes are with --map, or what is to be found with'
         ' --positive.'
       )

@@ -23,6 +23,7 @@ class Builder(ecg_builder.EcgBuilder):
     classes=tuple(windows.GROUPS),
     class_names=tuple(windows.GROUPS.values()),
     episode_class='AFIB',
+    by_patient=True,
     sampling_rate=300,
     description=(
       'windows of half a minute of the MIT-BIH Arrhythmia Database (Moody and'
@@ -50,13 +51,10 @@ class Builder(ecg_builder.EcgBuilder):
       self.SPEC.sampling_rate, self.SPEC.counts_per_millivolt
     )
     found = [
-      schema.Record(window.name, window.counts, {'v1': window.group})
+      schema.Record(
+        window.name, window.counts, {'v1': window.group}, record.patient
+      )
       for record in source.read_records(folder)
       for window in windows.cut(record, encoding, self.WINDOW_SECONDS)
     ]
     return sorted(found, key=lambda record: record.name)
-
-  def patient_of(self, record: str) -> str:
-    """Who was recorded; two recordings are of one person."""
-    recording = schema.recording_of(record)
-    return source.ONE_PATIENT.get(recording, recording)

@@ -60,6 +60,11 @@ class AnnotatedRecord(NamedTuple):
   rhythms: tuple[tuple[int, str], ...]
   """Sample at which each rhythm begins, and its name, such as 'AFIB'."""
 
+  @property
+  def patient(self) -> str:
+    """Who was recorded."""
+    return ONE_PATIENT.get(self.name, self.name)
+
 
 def read_records(folder: pathlib.Path | None) -> Iterator[AnnotatedRecord]:
   """Reads all records, after verifying the files.
