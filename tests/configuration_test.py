@@ -164,7 +164,8 @@ def test_every_field_can_be_set_in_both_forms():
   for field, value in plain.items():
     if value is None:
       text = field.endswith(('_dir', '_file', '_from'))
-      value = '/a b' if text else '70' if field.endswith('samples') else '7'
+      large = field.endswith(('samples', 'rate'))
+      value = '/a b' if text else '70' if large else '7'
       value = '0.5' if field == 'class_weight_power' else value
     for form in (
       [f'--config.{field}', str(value)],

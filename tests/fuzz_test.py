@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.datasets.recordings_folder import table
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.recordings import wfdb_annotations
 from ecg_jax.runs import artifacts, checkpoint
@@ -92,6 +93,21 @@ def _archive():
       info.compress_type = zipfile.ZIP_DEFLATED if number else 0
       archive.writestr(info, OFFICIAL[f'{RECORD}.hea'] * 3)
   return content.getvalue()
+
+
+@fuzzed
+@given(
+  mutated(b'record;label;start_seconds\n"a";N;0,5\nb;A;\n')
+  | st.binary(max_size=100)
+)
+def test_tables_of_labels(folder, content):
+  path = folder / 'labels.csv'
+  path.write_bytes(content)
+
+  def read():
+    table.classes(table.read(path), (), path)
+
+  accepts_or_explains(read)
 
 
 @fuzzed

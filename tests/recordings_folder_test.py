@@ -84,6 +84,7 @@ def test_tables_that_say_the_same(tmp_path, content):
     ('record,label\na,"N\nb,A', 'Line 2 of .* has a quote that is not closed'),
     ('record,label\na,"N' + 2**17 * 'N', 'Line 2 of .* is not CSV'),
     ('record,label\na,N\nb,A\na,A\n', 'Line 4 .* labels a again, after line 2'),
+    ('record,label\na\a,N\n', "has the cell 'a.x07': write one that is short"),
     (f'{HEADER}a,N,,x,\n', "Line 2 of .* has the start_seconds 'x'"),
     (f'{HEADER}a,N,,-1,\n', "has the start_seconds '-1'"),
     (f'{HEADER}a,N,,5,5\n', 'ends at 5 s, and starts at 5 s'),
@@ -91,6 +92,7 @@ def test_tables_that_say_the_same(tmp_path, content):
       f'{HEADER}a,N,,0,9\na,A,,8.5,\n',
       'Line 3 of .* labels a part of a@8.5- again, after line 2',
     ),
+    (f'{HEADER}a,N,,5,9\na@5-9,A,,,\n', 'Line 3 .* names a@5-9, as the segm'),
     (f'{HEADER}a,N,,5,9\na,A,,,\n', 'labels a part of a again, after line 2'),
   ],
 )

@@ -27,6 +27,10 @@ _REQUIRED = ('record', 'label')
 _COLUMNS = (*_REQUIRED, 'patient', 'start_seconds', 'end_seconds', *READING)
 
 
+_LONGEST_CELL = 500
+"""Characters, more than a path of files has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
   """A line of the table: a recording or a segment of it, and its class."""
@@ -128,7 +132,7 @@ def classes(
         f'has the label {label!r}',
         f'use {" or ".join(map(repr, near))} of data.classes, or add it there',
       )
-    if not label.isprintable() or label == schema.UNDECIDED:
+    if label == schema.UNDECIDED:
       _refuse(path, number, f'has the label {label!r}', 'rename the class')
   if len(found) < 2:
     raise InputError(
@@ -198,7 +202,7 @@ def _check_header(
     if name and name not in _COLUMNS:
       near = difflib.get_close_matches(name, _COLUMNS, 1) or _COLUMNS
       advice = f'use {", ".join(near)}, or remove it'
-      _refuse(path, number, f'has the unknown column {name!r}', advice)
+      _refuse(path, number, f'has the unknown column {name[:40]!r}', advice)
     if name and columns.count(name) > 1:
       _refuse(path, number, f'has the column {name!r} twice', 'remove one')
   for name in _REQUIRED:
@@ -219,6 +223,10 @@ def _parse(
     for name, cell in zip(columns, row, strict=False)
     if name and cell
   }
+  for cell in cells.values():
+    if len(cell) > _LONGEST_CELL or not cell.isprintable():
+      problem = f'has the cell {cell[:40]!r}'
+      _refuse(path, number, problem, 'write one that is short and printable')
   for name in _REQUIRED:
     if name not in cells:
       _refuse(path, number, f'has no {name}', 'write it, or remove the line')
@@ -261,3 +269,10 @@ def _check_overlaps(path: pathlib.Path, lines: Sequence[Line]) -> None:
         f'labels{part} {second.name} again, after line {first.number}',
         'change or remove one of the two lines',
       )
+  seen: dict[str, int] = {}
+  for line in lines:
+    if seen.setdefault(line.name, line.number) != line.number:
+      problem = (
+        f'names {line.name}, as the segment of line {seen[line.name]} is'
+      )
+      _refuse(path, line.number, problem, 'rename the file')
