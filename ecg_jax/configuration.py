@@ -95,8 +95,12 @@ def parse_all(
 
 def _make_paths_absolute(config: ml_collections.ConfigDict) -> None:
   """A run is read with these paths later, from any folder."""
-  for owner, name in ((config, 'init_from'), (config.data, 'folds_file')):
-    if owner[name] is not None:
+  for owner, name in (
+    (config, 'init_from'),
+    (config.data, 'folds_file'),
+    (config.data, 'manual_dir'),
+  ):
+    if owner[name]:
       owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
   for owner in (config.model, config.data, config.loss):
     owner.name = registry.absolute(owner.name)

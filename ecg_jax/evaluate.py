@@ -1,14 +1,20 @@
 """Scores a set of records: each counted once, deterministically.
 
 python -m ecg_jax.evaluate RUN_FOLDER --set test --label_version v2
+
+or how well a run finds a class in another dataset:
+
+python -m ecg_jax.evaluate RUN_FOLDER --on mitdb
 """
 
 import sys
 from collections.abc import Sequence
 
 from ecg_jax import cli
+from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary, tables
 from ecg_jax.evaluation.rescore import evaluate_run
+from ecg_jax.prediction import other_dataset
 from ecg_jax.runs import finished_run
 
 
@@ -22,10 +28,45 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument(
     '--label_version', help="labels to score with; default: the run's"
   )
+  other = parser.add_argument_group('another dataset, all of it')
+  other.add_argument('--on', metavar='NAME', help='as in --config.data.name')
+  other.add_argument(
+    '--map',
+    metavar='AFIB=A,NSR=N',
+    help='what its classes are taken for; default: the same names',
+  )
+  other.add_argument(
+    '--positive', metavar='CLASS', help='class of the run that is to be found'
+  )
+  other.add_argument(
+    '--out',
+    type=cli.path_argument,
+    help='folder for the scores; default: evaluation_on_NAME in the run folder',
+  )
   options = parser.parse_args(arguments)
-  fields = ('set_name', 'label_version', 'manual_dir', 'data_dir')
-  chosen = {field: getattr(options, field) for field in fields}
-  out = evaluate_run(options.run_folder, **chosen)
+  chosen = {
+    field: getattr(options, field)
+    for field in ('label_version', 'manual_dir', 'data_dir')
+  }
+  of_other = {field: getattr(options, field) for field in ('positive', 'out')}
+  of_other['meaning'] = options.map
+  if options.on is not None:
+    if options.set_name != 'test':
+      raise InputError(
+        f"--set {options.set_name} is a part of the run's own data: leave it"
+        ' out with --on.'
+      )
+    print(
+      other_dataset.evaluate_on(
+        options.run_folder, options.on, **chosen, **of_other
+      )
+    )
+    return 0
+  if any(value is not None for value in of_other.values()):
+    raise InputError(
+      '--map, --positive and --out are for another dataset: name it with --on.'
+    )
+  out = evaluate_run(options.run_folder, set_name=options.set_name, **chosen)
   scores = summary.summarize(out, options.set_name)
   print(tables.format_table([scores]))
   tables.write_summary(out, [scores])

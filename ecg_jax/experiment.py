@@ -18,6 +18,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.fields.data import (
   REFERENCE_RATE,
   AugmentationFields,
+  DataFields,
   SpectrogramFields,
   samples_at,
 )
@@ -91,22 +92,21 @@ def load_data(
     InputError: A source, a table or a fold cannot be used.
   """
   tables = [check(config) for config in configs]  # Before any data is read.
-  datasets: dict[tuple[str | None, ...], Dataset] = {}
+  datasets: dict[DataFields, Dataset] = {}
   found = []
   for config, table in zip(configs, tables, strict=True):
-    data = config.data
-    source = (data.name, data.manual_dir, data.data_dir, data.placement)
+    data = DataFields.of(flatten(config))
+    # These change neither the records nor where they are.
+    source = dataclasses.replace(data, max_records=None, folds_file=None)
     if source not in datasets:
-      builder = prepare.prepare(
-        data.name, manual_dir=data.manual_dir, data_dir=data.data_dir
-      )
       datasets[source] = dataset_lib.load(
-        builder, in_memory=data.placement == 'device'
+        prepare.prepare(**vars(data)), in_memory=data.placement == 'device'
       )
     dataset = datasets[source]
     if table is None:
       labels = dataset.labels(dataset.spec.folds_label_version)
-      table = folds.published(labels, dataset.spec)
+      patients = dataset.patients_of_records()
+      table = folds.published(labels, dataset.spec, patients)
     folds.check_table(table, dataset.records)
     check_lengths(dataset, config)
     sources = registry.source_digests(configuration.names(config))
@@ -123,7 +123,8 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   Raises:
     InputError: Names the field and the value.
   """
-  spec = prepare.find_builder(config.data.name).SPEC
+  builder = prepare.find_builder(DataFields.of(flatten(config)))
+  spec = builder.SPEC
   if config.label_version not in spec.label_versions:
     known = ' or '.join(map(repr, spec.label_versions))
     near = difflib.get_close_matches(config.label_version, spec.label_versions)
@@ -142,7 +143,9 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   make_metrics(config)
   table = read_table(config)
   source, count = config.data.name, spec.num_folds
-  if table is not None:
+  if table is None:
+    builder.check_folds()
+  else:
     source, count = config.data.folds_file, len(table['folds'])
   for fold in config.folds:
     if fold >= count:

@@ -31,8 +31,13 @@ MODELS = {
 """Flax modules; `ecg_jax.models` says what they have."""
 
 DATASETS = {
+  'mitdb': 'ecg_jax.datasets.mitdb.mitdb_dataset_builder:Builder',
   'physionet2017': (
     'ecg_jax.datasets.physionet2017.physionet2017_dataset_builder:Builder'
+  ),
+  'recordings_folder': (
+    'ecg_jax.datasets.recordings_folder.recordings_folder_dataset_builder'
+    ':Builder'
   ),
   'synthetic_ecg': (
     'ecg_jax.datasets.synthetic_ecg.synthetic_ecg_dataset_builder:Builder'

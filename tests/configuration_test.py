@@ -16,6 +16,7 @@ from ecg_jax import (
 from ecg_jax.errors import Help, InputError
 from ecg_jax.fields.group import flatten
 from ecg_jax.fields.models import MODELS
+from ecg_jax.registry import DATASETS
 from tests.helpers import ROOT, run_python
 
 CONFIGS = [
@@ -80,10 +81,12 @@ def test_every_config_of_the_folder_can_be_used():
 
 
 def test_paths_that_a_run_is_read_with_later_are_absolute():
-  config = parse('--config.init_from=runs/a', '--config.data.folds_file=b')
+  arguments = ['init_from=runs/a', 'data.folds_file=b', 'data.manual_dir=c']
+  config = parse(*(f'--config.{argument}' for argument in arguments))
   here = pathlib.Path.cwd()
   assert config.init_from == str(here / 'runs' / 'a')
   assert config.data.folds_file == str(here / 'b')
+  assert config.data.manual_dir == str(here / 'c')
 
 
 def test_names_of_own_files_are_absolute_too(tmp_path, monkeypatch):
@@ -164,7 +167,8 @@ def test_every_field_can_be_set_in_both_forms():
   for field, value in plain.items():
     if value is None:
       text = field.endswith(('_dir', '_file', '_from'))
-      value = '/a b' if text else '70' if field.endswith('samples') else '7'
+      large = field.endswith(('samples', 'rate'))
+      value = '/a b' if text else '70' if large else '7'
       value = '0.5' if field == 'class_weight_power' else value
     for form in (
       [f'--config.{field}', str(value)],
@@ -347,7 +351,7 @@ CHOICES = [
   ('model.reduction', 'maxpool', "'max_pool'"),
   ('model.summary', 'first', "'last' or 'mean'"),
   ('data.name', 'physionet2018', f"'physionet2017'{OWN}"),
-  ('data.name', 'mitbih', f"'physionet2017' or 'synthetic_ecg'{OWN}"),
+  ('data.name', 'ptbxl', f'{" or ".join(map(repr, DATASETS))}{OWN}'),
   ('data.placement', 'devices', "'device'"),
   ('loss.name', 'cross', f"'cross_entropy'{OWN}"),
   ('dtype', 'float', "'float32'"),
@@ -420,7 +424,10 @@ def test_values_that_cannot_be_used(field, value, part):
     assert message.startswith(field.partition('.')[0])
 
 
-LEAST = {'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2}
+LEAST = {
+  **{'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2},
+  **{'data.num_folds': 2, 'data.sampling_rate': 50},
+}
 POSITIVE = {
   *('augmentation.slowest_heart_rate', 'augmentation.fastest_heart_rate'),
   *('spectrogram.power_floor', 'model.batch_norm_epsilon'),

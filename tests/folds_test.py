@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import division, folds, schema
 from ecg_jax.errors import InputError
 
 CLASSES = schema.CHALLENGE.classes
@@ -27,7 +27,7 @@ def some_labels(records: int = 120) -> dict[str, str]:
   label_maps, st.integers(1, 7), st.integers(0, 99), st.randoms()
 )
 def test_divide_partitions_every_class_evenly(labels, parts, seed, random):
-  divided = folds.divide(labels, CLASSES, parts, seed)
+  divided = division.divide(labels, CLASSES, parts, seed)
   assert sorted(r for part in divided for r in part) == sorted(labels)
   assert all(part == sorted(part) for part in divided)
   for name in CLASSES:
@@ -36,12 +36,12 @@ def test_divide_partitions_every_class_evenly(labels, parts, seed, random):
   # Whatever the order of the labels.
   items = list(labels.items())
   random.shuffle(items)
-  assert folds.divide(dict(items), CLASSES, parts, seed) == divided
+  assert division.divide(dict(items), CLASSES, parts, seed) == divided
 
 
 def test_seed_changes_the_division():
   labels = some_labels()
-  one, other = (folds.divide(labels, CLASSES, 5, seed) for seed in (14, 15))
+  one, other = (division.divide(labels, CLASSES, 5, seed) for seed in (14, 15))
   assert one != other
 
 

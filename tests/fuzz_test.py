@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from ecg_jax.datasets import folds, schema
 from ecg_jax.datasets.physionet2017 import source
+from ecg_jax.datasets.recordings_folder import table
 from ecg_jax.evaluation import summary, tables
+from ecg_jax.recordings import wfdb_annotations
 from ecg_jax.runs import artifacts, checkpoint
 from ecg_jax.training import train_state
 from tests import helpers, made_up_run
@@ -55,6 +57,22 @@ def test_headers(content):
   )
 
 
+ANNOTATIONS = (
+  struct.pack('<2H', 28 << 10 | 18, 63 << 10 | 5)
+  + b'(AFIB\0'
+  + struct.pack('<6H', 1 << 10 | 300, 59 << 10, 1, 2, 5 << 10, 0)
+)
+"""Of a rhythm and two beats, the second after a long interval."""
+
+
+@fuzzed
+@given(mutated(ANNOTATIONS) | st.binary(max_size=100))
+def test_annotations(content):
+  accepts_or_explains(
+    lambda: wfdb_annotations.parse_annotations(content, name='100.atr')
+  )
+
+
 @fuzzed
 @given(mutated(OFFICIAL['REFERENCE.csv'][:120]) | st.binary(max_size=100))
 def test_labels(content):
@@ -78,10 +96,25 @@ def _archive():
 
 
 @fuzzed
+@given(
+  mutated(b'record;label;start_seconds\n"a";N;0,5\nb;A;\n')
+  | st.binary(max_size=100)
+)
+def test_tables_of_labels(folder, content):
+  path = folder / 'labels.csv'
+  path.write_bytes(content)
+
+  def read():
+    table.classes(table.read(path), (), path)
+
+  accepts_or_explains(read)
+
+
+@fuzzed
 @given(mutated(_archive()))
 def test_archives(content):
   accepts_or_explains(
-    lambda: source._read_archive(io.BytesIO(content), name='a.zip')
+    lambda: source.FILES._read_archive(io.BytesIO(content), name='a.zip')
   )
 
 

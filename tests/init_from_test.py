@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ecg_jax import experiment
-from ecg_jax.datasets import folds
+from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.prediction import ensemble
 from ecg_jax.runs import artifacts, checkpoint
@@ -64,6 +64,32 @@ def test_training_goes_on_from_them_and_a_stop_changes_nothing(
   with checkpoint.Checkpoints(folder, job.settings) as checkpoints:
     best = checkpoints.restore('best', like)
   assert_same(jax.device_get(best)['params'], job.initial['params'])
+
+
+def test_other_classes_have_a_last_layer_of_their_own(
+  make_job, small_data, kept, caplog
+):
+  dataset = small_data.dataset
+  classes = {name: np.minimum(x, 1) for name, x in dataset.classes.items()}
+  spec = schema.DatasetSpec(
+    classes=('normal', 'other'),
+    label_versions=dataset.spec.label_versions,
+    sampling_rate=300,
+  )
+  fewer = dataclasses.replace(dataset, classes=classes, spec=spec)
+  data = experiment.FoldedDataset(fewer, small_data.table)
+  job = make_job(data)
+  assert (
+    '4 classes, and there are 2 here: the last layer of fold 1' in caplog.text
+  )
+  found = job.initial_variables()
+  fresh = dataclasses.replace(job, initial=None).initial_variables()
+  assert_same(found['batch_stats'], kept['batch_stats'])
+  params = dict(found['params'])
+  output = params.pop('output')
+  assert output['bias'].shape == (2,)
+  assert_same(output, fresh['params']['output'])
+  assert_same(params, {name: kept['params'][name] for name in params})
 
 
 ANOTHER = r"model \(.*'mean'\]: 'float32\[9\]' here, 'float32\[8\]' there"

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from ecg_jax import configuration, main
-from ecg_jax.datasets import schema
+from ecg_jax.datasets import official_files, schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
@@ -118,8 +118,8 @@ def test_no_network_and_no_folder(tmp_path, monkeypatch):
   def unreachable(request, timeout):
     raise urllib.error.URLError('Network is unreachable')
 
-  monkeypatch.setattr(source.urllib.request, 'urlopen', unreachable)
-  monkeypatch.setattr(source.time, 'sleep', lambda seconds: None)
+  monkeypatch.setattr(official_files.urllib.request, 'urlopen', unreachable)
+  monkeypatch.setattr(official_files.time, 'sleep', lambda seconds: None)
   assert 'Network is unreachable' in refusal(*command(tmp_path))
   check_nothing_written(tmp_path)
 

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import email.message
 import io
 import shutil
@@ -9,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ecg_jax.datasets import official_files
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.errors import InputError
 from tests import helpers
@@ -179,7 +181,8 @@ def test_damaged_archives_are_refused(tmp_path, monkeypatch):
         archive.writestr(name, data)
     return content.getvalue()
 
-  monkeypatch.setattr(source, '_LARGEST_TOTAL', 10_000_000)
+  small = dataclasses.replace(source.FILES, largest_total=10_000_000)
+  monkeypatch.setattr(source, 'FILES', small)
   many = {f'A{number:05d}.mat': bytes(200_000) for number in range(51)}
   target = tmp_path / 'training2017.zip'
   for content, message in [
@@ -231,7 +234,7 @@ def serve(monkeypatch):
 
   Pauses between attempts take no time.
   """
-  monkeypatch.setattr(source.time, 'sleep', lambda seconds: None)
+  monkeypatch.setattr(official_files.time, 'sleep', lambda seconds: None)
   requests = []
 
   def start(answer):
@@ -240,7 +243,8 @@ def serve(monkeypatch):
       requests.append((request.full_url, timeout, start))
       return answer(request.full_url, int(start[6:-1]) if start else 0)
 
-    monkeypatch.setattr(source.urllib.request, 'urlopen', urlopen)
+    request = official_files.urllib.request
+    monkeypatch.setattr(request, 'urlopen', urlopen)
     return requests
 
   return start
@@ -281,4 +285,4 @@ def test_download_starts_over_where_resuming_is_not_supported(serve):
   content = bytes(range(256)) * 10
   lengths = iter([1000, None])
   serve(lambda url, offset: Response(content, length=next(lengths)))
-  assert source._download_file(source.ZIP_URL) == content
+  assert source.FILES.download_file(source.ZIP_URL) == content

@@ -13,7 +13,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import aggregation, ensemble, predictor, report
 from ecg_jax.prediction.ensemble import Ensemble
-from ecg_jax.recordings import lead
+from ecg_jax.recordings import lead, resampling
 
 
 @pytest.fixture(scope='module')
@@ -73,7 +73,7 @@ def with_logits(model, compute, **fields):
   seconds=st.floats(1, 500), window=st.floats(1, 100), stride=st.floats(1, 100)
 )
 def test_windows_cover_what_strides_do(seconds, window, stride):
-  times = predictor.window_times(seconds, window, stride)
+  times = resampling.window_times(seconds, window, stride)
   assert times[0][0] == 0
   assert times[-1][1] == pytest.approx(seconds)
   length = min(window, seconds)

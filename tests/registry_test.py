@@ -97,7 +97,7 @@ OWN = ", or name one of your own like 'my_module:NAME' or 'path/file.py:NAME'."
     (
       'data.name',
       'mitbih',
-      f"data.name is 'mitbih': use 'physionet2017' or 'synthetic_ecg'{OWN}",
+      f"data.name is 'mitbih': use 'mitdb'{OWN}",
     ),
     ('loss.name', '', f"loss.name is '': use 'cross_entropy'{OWN}"),
     ('metrics', 3, 'metrics holds 3: it must be a text.'),

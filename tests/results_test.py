@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecg_jax.datasets.schema import CHALLENGE
-from ecg_jax.evaluation import calibration, summary
+from ecg_jax.evaluation import calibration, detection, summary
 from ecg_jax.runs import predictions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -187,6 +187,37 @@ def test_figures_in_the_text_are_those_of_the_runs():
     f'best after {1 + int(np.argmax(scores))} epochs and down to'
     f' {scores[-1]:.1f} after {len(scores)}.'
   ) in text
+
+
+@pytest.mark.parametrize('folder', sorted(RESULTS.glob('*/mitdb')))
+def test_tables_of_another_dataset_are_those_of_the_predictions(folder):
+  kept = json.loads((folder / 'scores.json').read_text())
+  with (folder / 'predictions.csv').open() as file:
+    rows = [x for x in csv.DictReader(file) if x['upside_down'] == '0']
+  columns = ('record', 'recording', 'patient', 'label')
+  truth = detection.Truth(
+    *([row[name] for row in rows] for name in columns),
+    kept['meaning'],
+    kept['positive'],
+  )
+  probabilities = np.array(
+    [[row[f'probability_{name}'] for name in kept['classes']] for row in rows],
+    np.float32,
+  )
+  together = kept['weights'][detection.TOGETHER]['upright']
+  groups = list(together['groups'])
+  found = detection.score(truth, probabilities, kept['classes'], groups)
+  assert list(found) == list(together)
+  for name in found:
+    if name != 'groups':
+      value = together[name]['value']
+      assert found[name]['value'] == pytest.approx(value, abs=1e-6)
+  assert [x['predicted'] for x in found['groups'].values()] == [
+    x['predicted'] for x in together['groups'].values()
+  ]
+  # That of the recordings is in its own summary only.
+  for table in _tables(detection.format_tables(kept))[:2]:
+    assert table in _tables(PAGE)
 
 
 def test_calibration_is_that_of_the_run(monkeypatch):

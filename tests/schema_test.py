@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
+from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec, recording_of
 from ecg_jax.errors import InputError
 
 PLAIN = {'classes': ('a', 'b', 'c'), 'sampling_rate': 100}
@@ -60,3 +60,11 @@ def test_json_gives_it_back_whatever_a_later_version_adds(spec):
     classes=spec.classes, sampling_rate=spec.sampling_rate
   )
   assert hash(spec) == hash(dataclasses.replace(spec))
+
+
+def test_recording_of_a_segment():
+  for record, recording in {
+    'a': 'a', '100@30-60': '100', 'b/c@0-0.5': 'b/c', 'a@1775.56-': 'a',
+    'me@home': 'me@home', 'a@1-2@3-4': 'a@1-2', '@1-2': '@1-2',
+  }.items():  # fmt: skip
+    assert recording_of(record) == recording

@@ -3,7 +3,7 @@
 import abc
 import inspect
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import ConfigError, InputError
+from ecg_jax.fields.data import DataFields
 
 
 class EcgBuilder(tfds.core.GeneratorBasedBuilder):
@@ -42,17 +43,45 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
         cls.name = vars(cls).get('name', path.stem)
     super().__init_subclass__(**options)
 
+  @classmethod
+  def of(cls, data: DataFields) -> type['EcgBuilder']:
+    """The builder of the data that a config describes: here, this class.
+
+    Args:
+      data: Fields of the config.
+
+    Raises:
+      InputError: A field is set that only other datasets have.
+    """
+    lists = ('classes', 'scored_classes')
+    for name in (*lists, 'sampling_rate', 'num_folds', 'skip_unreadable'):
+      if getattr(data, name):
+        raise InputError(
+          f'data.{name} is {getattr(data, name)}, which is for a'
+          f' recordings_folder, not for {data.name}: leave it out.'
+        )
+    return cls
+
+  @classmethod
+  def check_folds(cls) -> None:
+    """Refuses folds of its own that are known before reading to be none."""
+
+  @classmethod
+  def content(cls) -> Any:
+    """What decides the records, as JSON has it; None for what has a VERSION."""
+    return None
+
   @abc.abstractmethod
   def make_records(
     self, dl_manager: tfds.download.DownloadManager
-  ) -> Sequence[schema.Record]:
+  ) -> Iterable[schema.Record]:
     """Returns all records, verified, sorted by name."""
 
   def _make_records(
     self, dl_manager: tfds.download.DownloadManager
   ) -> Sequence[schema.Record]:
     try:
-      records = self.make_records(dl_manager)
+      records = list(self.make_records(dl_manager))
     except InputError:
       raise
     except AssertionError as error:  # How TFDS reports that there is no folder.
@@ -88,7 +117,10 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
     records = self._make_records(dl_manager)
     version = self.SPEC.folds_label_version
     labels = {record.name: record.labels[version] for record in records}
-    table = folds.published(labels, self.SPEC)
+    patients = {record.name: record.patient for record in records}
+    table = folds.published(
+      labels, self.SPEC, patients if self.SPEC.by_patient else None
+    )
     membership = _fold_membership(table)
     return {
       fold: self._generate_examples(
@@ -102,14 +134,24 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the examples of one split, in record order."""
     for record in records:
-      example = {
-        'record': record.name,
-        'signal': record.signal,
-        **{f'label_{v}': label for v, label in record.labels.items()},
-        'sampling_rate': self.SPEC.sampling_rate,
-        'fold_membership': membership[record.name],
-      }
-      yield record.name, example
+      example = to_example(record, self.SPEC)
+      yield (
+        record.name,
+        example | {'fold_membership': membership[record.name]},
+      )
+
+
+def to_example(
+  record: schema.Record, spec: schema.DatasetSpec
+) -> dict[str, Any]:
+  """The features of a record, as `ecg_features` describes them, but folds."""
+  return {
+    'record': record.name,
+    'signal': record.signal,
+    **{f'label_{v}': label for v, label in record.labels.items()},
+    **({'patient': record.patient} if spec.by_patient else {}),
+    'sampling_rate': spec.sampling_rate,
+  }
 
 
 def check_records(
@@ -128,7 +170,7 @@ def check_records(
       'make_records returns records whose names are not sorted or occur twice:'
       ' sort them by name, and give each one name.'
     )
-  for name, signal, labels in records:
+  for name, signal, labels, patient in records:
     problem = ''
     if signal.dtype != np.int16 or signal.ndim != 1 or not len(signal):
       problem = (
@@ -142,20 +184,30 @@ def check_records(
       problem += f' {list(spec.label_versions)}'
     elif not {*labels.values()} <= {*spec.classes}:
       problem = f'the labels {labels}: use the classes {list(spec.classes)}'
+    elif spec.by_patient and not patient:
+      problem = 'no patient: name one, as by_patient of the SPEC says'
     if problem:
       raise InputError(f'Record {name} has {problem}.')
 
 
-def ecg_features(spec: schema.DatasetSpec) -> tfds.features.FeaturesDict:
+def ecg_features(
+  spec: schema.DatasetSpec, *, folded: bool = True
+) -> tfds.features.FeaturesDict:
   """Describes one recording.
+
+  Args:
+    spec: Of the dataset.
+    folded: Whether there is a split for each fold, and a fold_membership.
 
   Returns:
     record: name. signal: int16 (samples,), counts. label_VERSION: class by
-    version of the labels. sampling_rate: int32, Hz. fold_membership: the set
-    that the record is in, for each fold.
+    version of the labels. patient: where the spec says `by_patient`.
+    sampling_rate: int32, Hz. fold_membership: the set that the record is in,
+    for each fold.
   """
   label = tfds.features.ClassLabel(names=spec.classes)
   membership = tfds.features.ClassLabel(names=schema.SETS)
+  folds = dict.fromkeys(_fold_names(spec), membership)
   return tfds.features.FeaturesDict(
     {
       'record': tfds.features.Text(),
@@ -164,9 +216,10 @@ def ecg_features(spec: schema.DatasetSpec) -> tfds.features.FeaturesDict:
         shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
       ),
       **{f'label_{version}': label for version in spec.label_versions},
+      **({'patient': tfds.features.Text()} if spec.by_patient else {}),
       'sampling_rate': tfds.features.Scalar(np.int32),
-      'fold_membership': tfds.features.FeaturesDict(
-        dict.fromkeys(_fold_names(spec), membership)
+      **(
+        {'fold_membership': tfds.features.FeaturesDict(folds)} if folded else {}
       ),
     }
   )

@@ -2,6 +2,8 @@
 
   python -m ecg_jax.datasets.folds --labels REFERENCE.csv --num_folds 5 \
     --train_validation_parts 6 --seed 14 --out folds.json
+  python -m ecg_jax.datasets.folds --labels FOLDER/labels.csv --out folds.json
+  python -m ecg_jax.datasets.folds --parts folds.csv --out folds.json
 
 A table of folds is a dictionary, written as JSON:
   algorithm: name of the algorithm that drew it.
@@ -21,10 +23,9 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ecg_jax import cli
-from ecg_jax.datasets import schema
+from ecg_jax.datasets import division, parts, schema
+from ecg_jax.datasets.recordings_folder import table as table_lib
 from ecg_jax.errors import InputError
 from ecg_jax.runtime import files
 
@@ -33,6 +34,12 @@ _ADVICE = 'name a file that can be read'
 _ALGORITHM = (
   'by class in the order {}: sorted ids, RandomState(seed).shuffle, '
   'array_split; validation = part 1 of the division of what is not test'
+)
+
+_ALGORITHM_BY_PATIENT = (
+  'sorted patients, RandomState(seed).shuffle, those with most of a class of {}'
+  ' first, each to the part where it adds least to the sum of squared shares of'
+  ' classes; validation = part 1 of the division of what is not test'
 )
 
 
@@ -69,33 +76,10 @@ def parse_labels(
   return labels
 
 
-def divide(
-  labels: Mapping[str, str], classes: Sequence[str], parts: int, seed: int
-) -> list[list[str]]:
-  """Divides records into parts in which every class has its share.
-
-  Args:
-    labels: record -> class.
-    classes: names of the classes, in the order in which they are divided.
-    parts: number of parts.
-    seed: seed of NumPy's RandomState, whose stream is frozen.
-
-  Returns:
-    The parts, each a sorted list of records.
-  """
-  divided: list[list[str]] = [[] for _ in range(parts)]
-  for class_name in classes:
-    records = np.array(sorted(r for r, c in labels.items() if c == class_name))
-    np.random.RandomState(seed).shuffle(records)
-    shares = np.array_split(records, parts)
-    for part, share in zip(divided, shares, strict=True):
-      part.extend(share.tolist())
-  return [sorted(part) for part in divided]
-
-
 def make_folds(
   labels: Mapping[str, str],
   *,
+  patients: Mapping[str, str] | None = None,
   classes: Sequence[str] = schema.CHALLENGE.classes,
   num_folds: int = 5,
   train_validation_parts: int = 6,
@@ -106,6 +90,7 @@ def make_folds(
 
   Args:
     labels: record -> class.
+    patients: record -> patient, to keep each in one set; None if not known.
     classes: names of the classes.
     num_folds: number of folds; every record is in exactly one test set.
     train_validation_parts: number of parts that the records outside of the test
@@ -118,7 +103,8 @@ def make_folds(
     The table, as the module describes it.
 
   Raises:
-    InputError: a number is out of range, or so large that a set is empty.
+    InputError: a number is out of range, or so large that a set is empty, or
+      by patient has none of a class.
   """
   if num_folds < 2 or train_validation_parts < 2:
     raise InputError(
@@ -127,14 +113,25 @@ def make_folds(
     )
   if not 0 <= seed < 2**32:
     raise InputError(f'Seed {seed} is out of range: use 0 to {2**32 - 1}.')
-  left_out = divide(labels, classes, num_folds + 1, seed)[-1] if holdout else []
+
+  def draw(labels: Mapping[str, str], count: int) -> list[list[str]]:
+    if patients is None:
+      return division.divide(labels, classes, count, seed)
+    return division.divide_by_patient(labels, patients, count, seed)
+
+  left_out = draw(labels, num_folds + 1)[-1] if holdout else []
   rest = _without(labels, left_out)
   folds = {}
-  for fold, test in enumerate(divide(rest, classes, num_folds, seed)):
+  for fold, test in enumerate(draw(rest, num_folds)):
     remaining = _without(rest, test)
-    parts = divide(remaining, classes, train_validation_parts, seed)
-    validation = parts.pop(1)
-    train = sorted(record for part in parts for record in part)
+    count = train_validation_parts
+    if patients is not None:
+      # More would leave the validation set without a class that few have.
+      fewest = min(division.patients_of_classes(remaining, patients).values())
+      count = max(2, min(count, fewest))
+    divided = draw(remaining, count)
+    validation = divided.pop(1)
+    train = sorted(record for part in divided for record in part)
     folds[str(fold)] = {'train': train, 'validation': validation, 'test': test}
   for number, sets in folds.items():
     for name, records in sets.items():
@@ -143,8 +140,11 @@ def make_folds(
           f'The {name} set of fold {number} is empty, {len(labels)} records '
           'are too few: ask for fewer folds or parts.'
         )
+  algorithm = _ALGORITHM if patients is None else _ALGORITHM_BY_PATIENT
+  if patients is not None:
+    check_classes(folds, labels, patients)
   return {
-    'algorithm': _ALGORITHM.format(' '.join(classes)),
+    'algorithm': algorithm.format(' '.join(classes)),
     'seed': seed,
     'labels_sha256': labels_digest(labels),
     'holdout': left_out,
@@ -152,16 +152,53 @@ def make_folds(
   }
 
 
+def check_classes(
+  folds: Mapping[str, Mapping[str, Sequence[str]]],
+  labels: Mapping[str, str],
+  patients: Mapping[str, str],
+) -> None:
+  """Refuses folds of which a set has none of a class.
+
+  Args:
+    folds: those of a table.
+    labels: record -> class.
+    patients: record -> patient, or the record itself.
+
+  Raises:
+    InputError: names the set, and the class with the number of its patients.
+  """
+  counts = division.patients_of_classes(labels, patients)
+  for number, sets in folds.items():
+    for name, records in sets.items():
+      missing = counts.keys() - {labels[record] for record in records}
+      if missing:
+        rarest = min(missing, key=lambda label: (counts[label], label))
+        count = counts[rarest]
+        advice = 'merge classes, or add recordings of it'
+        if 3 <= count < len(folds):
+          advice = f'ask for {count} folds, or {advice}'
+        raise InputError(
+          f'The {name} set of fold {number} has no record of class'
+          f' {rarest!r}, which {count} patients or recordings have, too few for'
+          f' {len(folds)} folds of three sets each: {advice}.'
+        )
+
+
 def published(
-  labels: Mapping[str, str], spec: schema.DatasetSpec
+  labels: Mapping[str, str],
+  spec: schema.DatasetSpec,
+  patients: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """The table of a dataset's own folds, which runs use unless told otherwise.
 
   Args:
     labels: record -> class in the version of `spec.folds_label_version`.
     spec: the dataset's description.
+    patients: record -> patient where `spec.by_patient`, else None.
   """
-  return make_folds(labels, classes=spec.classes, num_folds=spec.num_folds)
+  return make_folds(
+    labels, patients=patients, classes=spec.classes, num_folds=spec.num_folds
+  )
 
 
 def labels_digest(labels: Mapping[str, str]) -> str:
@@ -297,6 +334,35 @@ def _is_list_of_text(value: Any) -> bool:
   return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
+def _draw(args: argparse.Namespace) -> dict[str, Any]:
+  """The table of folds of --labels."""
+  text = files.read_text(args.labels, _ADVICE)
+  classes, patients = schema.CHALLENGE.classes, None
+  if args.classes:
+    classes = tuple(args.classes.split(','))
+  is_table = 'label' in text.partition('\n')[0].lower()
+  if is_table:
+    table = table_lib.read(args.labels)
+    given = classes if args.classes else ()
+    classes = table_lib.classes(table, given, args.labels)
+    labels = table.labels()
+    patients = table.patients() if table.by_patient else None
+  else:
+    labels = parse_labels(text, source=str(args.labels), classes=classes)
+  drawn = make_folds(
+    labels,
+    patients=patients,
+    classes=classes,
+    num_folds=args.num_folds,
+    train_validation_parts=args.train_validation_parts,
+    seed=args.seed,
+    holdout=args.holdout,
+  )
+  if is_table:
+    check_classes(drawn['folds'], labels, table.patients())
+  return drawn
+
+
 @cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
@@ -304,16 +370,21 @@ def main(arguments: Sequence[str]) -> int:
     prog='ecg_jax.datasets.folds', description=__doc__
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.add_argument(
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
     '--labels',
     type=cli.path_argument,
-    required=True,
-    help='csv of record,class',
+    help='csv of record,class, or the labels.csv of a folder of recordings',
+  )
+  source.add_argument(
+    '--parts',
+    type=cli.path_argument,
+    help='csv with the columns record (or record_name) and fold, of others',
   )
   parser.add_argument(
     '--classes',
-    default=','.join(schema.CHALLENGE.classes),
-    help="names of the classes, like 'normal,other'; default: %(default)s",
+    help="names of the classes, like 'normal,other'; default: those of"
+    f' labels.csv, or {",".join(schema.CHALLENGE.classes)}',
   )
   parser.add_argument('--num_folds', type=int, default=5)
   parser.add_argument('--train_validation_parts', type=int, default=6)
@@ -323,17 +394,7 @@ def main(arguments: Sequence[str]) -> int:
     '--out', type=cli.path_argument, required=True, help='JSON file to write'
   )
   args = parser.parse_args(arguments)
-  text = files.read_text(args.labels, _ADVICE)
-  classes = args.classes.split(',')
-  labels = parse_labels(text, source=str(args.labels), classes=classes)
-  table = make_folds(
-    labels,
-    classes=classes,
-    num_folds=args.num_folds,
-    train_validation_parts=args.train_validation_parts,
-    seed=args.seed,
-    holdout=args.holdout,
-  )
+  table = parts.to_folds(parts.read(args.parts)) if args.parts else _draw(args)
   write_table(table, args.out)
   return 0
 

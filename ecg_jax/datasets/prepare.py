@@ -11,17 +11,21 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from ecg_jax import cli, configuration, registry
 from ecg_jax.datasets.ecg_builder import EcgBuilder
 from ecg_jax.errors import InputError
+from ecg_jax.fields.data import DataFields
+from ecg_jax.fields.group import flatten
 from ecg_jax.runtime import files
 
 
 def prepare(
-  name: str, *, manual_dir: str | None, data_dir: str | None
+  name: str, *, manual_dir: str | None, data_dir: str | None, **fields: Any
 ) -> EcgBuilder:
   """Loads a dataset, after building it if that was not done before.
 
@@ -31,8 +35,9 @@ def prepare(
   Args:
     name: a dataset's name, as `find_builder` finds it.
     manual_dir: folder with the source files, which are then never downloaded;
-      ignored if the dataset is already prepared.
+      ignored if the dataset is already prepared, but for `recordings_folder`.
     data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
+    **fields: further fields of the group `data` of a config.
 
   Returns:
     The builder of the prepared dataset, for `as_data_source`.
@@ -41,7 +46,6 @@ def prepare(
     InputError: the name is unknown, the source is unavailable or not the
       official one, or the folder is not writable or damaged.
   """
-  find_builder(name)
   folders = data_dir or '~/tensorflow_datasets'
   root = pathlib.Path(os.path.expanduser(folders))
   if root.parts[:1] == ('~',):
@@ -49,13 +53,20 @@ def prepare(
       f'{folders} is in a home folder, and this user has none: name another'
       ' with --config.data.data_dir.'
     )
-  builder = _builder(name, root, manual_dir)
+  data = DataFields(name=name, manual_dir=manual_dir, **fields)
+  kind = find_builder(data)
+  place = os.fspath(root / own_folder(kind, data))
+  builder = kind(data_dir=place, file_format='array_record')
   if not builder.data_path.exists():
     try:
       folder = _source_folder(manual_dir)
       with files.locked(root, wait=True, flag='--config.data.data_dir'):
         # Another process may have built it while this one waited.
-        builder = _builder(name, root, manual_dir)
+        builder = kind(data_dir=place, file_format='array_record')
+        # What one that was killed has left; no other holds the lock.
+        prefix = tfds.core.constants.INCOMPLETE_PREFIX
+        for leftover in builder.data_path.parent.glob(f'{prefix}*'):
+          leftover.rmtree()
         # Building takes a few seconds; the output of TFDS would only distract.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -70,43 +81,53 @@ def prepare(
         'that may be written to with --config.data.data_dir.'
       ) from error
   _check_complete(builder)
-  return builder
-
-
-def find_builder(name: str) -> type[EcgBuilder]:
-  """The class of a dataset's builder.
-
-  Args:
-    name: a key of `registry.DATASETS`, or where one of your own is.
-
-  Raises:
-    InputError: there is none, or it does not say what its records are.
-  """
-  builder = registry.find('data.name', name, registry.DATASETS)
-  is_builder = isinstance(builder, type) and issubclass(builder, EcgBuilder)
-  if not (is_builder and hasattr(builder, 'SPEC')):
-    raise InputError(
-      f'data.name is {name!r}, which is no dataset: name a class that derives'
-      ' from ecg_jax.datasets.ecg_builder.EcgBuilder and has a SPEC.'
+  if left_out := (builder.info.metadata or {}).get('left_out'):
+    logging.warning(
+      '%s does without %d lines or recordings that cannot be used, like: %s',
+      manual_dir,
+      len(left_out),
+      left_out[0],
     )
   return builder
 
 
-def _builder(
-  name: str, root: pathlib.Path, manual_dir: str | None
-) -> EcgBuilder:
-  """The builder of a dataset, with what is in its folder now."""
-  builder = find_builder(name)
-  if name not in registry.DATASETS:
-    # Whatever may change its records makes another dataset.
-    identity = {
-      'name': registry.absolute(name),
-      'source': registry.source_digests([name]),
-      'spec': builder.SPEC.to_json(),
-      'manual_dir': manual_dir and os.path.abspath(manual_dir),
-    }
-    root /= f'own_{files.digest(identity)[:12]}'
-  return builder(data_dir=os.fspath(root), file_format='array_record')
+def find_builder(data: DataFields) -> type[EcgBuilder]:
+  """The class of a dataset's builder.
+
+  Args:
+    data: fields of a config; `name` is a key of `registry.DATASETS`, or where
+      one of your own is.
+
+  Raises:
+    InputError: there is none, it does not say what its records are, or another
+      field is not for it.
+  """
+  name = data.name
+  builder = registry.find('data.name', name, registry.DATASETS)
+  is_builder = isinstance(builder, type) and issubclass(builder, EcgBuilder)
+  found = builder.of(data) if is_builder else builder
+  if not (is_builder and hasattr(found, 'SPEC')):
+    raise InputError(
+      f'data.name is {name!r}, which is no dataset: name a class that derives'
+      ' from ecg_jax.datasets.ecg_builder.EcgBuilder and has a SPEC.'
+    )
+  return found
+
+
+def own_folder(builder: type[EcgBuilder], data: DataFields) -> str:
+  """Folder for what is not one dataset by its name; '' for what is."""
+  if content := builder.content():
+    return f'own_{files.digest(content)[:12]}'
+  if data.name in registry.DATASETS:
+    return ''
+  # Whatever may change its records makes another dataset.
+  identity = {
+    'name': registry.absolute(data.name),
+    'source': registry.source_digests([data.name]),
+    'spec': builder.SPEC.to_json(),
+    'manual_dir': data.manual_dir and os.path.abspath(data.manual_dir),
+  }
+  return f'own_{files.digest(identity)[:12]}'
 
 
 def _source_folder(manual_dir: str | None) -> str | None:
@@ -152,13 +173,14 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   configs = configuration.parse_all(configuration.define_flags(), argv)
   sources = {
-    (config.data.name, config.data.manual_dir, config.data.data_dir): None
-    for config in configs.values()
+    DataFields.of(flatten(config)): None for config in configs.values()
   }
-  for name, manual_dir, data_dir in sources:
-    builder = prepare(name, manual_dir=manual_dir, data_dir=data_dir)
+  for data in sources:
+    if data.folds_file is None:
+      find_builder(data).check_folds()
+    builder = prepare(**vars(data))
     records = sum(split.num_examples for split in builder.info.splits.values())
-    print(f'{name}: {records:,} records in {builder.data_dir}')
+    print(f'{data.name}: {records:,} records in {builder.data_dir}')
   return 0
 
 

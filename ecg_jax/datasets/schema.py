@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -46,6 +47,9 @@ class DatasetSpec:
   """Labels that the folds are stratified by; the first version if empty."""
   num_folds: int = 5
   """Folds that records are divided into without a table of folds."""
+  by_patient: bool = False
+  """Whether records name their patients, whose records such folds keep in one
+  set."""
   sampling_rate: int
   """Samples per second of every record, Hz."""
   counts_per_millivolt: float = 1000.0
@@ -173,6 +177,15 @@ SYNTHETIC = dataclasses.replace(
 """The embedded synthetic ECG set."""
 
 
+_SEGMENT = re.compile(r'(.+)@[\d.]+-[\d.]*')
+
+
+def recording_of(record: str) -> str:
+  """Recording that a record is, or is a segment of: 'a' of 'a@30-60'."""
+  segment = _SEGMENT.fullmatch(record)
+  return segment[1] if segment else record
+
+
 class Record(NamedTuple):
   """One recording and its labels."""
 
@@ -182,3 +195,5 @@ class Record(NamedTuple):
   """int16 [samples], in the unit and at the rate of the dataset's `SPEC`."""
   labels: dict[str, str]
   """Label version -> class."""
+  patient: str = ''
+  """Who was recorded, where `SPEC` says `by_patient`."""

@@ -29,10 +29,11 @@ class DataFields(Group):
   GROUP: ClassVar = 'data'
 
   name: str = 'physionet2017'
-  """Dataset: 'physionet2017', 'synthetic_ecg', or one of your own."""
+  """Dataset: 'physionet2017', 'mitdb', 'synthetic_ecg', 'recordings_folder', or
+  one of your own."""
   manual_dir: str | None = execution(None)
   """Folder with the source files, like training2017.zip (or its content) and
-  REFERENCE-v3.csv. None: download them."""
+  REFERENCE-v3.csv, or of a recordings_folder. None: download them."""
   data_dir: str = execution('~/tensorflow_datasets')
   """Folder of the prepared datasets."""
   placement: str = execution('device')
@@ -45,10 +46,26 @@ class DataFields(Group):
   """Approximate number of records that each set of a fold is thinned to. None:
   all."""
 
+  classes: tuple[str, ...] = ()
+  """Classes of a recordings_folder, in the order of all outputs. None named:
+  those of its table, sorted."""
+  scored_classes: tuple[str, ...] = ()
+  """Classes of a recordings_folder that the score averages. None named: all."""
+  sampling_rate: int | None = None
+  """Hz that the recordings of a recordings_folder are resampled to. None:
+  300."""
+  num_folds: int | None = None
+  """Folds of a recordings_folder without data.folds_file. None: 5."""
+  skip_unreadable: bool = False
+  """Whether a recordings_folder does without the lines and recordings that
+  cannot be used, and says so."""
+
   def __post_init__(self) -> None:
     registry.check('data.name', self.name, registry.DATASETS)
     self.choice('placement', 'device', 'host')
     self.at_least(1, 'max_records')
+    self.at_least(50, 'sampling_rate')
+    self.at_least(2, 'num_folds')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

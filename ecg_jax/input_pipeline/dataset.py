@@ -64,11 +64,19 @@ class Dataset:
   """By label version: int32 [R], class as an index into `spec.classes`."""
   spec: schema.DatasetSpec
   """What the records are."""
+  patients: tuple[str, ...] = ()
+  """Of each record, where `spec.by_patient`."""
 
   def labels(self, version: str) -> dict[str, str]:
     """Record -> class, in that version."""
     names = [self.spec.classes[index] for index in self.classes[version]]
     return dict(zip(self.records, names, strict=True))
+
+  def patients_of_records(self) -> dict[str, str] | None:
+    """Record -> patient; None unless `spec.by_patient`."""
+    if not self.spec.by_patient:
+      return None
+    return dict(zip(self.records, self.patients, strict=True))
 
   def all_labels(self) -> dict[str, dict[str, str]]:
     """Label version -> record -> class."""
@@ -153,6 +161,11 @@ def load(builder: ecg_builder.EcgBuilder, *, in_memory: bool) -> Dataset:
       for version in builder.SPEC.label_versions
     },
     spec=builder.SPEC,
+    patients=tuple(
+      example['patient'].decode()
+      for example in examples
+      if builder.SPEC.by_patient
+    ),
   )
 
 

@@ -249,7 +249,9 @@ def _read(
       yield Window(number, 0.0, result.seconds, counts, allowed)
       return
     result.windowed = True
-    times = window_times(result.seconds, settings.window, settings.stride)
+    times = resampling.window_times(
+      result.seconds, settings.window, settings.stride
+    )
     empty: list[str] = []
     for start, end in times:
       try:
@@ -295,27 +297,6 @@ def _departures(
     sampling_rate=spec.sampling_rate,
     counts_per_millivolt=spec.counts_per_millivolt,
   )
-
-
-def window_times(
-  seconds: float, window: float, stride: float
-) -> list[tuple[float, float]]:
-  """Start and end of the windows of a recording, in seconds.
-
-  The last window is moved back to the end of the recording.
-
-  Args:
-    seconds: Length of the recording.
-    window: Length of a window; a longer one is the whole recording.
-    stride: Time from one start to the next.
-  """
-  if window >= seconds:
-    return [(0.0, seconds)]
-  count = int((seconds - window) / stride + 1e-9) + 1
-  times = [(k * stride, k * stride + window) for k in range(count)]
-  if times[-1][1] < seconds - 1e-6:
-    times.append((seconds - window, seconds))
-  return times
 
 
 def _classify(

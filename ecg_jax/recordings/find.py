@@ -54,7 +54,7 @@ def find(paths: list[pathlib.Path], *, with_arrays: bool) -> list[pathlib.Path]:
 
 def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
   if path.is_dir() and path.suffix.lower() not in formats.SUFFIXES:
-    inside = _find_inside(path, with_arrays)
+    inside = find_inside(path, with_arrays=with_arrays)
     if not inside:
       raise InputError(
         f'The folder {path} has no recordings ({", ".join(DEVICE_SUFFIXES)};'
@@ -70,7 +70,10 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
   raise InputError(f'{path} does not exist: name a file or a folder.')
 
 
-def _find_inside(folder: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
+def find_inside(
+  folder: pathlib.Path, *, with_arrays: bool
+) -> list[pathlib.Path]:
+  """The recordings in a folder, possibly none, by name; as in `find`."""
   files = sorted(
     path
     for path in folder.iterdir()

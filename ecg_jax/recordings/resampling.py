@@ -63,6 +63,27 @@ def num_counts(recording: lead.Recording, sampling_rate: int) -> int:
   return -(-recording.num_samples * up // down)
 
 
+def window_times(
+  seconds: float, window: float, stride: float
+) -> list[tuple[float, float]]:
+  """Start and end of the windows of a recording, in seconds.
+
+  The last window is moved back to the end of the recording.
+
+  Args:
+    seconds: Length of the recording.
+    window: Length of a window; a longer one is the whole recording.
+    stride: Time from one start to the next.
+  """
+  if window >= seconds:
+    return [(0.0, seconds)]
+  count = int((seconds - window) / stride + 1e-9) + 1
+  times = [(k * stride, k * stride + window) for k in range(count)]
+  if times[-1][1] < seconds - 1e-6:
+    times.append((seconds - window, seconds))
+  return times
+
+
 class Window(NamedTuple):
   """A part of a recording as a model takes it."""
 

@@ -36,6 +36,8 @@ _PACKAGES = (
   'numpy',
 )
 
+_RESTORE = 'restore the original'
+
 _DIGESTS = {'dataset', 'labels', 'folds'}
 """What each config.json has; `records`, of which `dataset` is the digest, is
 left out of the runs in results/."""
@@ -270,12 +272,17 @@ def write_scores(path: pathlib.Path, scores: Mapping[str, Any]) -> None:
 
 
 def write_labels(
-  path: pathlib.Path, labels: Mapping[str, Mapping[str, str]]
+  path: pathlib.Path,
+  labels: Mapping[str, Mapping[str, str]],
+  patients: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes labels.csv: each record and its class in each label version."""
-  lines = [['record', *sorted(labels)]]
+  """Writes labels.csv: each record, its class by label version, its patient."""
+  columns = {version: labels[version] for version in sorted(labels)}
+  if patients is not None:
+    columns['patient'] = patients
+  lines = [['record', *columns]]
   for record in sorted(next(iter(labels.values()))):
-    lines.append([record, *(labels[v][record] for v in sorted(labels))])
+    lines.append([record, *(column[record] for column in columns.values())])
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(lines)
   files.write_atomically(path, text.getvalue().encode())
@@ -288,14 +295,27 @@ def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
     InputError: It cannot be read, or is not as the run wrote it.
   """
   path = run_folder / 'labels.csv'
-  advice = 'restore the original'
-  columns = ('record', version)
-  parse = operator.itemgetter(*columns)
-  kind = 'a record with its labels'
-  labels = dict(files.read_csv(path, columns, parse, kind=kind, advice=advice))
+  labels = _read_column(path, version)
   expected = read_run(run_folder)['digests']['labels'].get(version)
   if folds_lib.labels_digest(labels) != expected:
     raise InputError(
-      f'{path} has been changed since the run wrote it: {advice}.'
+      f'{path} has been changed since the run wrote it: {_RESTORE}.'
     )
   return labels
+
+
+def read_patients(run_folder: pathlib.Path) -> dict[str, str]:
+  """Reads record -> patient from the labels.csv of a run that has patients.
+
+  Raises:
+    InputError: It cannot be read.
+  """
+  return _read_column(run_folder / 'labels.csv', 'patient')
+
+
+def _read_column(path: pathlib.Path, name: str) -> dict[str, str]:
+  """Record -> cell of a column."""
+  columns = ('record', name)
+  parse = operator.itemgetter(*columns)
+  kind = 'a record with its labels'
+  return dict(files.read_csv(path, columns, parse, kind=kind, advice=_RESTORE))

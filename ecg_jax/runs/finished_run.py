@@ -101,7 +101,8 @@ def read_table(
     source = run_folder / 'labels.csv'
     spec = artifacts.read_spec(run_folder)
     labels = artifacts.read_labels(run_folder, spec.folds_label_version)
-    table = folds.published(labels, spec)
+    patients = artifacts.read_patients(run_folder) if spec.by_patient else None
+    table = folds.published(labels, spec, patients)
   expected = artifacts.read_run(run_folder)['digests']['folds']
   if experiment.table_digest(table) != expected:
     raise InputError(

@@ -1,27 +1,38 @@
 """Saved weights of an earlier run, to start the training of a fold from."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+from absl import logging
+
 from ecg_jax import experiment, stored_config
 from ecg_jax.errors import InputError
-from ecg_jax.models import forward
+from ecg_jax.models import forward, variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import sharding
 
 
 def starting_variables(
-  run_folder: pathlib.Path, network: forward.Network, fold: experiment.Fold
+  run_folder: pathlib.Path,
+  network: forward.Network,
+  fold: experiment.Fold,
+  key: jax.Array,
 ) -> dict[str, Any]:
   """The weights that the earlier run saved for the fold of the same number.
 
   A record that both the earlier run and the new fold itself train on, like one
   of the few that the challenge holds twice, gives nothing new away.
 
+  Where the number of classes is another one, the layer that ends in the logits
+  is drawn anew.
+
   Args:
     run_folder: The earlier run.
     network: Of the new fold.
     fold: The new fold.
+    key: Its random key.
 
   Returns:
     `params` and `batch_stats`, on the host.
@@ -39,8 +50,13 @@ def starting_variables(
       ' a fold starts from the weights of the fold of its number, so train that'
       f' first, or only folds {", ".join(map(str, finished))}.'
     )
-  kept = experiment.make_network(config, artifacts.read_spec(run_folder))
-  shapes = map(finished_run.variable_shapes, (network, kept))
+  spec = artifacts.read_spec(run_folder)
+  kept = experiment.make_network(config, spec)
+  # The earlier model, had it had the classes of this fold.
+  rate = spec.sampling_rate
+  here_spec = dataclasses.replace(fold.dataset.spec, sampling_rate=rate)
+  alike = experiment.make_network(config, here_spec)
+  shapes = map(finished_run.variable_shapes, (network, alike))
   here, there = map(checkpoint.describe, shapes)
   if differing := stored_config.compare(here, there):
     raise InputError(
@@ -50,7 +66,22 @@ def starting_variables(
   _check_unseen(run_folder, fold)
   mesh = sharding.one_device()
   best = finished_run.restore(run_folder, config, number, kept, mesh)
-  return sharding.fetch(best)
+  best = sharding.fetch(best)
+  if kept.num_classes == network.num_classes:
+    return best
+  logging.warning(
+    'init_from is %r, with %d classes, and there are %d here: the last layer of'
+    ' fold %d is drawn anew.',
+    str(run_folder),
+    kept.num_classes,
+    network.num_classes,
+    number,
+  )
+  bins = network.spectrogram.bins
+  fresh = sharding.fetch(variables.initialise(network.model, key, bins))
+  return jax.tree.map(
+    lambda old, new: old if old.shape == new.shape else new, best, fresh
+  )
 
 
 def _check_unseen(run_folder: pathlib.Path, fold: experiment.Fold) -> None:

@@ -91,11 +91,7 @@ def make_job(
   fold = experiment.make_fold(config, data, number)
   network = experiment.make_network(config, fold.dataset.spec)
   values = flatten(config)
-  initial = None
-  if config.init_from is not None:
-    earlier = pathlib.Path(config.init_from).expanduser()
-    initial = init_from.starting_variables(earlier, network, fold)
-  return Job(
+  job = Job(
     name=f'{run} fold {number}'.strip(),
     folder=workdir / f'fold{number}',
     settings=stored_config.deciding(config) | {'fold': number},
@@ -106,5 +102,9 @@ def make_job(
     optimizer=Optimizer.of(values),
     phases=make_phases(PhaseFields.of(values), config.max_epochs),
     loop=LoopFields.of(values),
-    initial=initial,
   )
+  if config.init_from is None:
+    return job
+  earlier = pathlib.Path(config.init_from).expanduser()
+  initial = init_from.starting_variables(earlier, network, fold, job.key())
+  return dataclasses.replace(job, initial=initial)

@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 
 from ecg_jax import experiment, stored_config
-from ecg_jax.datasets import prepare, schema
+from ecg_jax.datasets import doubts, prepare, schema
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.evaluation import score, summary, tables
+from ecg_jax.fields.data import DataFields
+from ecg_jax.fields.group import flatten
 from ecg_jax.models import variables
 from ecg_jax.runs import artifacts, checkpoint, finished_run
 from ecg_jax.runtime import (
@@ -57,7 +60,7 @@ def train_runs(
   checkpoint.report_failed_saves_once()
 
   for config in runs.values():
-    spec = prepare.find_builder(config.data.name).SPEC
+    spec = prepare.find_builder(DataFields.of(flatten(config))).SPEC
     score.rehearse(experiment.make_metrics(config), spec)
   loaded = experiment.load_data(list(runs.values()))
   data = dict(zip(runs, loaded, strict=True))
@@ -73,11 +76,7 @@ def train_runs(
   is_coordinator = jax.process_index() == 0
   if is_coordinator:
     for run, config in runs.items():
-      spec = data[run].dataset.measured_spec()
-      artifacts.begin_run(workdir / run, config, digests[run], spec)
-      labels = data[run].dataset.all_labels()
-      artifacts.write_labels(workdir / run / 'labels.csv', labels)
-      print(_headline(config, spec, workdir / run), flush=True)
+      _begin(workdir / run, config, data[run], digests[run])
   multihost.check_shared(workdir)
 
   if is_coordinator and not all(job.finished for job in jobs):
@@ -130,6 +129,26 @@ def _shared_devices(jobs_per_device: int) -> device_sharing.Devices:
   devices = device_sharing.find_devices()
   jax.config.update('jax_platforms', 'cpu')
   return devices
+
+
+def _begin(
+  folder: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  data: experiment.FoldedDataset,
+  digests: Mapping[str, Any],
+) -> None:
+  """Writes what a run has from its start, and says what it is."""
+  dataset = data.dataset
+  spec = dataset.measured_spec()
+  artifacts.begin_run(folder, config, digests, spec)
+  labels, patients = dataset.all_labels(), dataset.patients_of_records()
+  artifacts.write_labels(folder / 'labels.csv', labels, patients)
+  print(_headline(config, spec, folder), flush=True)
+  for sentence in (
+    *doubts.same_samples(data.table['folds'], digests['records']),
+    *doubts.large_patients(labels[spec.folds_label_version], patients or {}),
+  ):
+    logging.warning('%s', sentence)
 
 
 def _headline(

@@ -1,29 +1,18 @@
 """Downloads, verifies and parses the official files of the Challenge.
 
-Everything stays in memory until it is verified: a file is a name and its
-bytes, so nothing of an archive can be written outside the folder it belongs in.
-
 Sources: https://physionet.org/content/challenge-2017/1.0.0/ and the MATLAB
 level 4 and WFDB header formats it uses.
 """
 
 import hashlib
-import http.client
-import io
 import pathlib
 import re
 import struct
-import time
-import urllib.request
-import zipfile
-import zlib
 from collections.abc import Mapping
-from typing import BinaryIO
 
 import numpy as np
-import tqdm
 
-from ecg_jax.datasets import folds, schema
+from ecg_jax.datasets import folds, official_files, schema
 from ecg_jax.errors import InputError
 
 ADDRESS = 'https://physionet.org/files/challenge-2017/1.0.0'
@@ -51,20 +40,15 @@ CONTENT_DIGEST = (
 )
 """SHA-256 of the lines `A00001 <SHA-256 of A00001.mat>` in record order."""
 
-ATTEMPTS = 3
-
-TIMEOUT = 8.0
-"""Seconds without a response; ATTEMPTS of these end within about 30 s."""
-
-_LARGEST_FILE = 2**20
-"""Bytes; the official files have less than 80,000 each."""
-
-_LARGEST_TOTAL = 2**29
-"""Bytes of all files; the official files have 167,393,618."""
-
-_WANTED = re.compile(r'A\d{5}\.(mat|hea)|REFERENCE(-original|-v3)?\.csv')
-
-_GET_AGAIN = f'get it again from {ZIP_URL}.'
+FILES = official_files.OfficialFiles(
+  title='the Challenge',
+  zip_url=ZIP_URL,
+  places=('training2017',),
+  wanted=re.compile(r'A\d{5}\.(mat|hea)|REFERENCE(-original|-v3)?\.csv'),
+  sources=f'the files {ZIP_URL} and {LABELS_URL}',
+  largest_file=2**20,  # The official files have less than 80,000 each,
+  largest_total=2**29,  # and 167,393,618 together.
+)
 
 
 def download() -> dict[str, bytes]:
@@ -77,9 +61,8 @@ def download() -> dict[str, bytes]:
     InputError: a file cannot be downloaded, or the archive is damaged.
   """
   # The small file first: without a network this fails at once.
-  labels = _download_file(LABELS_URL)
-  files = _read_archive(io.BytesIO(_download_file(ZIP_URL)), name=ZIP_URL)
-  return {**files, LABEL_FILES['v3']: labels}
+  labels = FILES.download_file(LABELS_URL)
+  return {**FILES.download(), LABEL_FILES['v3']: labels}
 
 
 def read_folder(folder: pathlib.Path) -> dict[str, bytes]:
@@ -95,20 +78,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, bytes]:
   Raises:
     InputError: the folder has no records, or a file cannot be read.
   """
-  archive = folder / 'training2017.zip'
-  unpacked = folder / 'training2017'
-  try:
-    files = _read_files(folder)
-    if archive.is_file():
-      with archive.open('rb') as file:
-        files.update(_read_archive(file, name=str(archive)))
-    elif unpacked.is_dir():
-      files.update(_read_files(unpacked))
-  except OSError as error:
-    raise InputError(
-      f'Cannot read {error.filename or folder} ({error.strerror}): make the '
-      'files readable.'
-    ) from error
+  files = FILES.read_folder(folder)
   if not any(name.endswith('.mat') for name in files):
     raise InputError(
       f'The folder {folder} holds no records, neither in training2017.zip nor '
@@ -136,7 +106,7 @@ def verify(files: Mapping[str, bytes]) -> list[schema.Record]:
     problem = 'missing' if name in labels['v3'] else 'one too many'
     raise InputError(
       f'Record {name} is {problem}, {len(names)} were expected and '
-      f'{len(stems)} are there: {_GET_AGAIN}'
+      f'{len(stems)} are there: {FILES.get_again}'
     )
   records = []
   digest = hashlib.sha256()
@@ -144,7 +114,7 @@ def verify(files: Mapping[str, bytes]) -> list[schema.Record]:
     content = files[f'{name}.mat']
     signal = parse_signal(content, record=name)
     if f'{name}.hea' not in files:
-      raise InputError(f'The header {name}.hea is missing: {_GET_AGAIN}')
+      raise InputError(f'The header {name}.hea is missing: {FILES.get_again}')
     check_header(files[f'{name}.hea'], record=name, samples=len(signal))
     digest.update(f'{name} {hashlib.sha256(content).hexdigest()}\n'.encode())
     of_record = {version: labels[version][name] for version in labels}
@@ -153,7 +123,7 @@ def verify(files: Mapping[str, bytes]) -> list[schema.Record]:
     raise InputError(
       f'The {len(names)} records {names[0]} to {names[-1]} are present, but not'
       f' all of them are the official ones: the digest of their .mat files is'
-      f' {digest.hexdigest()} in place of {CONTENT_DIGEST}: {_GET_AGAIN}'
+      f' {digest.hexdigest()} in place of {CONTENT_DIGEST}: {FILES.get_again}'
     )
   return records
 
@@ -178,7 +148,7 @@ def parse_signal(content: bytes, *, record: str) -> np.ndarray:
   if samples < 1 or len(content) % 2 or content[:24] != expected:
     raise InputError(
       f'The file {record}.mat ({len(content)} bytes) is damaged or not a MATLAB'
-      f' level 4 file with one int16 row {"val"!r}: {_GET_AGAIN}'
+      f' level 4 file with one int16 row {"val"!r}: {FILES.get_again}'
     )
   return np.frombuffer(content, '<i2', offset=24)
 
@@ -201,7 +171,7 @@ def check_header(content: bytes, *, record: str, samples: int) -> None:
   if found != expected:
     raise InputError(
       f'The header {record}.hea reads {" ".join(found)!r} where its record '
-      f'needs {" ".join(expected)!r}: {_GET_AGAIN}'
+      f'needs {" ".join(expected)!r}: {FILES.get_again}'
     )
 
 
@@ -222,104 +192,3 @@ def _read_labels(files: Mapping[str, bytes], version: str) -> dict[str, str]:
       f'in place of {LABEL_DIGESTS[version]}: get it again from {url}.'
     )
   return folds.parse_labels(content.decode('ascii'), source=name)
-
-
-def _read_files(folder: pathlib.Path) -> dict[str, bytes]:
-  """Name -> content of the official files directly in a folder."""
-  files: dict[str, bytes] = {}
-  total = 0
-  for path in folder.iterdir():
-    if _WANTED.fullmatch(path.name):
-      if not path.is_file():
-        raise InputError(f'{path} is not a regular file: {_GET_AGAIN}')
-      total = _add_size(total, path.stat().st_size, name=str(path))
-      files[path.name] = path.read_bytes()
-  return files
-
-
-def _add_size(total: int, size: int, *, name: str) -> int:
-  """Adds the bytes of a file; refuses one that would fill the memory."""
-  if size > _LARGEST_FILE:
-    raise InputError(
-      f'{name} has {size:,} bytes, and no file of the Challenge more than'
-      f' {_LARGEST_FILE:,}: {_GET_AGAIN}'
-    )
-  if total + size > _LARGEST_TOTAL:
-    raise InputError(
-      f'The files up to {name} have more than {_LARGEST_TOTAL:,} bytes, which'
-      f' is more than all of the Challenge: {_GET_AGAIN}'
-    )
-  return total + size
-
-
-def _read_archive(file: BinaryIO, *, name: str) -> dict[str, bytes]:
-  """Name without its folder -> content of the official files in a zip."""
-  files: dict[str, bytes] = {}
-  total = 0
-  member = 'its directory'
-  try:
-    with zipfile.ZipFile(file) as archive:
-      for info in archive.infolist():
-        base = pathlib.PurePosixPath(info.filename).name
-        if not _WANTED.fullmatch(base):
-          continue
-        # A name can contain anything, line breaks too.
-        member = info.filename.encode('unicode_escape').decode()
-        if base in files:
-          raise InputError(
-            f'The archive {name} holds {base} twice: {_GET_AGAIN}'
-          )
-        where = f'{member} in {name}'
-        total = _add_size(total, info.file_size, name=where)
-        files[base] = archive.read(info)  # Not more than file_size.
-  # Everything that zipfile raises for damaged, encrypted or unknown contents.
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-  ) as error:
-    raise InputError(
-      f'The archive {name} is damaged at {member} ({error}): {_GET_AGAIN}'
-    ) from error
-  return files
-
-
-# pooch starts over when a connection breaks: of a server that sends 60 % at a
-# time it got no file in three attempts, where this needs two. It also needs a
-# digest, and the archive has none: mirrors pack it differently.
-def _download_file(url: str) -> bytes:
-  """Downloads a file, resuming where a connection broke."""
-  content = bytearray()
-  reason: object = 'the connection was closed early'
-  for attempt in range(ATTEMPTS):
-    time.sleep(attempt)
-    request = urllib.request.Request(url)
-    if content:
-      request.add_header('Range', f'bytes={len(content)}-')
-    try:
-      with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-          content.clear()
-        total = len(content) + int(response.headers.get('Content-Length', 0))
-        with tqdm.tqdm(
-          desc=url.rpartition('/')[2],
-          total=total,
-          initial=len(content),
-          unit='B',
-          unit_scale=True,
-          disable=None,
-        ) as bar:
-          while block := response.read1(2**20):
-            content += block
-            bar.update(len(block))
-      if len(content) >= total:
-        return bytes(content)
-    except (OSError, http.client.HTTPException) as error:
-      reason = error
-  raise InputError(
-    f'Cannot download {url} ({reason}): put the files {ZIP_URL} and '
-    f'{LABELS_URL} in a folder and name it with --config.data.manual_dir.'
-  )

@@ -1,0 +1,1 @@
+"""MIT-BIH Arrhythmia Database, in windows, as a TFDS dataset."""
