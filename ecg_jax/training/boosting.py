@@ -1,0 +1,118 @@
+"""Fits the trees of a fold to its train set, by scikit-learn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ecg_jax.fields.training import TreesFields
+from ecg_jax.models import loss
+from ecg_jax.models.trees import Splits, Trees
+
+ABSENT = -30.0
+"""Score of a class that the train set lacks: e^-30 of the probability that a
+score of 0 has."""
+
+
+def fit(
+  features: np.ndarray,
+  classes: np.ndarray,
+  fields: TreesFields,
+  *,
+  num_classes: int,
+  key: Sequence[int],
+) -> Trees:
+  """Fits trees, the same whatever the number of threads.
+
+  Args:
+    features: float32 [n, F], NaN where one is missing.
+    classes: int [n].
+    fields: How to fit, and the shape of the trees.
+    num_classes: C.
+    key: Whole numbers that decide which features a split is offered.
+
+  Returns:
+    Trees of NumPy arrays.
+  """
+  trees: Any = _without_splits(fields, num_classes)
+  present, labels = np.unique(classes, return_inverse=True)
+  trees.baseline[present] = 0
+  if len(present) == 1:
+    return trees
+  of_class = loss.class_weights(classes, num_classes, fields.class_weight_power)
+  model = _fit(features, labels, of_class[classes], fields, key)
+  # Of two classes a tree scores the second alone.
+  scored = present if len(present) > 2 else present[1:]
+  trees.baseline[scored] = model._baseline_prediction[0]
+  for place, predictors in enumerate(model._predictors):
+    for index, predictor in zip(scored, predictors, strict=True):
+      _write_tree(trees, place, index, predictor.nodes)
+  return trees
+
+
+def _without_splits(fields: TreesFields, num_classes: int) -> Trees:
+  """Trees that score all classes as absent."""
+  shape = fields.leaves - 1, fields.rounds, num_classes
+  return Trees(
+    baseline=np.full(num_classes, ABSENT, np.float32),
+    splits=Splits(
+      node=np.full(shape, -1, np.int32),
+      right=np.zeros(shape, np.int32),
+      feature=np.zeros(shape, np.int32),
+      threshold=np.zeros(shape, np.float32),
+      missing_left=np.zeros(shape, bool),
+    ),
+    leaves=np.zeros((*shape[1:], fields.leaves), np.float32),
+  )
+
+
+def _fit(
+  features: np.ndarray,
+  labels: np.ndarray,
+  weights: np.ndarray,
+  fields: TreesFields,
+  key: Sequence[int],
+) -> Any:
+  """scikit-learn's model of these labels, int [n], and weights, [n]."""
+  # So that a command that fits no trees does not import it.
+  import threadpoolctl
+  from sklearn.ensemble import HistGradientBoostingClassifier
+
+  model = HistGradientBoostingClassifier(
+    learning_rate=fields.learning_rate,
+    max_iter=fields.rounds,
+    max_leaf_nodes=fields.leaves,
+    min_samples_leaf=fields.least_leaf_records,
+    l2_regularization=fields.l2_regularization,
+    max_features=fields.feature_share,
+    early_stopping=False,
+    random_state=np.random.SeedSequence(key).generate_state(1)[0],
+  )
+  # Sums depend on how they are divided among threads; beside other work
+  # several are slower than one.
+  with threadpoolctl.threadpool_limits(1, user_api='openmp'):
+    return model.fit(features, labels, sample_weight=weights)
+
+
+def _write_tree(trees: Any, place: int, index: int, nodes: np.ndarray) -> None:
+  """Writes a tree, of which scikit-learn lists nodes from left to right."""
+  is_leaf = nodes['is_leaf'].astype(bool)
+  leaves_before = np.cumsum(is_leaf) - is_leaf
+  split = nodes[~is_leaf]
+  here = np.s_[: len(split), place, index]
+  trees.splits.node[here] = leaves_before[~is_leaf]
+  trees.splits.right[here] = leaves_before[split['right']]
+  trees.splits.feature[here] = split['feature_idx']
+  trees.splits.threshold[here] = round_down(split['num_threshold'])
+  trees.splits.missing_left[here] = split['missing_go_to_left']
+  trees.leaves[place, index, : is_leaf.sum()] = nodes['value'][is_leaf]
+
+
+def round_down(values: np.ndarray) -> np.ndarray:
+  """The largest float32 that do not exceed these float64.
+
+  So a float32 exceeds one if and only if it exceeds the other.
+  """
+  nearest = values.astype(np.float32)
+  below = np.nextafter(nearest, np.float32(-np.inf))
+  return np.where(nearest > values, below, nearest)
