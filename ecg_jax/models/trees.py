@@ -60,9 +60,8 @@ def _logits(trees: Trees, features: jax.Array) -> jax.Array:
 
   def descend(node, split):
     value = features[split.feature]
-    goes_left = jnp.where(
-      jnp.isnan(value), split.missing_left, value <= split.threshold
-    )
+    missing = jnp.isnan(value)
+    goes_left = (value <= split.threshold) | (missing & split.missing_left)
     return jnp.where((node == split.node) & ~goes_left, split.right, node), None
 
   root = jnp.zeros(trees.leaves.shape[:2], jnp.int32)

@@ -1,17 +1,87 @@
 """Fits the trees of a fold to its train set, by scikit-learn."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from ecg_jax.fields.training import TreesFields
-from ecg_jax.models import loss
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.input_pipeline.sampler import Chunk
+from ecg_jax.models import beat_features, forward, loss
 from ecg_jax.models.trees import Splits, Trees
+from ecg_jax.runtime import collectives, sharding
 
 ABSENT = -30.0
 """Score of a class that the train set lacks: e^-30 of the probability that a
 score of 0 has."""
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'mesh'))
+def compute_chunk(
+  data: device_data.DeviceData,
+  chunk: Chunk,
+  *,
+  network: forward.Network,
+  mesh: AbstractMesh,
+) -> jax.Array:
+  """Computes the beat features of a chunk's records.
+
+  Args:
+    data: The dataset.
+    chunk: Which records, [K, B], and how many batches hold some.
+    network: The static half of the forward pass.
+    mesh: How many devices the rows are divided over.
+
+  Returns:
+    float32 [K, B, F].
+  """
+
+  def run(_, data, chunk):
+    def step(index, features):
+      batch = device_data.take_batch(data, chunk, index)
+      return features.at[index].set(forward.beat_features_of(network, batch))
+
+    nothing = jnp.zeros((*chunk.mask.shape, len(beat_features.NAMES)))
+    features = jax.lax.fori_loop(0, chunk.num_steps, step, nothing)
+    return collectives.gather(features, axis=1)
+
+  return sharding.on_own_rows(run, mesh)(None, data, chunk)
+
+
+def features_of(
+  data: device_data.Data,
+  chunks: Sequence[Chunk],
+  *,
+  network: forward.Network,
+  mesh: Mesh,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Computes the beat features of records.
+
+  Args:
+    data: The dataset.
+    chunks: From `Sampler.evaluation_chunks`.
+    network: The static half of the forward pass.
+    mesh: The devices.
+
+  Returns:
+    float32 [n, F], and the records, int32 [n], positions in the dataset, in
+    ascending order.
+  """
+  rows = []
+  devices = mesh.abstract_mesh
+  for chunk, inputs in zip(
+    chunks, device_data.feed(data, chunks, mesh), strict=True
+  ):
+    found = compute_chunk(*inputs, network=network, mesh=devices)
+    rows.append(sharding.fetch(found)[:, : chunk.mask.shape[1]][chunk.mask])
+  records = np.concatenate([chunk.records[chunk.mask] for chunk in chunks])
+  order = np.argsort(records)
+  return np.concatenate(rows)[order], records[order]
 
 
 def fit(

@@ -126,6 +126,8 @@ def needed(job: Job, progress: Progress) -> Iterator[tuple[Step, Chunk]]:
       yield job.train_step(phase), chunk
     for chunk in sampler.evaluation_chunks('validation'):
       yield (job.network, phase.evaluated_as), chunk
+  if job.trees.rounds:
+    return  # The programs of the sets wait for the trees.
   for name in job.fold.sets:
     for chunk in sampler.evaluation_chunks(name):
       yield (job.network, job.phases[-1].evaluated_as), chunk
