@@ -152,6 +152,20 @@ def test_a_run_that_ends_behind_the_fit_goes_on_to_the_same(
   assert read_result(stopped) == read_result(whole)
 
 
+def test_each_program_is_compiled_once_and_ahead_of_its_call(
+  make_job, train_job
+):
+  job = make_job('fold', chunk_steps=5)  # As no other test has.
+  with training_helpers.compilations() as compiled:
+    train_job(job)
+  own = [program for program in compiled if '_chunk' in program[0]]
+  assert sorted(own) == [
+    ('compute_chunk', True),
+    *[('evaluate_chunk', True)] * 2,  # Of the network alone, and with trees.
+    *[('train_chunk', True)] * len(job.sampler.buckets),
+  ]
+
+
 def test_a_stop_before_the_fit_fits_nothing(make_job, monkeypatch):
   job, group = make_job('stopped'), training_helpers.make_group()
   data = training_helpers.put_data(job, group.mesh)

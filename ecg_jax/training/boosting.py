@@ -104,7 +104,7 @@ def fit(
   Returns:
     Trees of NumPy arrays.
   """
-  trees: Any = _without_splits(fields, num_classes)
+  trees: Any = empty(fields, num_classes)
   present, labels = np.unique(classes, return_inverse=True)
   trees.baseline[present] = 0
   if len(present) == 1:
@@ -120,8 +120,8 @@ def fit(
   return trees
 
 
-def _without_splits(fields: TreesFields, num_classes: int) -> Trees:
-  """Trees that score all classes as absent."""
+def empty(fields: TreesFields, num_classes: int) -> Trees:
+  """Trees without splits, as NumPy arrays, to which all classes are absent."""
   shape = fields.leaves - 1, fields.rounds, num_classes
   return Trees(
     baseline=np.full(num_classes, ABSENT, np.float32),

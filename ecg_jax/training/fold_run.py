@@ -28,7 +28,7 @@ from ecg_jax.training import (
 )
 from ecg_jax.training.job import Job
 from ecg_jax.training.phases import Phase
-from ecg_jax.training.programs import Programs
+from ecg_jax.training.programs import BeatFeatures, Evaluation, Programs
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 
@@ -226,11 +226,11 @@ class FoldRun:
   def _fit_trees(self) -> str:
     """Fits trees to the train set; returns the SHA-256 of their file."""
     job, fold, digest = self.job, self.job.fold, ''
+    chunks = job.sampler.evaluation_chunks('train')
+    for chunk in chunks:
+      self.programs.wait_for(BeatFeatures(job.network), chunk)
     features, records = boosting.features_of(
-      self.data,
-      job.sampler.evaluation_chunks('train'),
-      network=job.network,
-      mesh=self.group.mesh,
+      self.data, chunks, network=job.network, mesh=self.group.mesh
     )
     if self.group.is_coordinator:
       trees = boosting.fit(
@@ -280,8 +280,10 @@ class FoldRun:
   def _evaluate(
     self, variables: dict[str, Any], chunks: list[Chunk], phase: Phase
   ) -> eval_step.Result:
+    trees = self.job.trees if 'trees' in variables else None
+    step = Evaluation(self.job.network, phase.evaluated_as, trees)
     for chunk in chunks:
-      self.programs.wait_for((self.job.network, phase.evaluated_as), chunk)
+      self.programs.wait_for(step, chunk)
     return eval_step.evaluate(
       variables,
       self.data,
