@@ -84,7 +84,7 @@ def test_probabilities_are_the_mean_of_network_and_trees(
   )
 
 
-def test_they_are_fitted_to_the_train_set(small_data, make_job, train_job):
+def test_they_are_fitted_to_the_train_set(make_job, train_job):
   job = make_job('fold')
   train_job(job)
   dataset, records = job.fold.dataset, np.sort(job.fold.sets['train'])

@@ -178,23 +178,24 @@ class FoldRun:
     self.progress.next_phase(same_network=same_network)
 
   def write_results(self, stop: Callable[[], bool]) -> None:
-    """Fits trees, if it is to have some, and scores every set.
+    """Fits the trees, if there are to be some, and scores every set.
 
-    It uses the best weights. scores.json, the last file, ends the fold.
+    It uses the best weights; scores.json, the last, ends it.
 
     Args:
-      stop: Asked before each of that whether to end before the end.
+      stop: Asked before the fit and each set whether to end before the end.
     """
     self.checkpoints.wait()
     job, fold = self.job, self.job.fold
-    variables, trees = self.best, {}
+    variables, digests = self.best, {}
     if job.trees.rounds:
       if stop():
         return
-      trees['trees'] = digest = self._fit_trees()
-      fitted = trees_file.read(job.folder / trees_file.FILE, digest)
-      fitted = sharding.replicate(fitted, self.group.mesh)
-      variables = {**self.best, 'trees': fitted}
+      digests['trees'] = self._fit_trees()
+      path = job.folder / trees_file.FILE
+      trees = trees_file.read(path, digests['trees'])
+      trees = sharding.replicate(trees, self.group.mesh)
+      variables = {**self.best, 'trees': trees}
     scores = {}
     for set_name in fold.sets:
       if stop():
@@ -217,7 +218,7 @@ class FoldRun:
       'versions': artifacts.versions(),
       'commit': artifacts.commit(),
       'best': best,
-      **trees,
+      **digests,
       'sets': scores,
     }
     if self.group.is_coordinator:
