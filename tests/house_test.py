@@ -24,6 +24,7 @@ ORDER = [
   'configuration stored_config',
   'datasets',
   'input_pipeline',
+  'beats',
   'models',
   'experiment',
   'runs',

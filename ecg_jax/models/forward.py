@@ -16,14 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax.beats import features as beat_features
 from ecg_jax.input_pipeline.batch import Batch
-from ecg_jax.models import (
-  augmentation,
-  beat_features,
-  loss,
-  preprocessing,
-  trees,
-)
+from ecg_jax.models import augmentation, loss, preprocessing, trees
 from ecg_jax.runtime import collectives
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -112,7 +107,7 @@ def beat_features_of(network: Network, batch: Batch) -> jax.Array:
     batch: Recordings (`lengths` are not used).
 
   Returns:
-    Float32 [B, len(beat_features.NAMES)].
+    Float32 [B, F]: `beats.features.names`.
   """
   return beat_features.compute(
     batch.signal,

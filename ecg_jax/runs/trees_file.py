@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ecg_jax.beats import features as beat_features
 from ecg_jax.errors import InputError
-from ecg_jax.models import beat_features
 from ecg_jax.models.trees import Splits, Trees
 from ecg_jax.runtime import files
 
@@ -32,7 +32,7 @@ def write(path: pathlib.Path, trees: Trees) -> str:
   arrays = trees._asdict() | trees.splits._asdict()
   del arrays['splits']
   archive = io.BytesIO()
-  np.savez(archive, beat_features=beat_features.NAMES, **arrays)
+  np.savez(archive, beat_features=beat_features.names(), **arrays)
   content = archive.getvalue()
   files.write_atomically(path, content)
   return hashlib.sha256(content).hexdigest()
@@ -61,7 +61,7 @@ def read(path: pathlib.Path, digest: str | None) -> Trees:
     raise InputError(f'{path} has been changed since it was written: {advice}.')
   with np.load(io.BytesIO(content)) as archive:
     arrays: dict[str, Any] = dict(archive)
-  if tuple(arrays.pop('beat_features')) != beat_features.NAMES:
+  if tuple(arrays.pop('beat_features')) != beat_features.names():
     raise InputError(
       f'{path} has trees on other beat features than this version computes:'
       ' use the version that wrote it.'

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from ecg_jax.beats import features as beat_features
 from ecg_jax.fields.training import TreesFields
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.sampler import Chunk
-from ecg_jax.models import beat_features, forward, loss
+from ecg_jax.models import forward, loss
 from ecg_jax.models.trees import Splits, Trees
 from ecg_jax.runtime import collectives, sharding
 
@@ -46,7 +47,7 @@ def compute_chunk(
       batch = device_data.take_batch(data, chunk, index)
       return features.at[index].set(forward.beat_features_of(network, batch))
 
-    nothing = jnp.zeros((*chunk.mask.shape, len(beat_features.NAMES)))
+    nothing = jnp.zeros((*chunk.mask.shape, len(beat_features.names())))
     features = jax.lax.fori_loop(0, chunk.num_steps, step, nothing)
     return collectives.gather(features, axis=1)
 
@@ -158,6 +159,8 @@ def _fit(
     early_stopping=False,
     random_state=np.random.SeedSequence(key).generate_state(1)[0],
   )
+  # It cannot divide the values of a feature that all records lack.
+  features = np.where(np.isnan(features).all(axis=0), 0.0, features)
   # Sums depend on how they are divided among threads; beside other work
   # several are slower than one.
   with threadpoolctl.threadpool_limits(1, user_api='openmp'):
