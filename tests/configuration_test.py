@@ -28,6 +28,7 @@ CONFIGS = [
   'configs/crnn.py:short',
   'configs/crnn.py:authors',
   'configs/crnn_fast.py',
+  'configs/crnn_beats.py',
   'configs/quickstart.py',
   'configs/ablations.py:stride',
 ]
@@ -425,15 +426,18 @@ def test_values_that_cannot_be_used(field, value, part):
 
 
 LEAST = {
-  **{'seed': 0, 'model.growth': 0, 'spectrogram.window_samples': 2},
+  **dict.fromkeys(('seed', 'model.growth', 'trees.rounds'), 0),
+  **dict.fromkeys(('spectrogram.window_samples', 'trees.leaves'), 2),
   **{'data.num_folds': 2, 'data.sampling_rate': 50},
 }
 POSITIVE = {
   *('augmentation.slowest_heart_rate', 'augmentation.fastest_heart_rate'),
   *('spectrogram.power_floor', 'model.batch_norm_epsilon'),
-  'checkpoint_minutes',
+  *('checkpoint_minutes', 'trees.learning_rate'),
 }
-NOT_NEGATIVE = {'weight_decay', 'phases.warmup_epochs'}
+NOT_NEGATIVE = {
+  *('weight_decay', 'phases.warmup_epochs', 'trees.l2_regularization'),
+}
 
 
 def rule_of(field, kind):
@@ -441,7 +445,9 @@ def rule_of(field, kind):
   if kind is int:
     least = LEAST.get(field, 1)
     return f'be at least {least}', [least - 1]
-  if field == 'class_weight_power':
+  if field == 'trees.feature_share':
+    return 'be above 0 and at most 1', [0.0, 1.1, 'nan']
+  if field.endswith('class_weight_power'):
     return 'be between 0 and 1', [-0.1, 1.1, 'nan']
   if field in POSITIVE:
     return 'be positive', [0.0, -1.0, 'inf', 'nan']

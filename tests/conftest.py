@@ -175,21 +175,38 @@ def small_run(
 ) -> pathlib.Path:
   """Folder of a run of which fold 1 is finished and fold 0 is not."""
   folder = tmp_path_factory.mktemp('runs') / 'small'
-  config = small_config.copy_and_resolve_references()
-  config.folds = (0, 1)
-  config.data.folds_file = str(folder.with_name('folds.json'))
-  folds.write_table(small_data.table, config.data.folds_file)
-  artifacts.begin_run(
-    folder, config, small_data.digests(), small_data.dataset.spec
-  )
-  labels = small_data.dataset.all_labels()
-  artifacts.write_labels(folder / 'labels.csv', labels)
-  job = make_job(config, small_data, 1, folder)
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)
   phases = tuple(Phase('lstm', 2, rate) for rate in rates)
-  train_job(dataclasses.replace(job, phases=phases))
+  _train_a_fold(folder, small_config, small_data, phases, train_job)
   return folder
+
+
+@pytest.fixture(scope='session')
+def trees_run(
+  small_config, small_data, train_job, tmp_path_factory
+) -> pathlib.Path:
+  """Folder of a run with trees, of which fold 1 is finished."""
+  folder = tmp_path_factory.mktemp('runs_with_trees') / 'trees'
+  config = small_config.copy_and_resolve_references()
+  config.trees.update({'rounds': 4, 'leaves': 4, 'least_leaf_records': 2})
+  config.trees.learning_rate = 0.5
+  phases = (Phase('lstm', 1, 5e-3),)
+  _train_a_fold(folder, config, small_data, phases, train_job)
+  return folder
+
+
+def _train_a_fold(folder, config, data, phases, train_job):
+  """Trains fold 1 of a run, with these phases, and begins no other."""
+  config = config.copy_and_resolve_references()
+  config.folds = (0, 1)
+  config.data.folds_file = str(folder.with_name('folds.json'))
+  folds.write_table(data.table, config.data.folds_file)
+  artifacts.begin_run(folder, config, data.digests(), data.dataset.spec)
+  labels = data.dataset.all_labels()
+  artifacts.write_labels(folder / 'labels.csv', labels)
+  job = make_job(config, data, 1, folder)
+  train_job(dataclasses.replace(job, phases=phases))
 
 
 @pytest.fixture(scope='session')

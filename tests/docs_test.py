@@ -18,7 +18,9 @@ SHELLS = ('sh', 'bash', 'yaml')
 
 _FENCE = re.compile(r'^```(\w*)[^\n]*\n(.*?)^```', re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r'!?\[[^]]*\]\(([^)\s]+)\)')
-_GROUP = r'(?:data|spectrogram|augmentation|model|dropout|phases|buckets|loss)'
+_GROUP = (
+  r'(?:data|spectrogram|augmentation|model|dropout|phases|buckets|loss|trees)'
+)
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))

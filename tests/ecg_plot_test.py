@@ -20,10 +20,12 @@ def draw(signal, sampling_rate=300.0, **fields):
     'classes': dict(zip(CHALLENGE.classes, CHALLENGE.class_names, strict=True)),
     'answer': 'A',
     'probabilities': np.array([0.1, 0.7, 0.15, 0.05]),
-    'attribution': np.linspace(-1, 1, segmentes),
-    'segment_seconds': 0.2,
   }
-  return ecg_plot.draw(signal, sampling_rate, **given | fields)
+  shares = fields.pop('attribution', np.linspace(-1, 1, segmentes))
+  attribution = ecg_plot.Attribution(shares, 0.2)
+  return ecg_plot.draw(
+    signal, sampling_rate, attribution=attribution, **given | fields
+  )
 
 
 def beats(seconds, sampling_rate=300.0, height=1.0):

@@ -22,11 +22,13 @@ NEEDS_ONNX = pytest.mark.skipif(
 
 
 @NEEDS_ONNX
-def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
+@pytest.mark.parametrize('run', ['small_run', 'trees_run'])
+def test_the_file_answers_as_the_folds_do(run, tmp_path, request):
   """In a process of its own: jax2onnx changes what it imports."""
+  run_folder = request.getfixturevalue(run)
   out = tmp_path / 'model.onnx'
-  command = [sys.executable, export_onnx.__file__, small_run, '--out', out]
-  with made_up_run.calibrated(small_run, 1.7):
+  command = [sys.executable, export_onnx.__file__, run_folder, '--out', out]
+  with made_up_run.calibrated(run_folder, 1.7):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert not done.stderr
   assert f'{out} (' in done.stdout
@@ -43,7 +45,7 @@ def test_the_file_answers_as_the_folds_do(small_run, tmp_path):
   [found] = session.run(
     None, {'signal': signal, 'length': np.array([777], np.int32)}
   )
-  logits = ensemble.load(small_run).logits([window])
+  logits = ensemble.load(run_folder).logits([window])
   expected = calibration.softmax(logits[0], 1.7)
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 

@@ -24,6 +24,7 @@ ORDER = [
   'configuration stored_config',
   'datasets',
   'input_pipeline',
+  'beats',
   'models',
   'experiment',
   'runs',
@@ -44,6 +45,7 @@ LIBRARIES = {
   'flax': 'ecg_jax.experiment ecg_jax.models ecg_jax.training',
   'orbax': 'ecg_jax.runs ecg_jax.runtime',
   'optax': 'ecg_jax.training',
+  'sklearn': 'ecg_jax.training.boosting',
   'ml_collections': (
     'configs ecg_jax.configuration ecg_jax.default_config ecg_jax.experiment'
     ' ecg_jax.prediction.ensemble ecg_jax.runs.artifacts'

@@ -45,6 +45,8 @@ class Processes(helpers.Command):
     self.set('phases.epochs', f'({EPOCHS},)')
     self.set('phases.learning_rates', '(1e-2,)')
     self.set('devices_per_job', devices_per_job)
+    self.set('trees.rounds', 2)
+    self.set('trees.least_leaf_records', 2)
 
   def start_all(self, *own):
     """Starts all processes, each with arguments of its own, if given."""

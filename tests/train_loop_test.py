@@ -722,7 +722,7 @@ def test_what_is_compiled_ahead_is_what_is_left_to_run(undisturbed):
         if isinstance(step, train_step.TrainStep):
           trained.append((step.kind, needed.bucket.samples))
         else:
-          evaluated.add(step[1])
+          evaluated.add(step.kind)
       assert trained[:1] == used[place : place + 1]
       assert set(trained) == set(used[place:])
       assert evaluated == {'all', job.phases[min(phase, 2)].evaluated_as}

@@ -43,11 +43,13 @@ from ecg_jax.evaluation import tables
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.input_pipeline.sampler import Chunk
+from ecg_jax.models import forward
 from ecg_jax.prediction import ensemble
 from ecg_jax.runtime import sharding
+from ecg_jax.training import boosting, train_state, train_step
 from ecg_jax.training import programs as training_programs
-from ecg_jax.training import train_state, train_step
 from ecg_jax.training.job import Job, make_job
+from ecg_jax.training.programs import BeatFeatures, Evaluation
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_step import TrainStep
 from tools import benchmark, gpu_program
@@ -183,8 +185,14 @@ def programs(job: Job, mesh: Mesh) -> Iterator[tuple[str, jax.stages.Lowered]]:
       jax.ShapeDtypeStruct((rows, samples), jnp.int16),
       jax.ShapeDtypeStruct((rows,), jnp.int32),
     )
+    kept, beats = dict(variables), None
+    if job.trees.rounds:
+      kept['trees'] = boosting.empty(job.trees, job.network.num_classes)
+      beats = jax.eval_shape(
+        functools.partial(forward.beat_features_of, job.network), batch
+      )
     lowered = ensemble.evaluate_batch.lower(
-      job.network, sharding.replicated(variables, one), batch
+      job.network, sharding.replicated(kept, one), batch, beats
     )
     yield f'prediction, {samples:,} samples', lowered
 
@@ -202,10 +210,13 @@ def _named(job: Job) -> dict[str, tuple[training_programs.Step, Chunk]]:
   found = {}
   needed = training_programs.needed(job, Progress())
   for step, chunk in sorted(needed, key=lambda one: one[1].bucket):
-    if isinstance(step, TrainStep):
-      kind = f'training {step.kind}'
-    else:
-      kind = f'evaluation {step[1]}'
+    match step:
+      case TrainStep():
+        kind = f'training {step.kind}'
+      case Evaluation():
+        kind = f'evaluation {step.kind}' + ' with trees' * bool(step.trees)
+      case BeatFeatures():
+        kind = 'beat features'
     found[f'{kind}, {chunk.bucket.samples:,} samples'] = step, chunk
   return found
 

@@ -44,7 +44,7 @@ def evaluate_chunk(
   """Evaluates the batches of a chunk.
 
   Args:
-    variables: `params` and `batch_stats`.
+    variables: `params` and `batch_stats`, and `trees` where there are some.
     data: The dataset.
     chunk: Which records, [K, B], and how many batches hold some.
     network: The static half of the forward pass.
@@ -89,7 +89,7 @@ def evaluate(
   """Evaluates the records of chunks, each counted once.
 
   Args:
-    variables: `params` and `batch_stats`.
+    variables: `params` and `batch_stats`, and `trees` where there are some.
     data: The dataset.
     chunks: From `Sampler.evaluation_chunks`.
     fold: Whose records they are, with their labels and the metrics.

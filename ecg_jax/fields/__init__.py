@@ -10,7 +10,12 @@ from ecg_jax.fields.data import (
   SpectrogramFields,
 )
 from ecg_jax.fields.group import Group
-from ecg_jax.fields.training import LossFields, PhaseFields, RunFields
+from ecg_jax.fields.training import (
+  LossFields,
+  PhaseFields,
+  RunFields,
+  TreesFields,
+)
 
 GROUPS: tuple[type[Group], ...] = (
   RunFields,
@@ -20,6 +25,7 @@ GROUPS: tuple[type[Group], ...] = (
   BucketFields,
   LossFields,
   PhaseFields,
+  TreesFields,
 )
 """What every config has, beside the fields of its model."""
 

@@ -1,4 +1,4 @@
-"""Fields of a run and its training: loss, optimizer, phases, loop."""
+"""Fields of a run and its training: loss, optimizer, loop, phases, trees."""
 
 import dataclasses
 import math
@@ -180,3 +180,35 @@ class PhaseFields(Group):
       refuse_unless(holds, 'learning_rates', f'holds {rate!r}', advice)
     self.choice('schedule', 'constant', 'cosine')
     self.at_least(0, 'warmup_epochs')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreesFields(Group):
+  """Gradient-boosted trees on beat features, averaged with the network."""
+
+  GROUP: ClassVar = 'trees'
+
+  rounds: int = 0
+  """Rounds of boosting, each of a tree for each class. 0: no trees, the network
+  alone."""
+  learning_rate: float = 0.05
+  """Share of a tree's values that is added."""
+  leaves: int = 12
+  """Leaves of a tree, at most."""
+  least_leaf_records: int = 15
+  """Records of the train set in a leaf, at least."""
+  l2_regularization: float = 3.0
+  """Added to the sum of second derivatives that divides a leaf's value."""
+  feature_share: float = 0.2
+  """Share of the features, drawn anew, of which a split takes the best."""
+  class_weight_power: float = 0.3
+  """A record counts as the inverse share of its class to this power, 0 to 1."""
+
+  def __post_init__(self) -> None:
+    self.at_least(0, 'rounds', 'l2_regularization')
+    self.positive('learning_rate')
+    self.at_least(2, 'leaves')
+    self.at_least(1, 'least_leaf_records')
+    share, power = self.feature_share, self.class_weight_power
+    self.require(0 < share <= 1, 'feature_share', 'be above 0 and at most 1')
+    self.require(0 <= power <= 1, 'class_weight_power', 'be between 0 and 1')

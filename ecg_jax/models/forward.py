@@ -1,7 +1,8 @@
 """From samples to logits: one path for training, evaluation and prediction.
 
 Recording -> resampling -> augmentation -> log-spectrogram -> model. Lengths
-accompany the signal at every step.
+accompany the signal at every step. In evaluation the probabilities are averaged
+with those of trees on beat features, where a fold has trees.
 
 B: batch, W: samples of the input buffer, N: samples after resampling, T:
 frames, F: frequency bins.
@@ -15,13 +16,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ecg_jax.beats import features as beat_features
 from ecg_jax.input_pipeline.batch import Batch
-from ecg_jax.models import augmentation, loss, preprocessing
+from ecg_jax.models import augmentation, loss, preprocessing, trees
 from ecg_jax.runtime import collectives
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """Logits, float32 [B, C], labels, int32 [B], weights, float32 [B] -> float32
 [B]."""
+
+TREES_WEIGHT = 0.5
+"""Of the trees' probabilities in the average; the network's have the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ def evaluate_logits(
   batch: Batch,
   *,
   kind: str,
+  beats: jax.Array | None = None,
 ) -> jax.Array:
   """Computes logits deterministically.
 
@@ -55,15 +61,24 @@ def evaluate_logits(
 
   Args:
     network: The static half of the forward pass.
-    variables: `params` and `batch_stats`.
+    variables: `params` and `batch_stats`; with `trees`, the logits are those
+      of the average with them.
     batch: Recordings at their original length (`lengths` are not used).
     kind: Part of the model that is used (a key of `model.trained`).
+    beats: The `beat_features_of` the batch, where they are known already.
 
   Returns:
     Float32 [B, C].
   """
   features, frames = evaluation_features(network, batch)
-  return logits_of_features(network, variables, features, frames, kind=kind)
+  logits = logits_of_features(network, variables, features, frames, kind=kind)
+  if 'trees' not in variables:
+    return logits
+  if beats is None:
+    beats = beat_features_of(network, batch)
+  by_trees = jax.nn.softmax(trees.logits(variables['trees'], beats))
+  by_network = jax.nn.softmax(logits)
+  return jnp.log(TREES_WEIGHT * by_trees + (1 - TREES_WEIGHT) * by_network)
 
 
 def evaluation_features(
@@ -84,6 +99,24 @@ def evaluation_features(
   return features_of(network, jnp.where(mask, signal, 0.0), lengths)
 
 
+def beat_features_of(network: Network, batch: Batch) -> jax.Array:
+  """Features of the trees, of recordings at their original length.
+
+  Args:
+    network: Rate and unit of its `spectrogram` are used.
+    batch: Recordings (`lengths` are not used).
+
+  Returns:
+    Float32 [B, F]: `beats.features.names`.
+  """
+  return beat_features.compute(
+    batch.signal,
+    jnp.where(batch.mask, batch.signal_lengths, 0),
+    sampling_rate=network.spectrogram.sampling_rate,
+    counts_per_millivolt=network.spectrogram.counts_per_millivolt,
+  )
+
+
 def logits_of_features(
   network: Network,
   variables: dict[str, Any],
@@ -92,11 +125,11 @@ def logits_of_features(
   *,
   kind: str,
 ) -> jax.Array:
-  """Computes logits from features deterministically.
+  """Computes the logits of the network alone deterministically.
 
   Args:
     network: Its `model` is used.
-    variables: `params` and `batch_stats`.
+    variables: `params` and `batch_stats`; `trees` are not used.
     features: Input of the model, float32 [B, T, F].
     frames: Valid frames, int32 [B].
     kind: Part of the model that is used (a key of `model.trained`).
@@ -104,6 +137,7 @@ def logits_of_features(
   Returns:
     Float32 [B, C].
   """
+  variables = {name: x for name, x in variables.items() if name != 'trees'}
   logits = network.model.apply(
     variables, features, frames, train=False, kind=kind
   )

@@ -12,6 +12,8 @@ is a poor guide, since the gradient of a confident network vanishes there. The
 tests compare with occlusion, which replaces one segment at a time: it is slower
 and misses what only two segments together contribute.
 
+Trees, where a fold has some, are left out: their features are of all beats.
+
 B: batch, T: frames, F: frequency bins.
 """
 

@@ -4,7 +4,7 @@ All sizes are millimeters of paper; 25 of them are a second, 10 a millivolt.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,6 +40,18 @@ _REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 _FOR, _AGAINST = '#d95f02', '#1f78b4'
 
 
+class Attribution(NamedTuple):
+  """What speaks for the most likely class, and what against it."""
+
+  shares: np.ndarray
+  """Float [segments], contribution of each segment, for the class (above 0) or
+  against it (below)."""
+  segment_seconds: float
+  """Length of a segment."""
+  without_trees: bool = False
+  """Whether trees have a part in the probabilities, which has none in this."""
+
+
 def robust_range(trace: np.ndarray) -> tuple[float, float]:
   """Lowest and highest value of a trace, except for a few spikes."""
   low, high = np.percentile(trace, [0.2, 99.8])
@@ -70,8 +82,7 @@ def draw(
   classes: Mapping[str, str],
   answer: str,
   probabilities: np.ndarray,
-  attribution: np.ndarray,
-  segment_seconds: float,
+  attribution: Attribution,
 ) -> Figure:
   """Draws one recording, or one window of it.
 
@@ -83,9 +94,7 @@ def draw(
     classes: All classes, each with its name in words.
     answer: A class, or the text reported instead.
     probabilities: Float [C], in the order of `classes`.
-    attribution: Float [segments], contribution of each segment to the most
-      likely class, for (above 0) or against it (below).
-    segment_seconds: Length of a segment.
+    attribution: Of the most likely class.
 
   Returns:
     The figure, at true scale.
@@ -114,6 +123,8 @@ def draw(
   speaks_for += f' {_printable(likeliest, 12)} (up)'
   sheet.write(_MARGIN, 17.5, speaks_for, fontsize=9, color=_FOR)
   against = 'and against it (down)'
+  if attribution.without_trees:
+    against += ' to the network, without the trees'
   right = _MARGIN + 74.3 + 1.7 * len(_printable(likeliest, 12))
   sheet.write(right, 17.5, against, fontsize=9, color=_AGAINST)
   meaning = classes.get(answer, answer)
@@ -125,9 +136,10 @@ def draw(
   _draw_probabilities(chances, probabilities, names)
 
   # A few strong segments must not hide the rest.
-  strong = max(float(np.quantile(np.abs(attribution), 0.98)), 1e-9)
-  heights = np.clip(attribution / strong, -1, 1)
-  if np.abs(attribution).max() < LEAST_ATTRIBUTION:
+  shares = attribution.shares
+  strong = max(float(np.quantile(np.abs(shares), 0.98)), 1e-9)
+  heights = np.clip(shares / strong, -1, 1)
+  if np.abs(shares).max() < LEAST_ATTRIBUTION:
     heights = np.zeros_like(heights)
   top: float = header
   for first in starts:
@@ -142,7 +154,8 @@ def draw(
     _mark_cut(paper, start + np.arange(len(row)) / sampling_rate, row)
     below = top + _MILLIVOLT * (high - low) + 0.5
     strip = sheet.axes(_MARGIN, below, row_width, _STRIP)
-    _draw_attribution(strip, heights, segment_seconds, times, start)
+    seconds_each = attribution.segment_seconds
+    _draw_attribution(strip, heights, seconds_each, times, start)
     top += row_height
   return sheet.figure
 

@@ -33,7 +33,8 @@ class Ensemble:
   network: forward.Network
   """The static half of the forward pass, the same for all folds."""
   variables: tuple[dict[str, Any], ...]
-  """`params` and `batch_stats` of each of `folds`, on the device."""
+  """`params` and `batch_stats` of each of `folds`, and `trees` where the run
+  has some, on the device."""
   trained_on: tuple[Mapping[str, str], ...]
   """Records that shaped each of `folds`: `finished_run.trained_on`."""
   spec: schema.DatasetSpec
@@ -45,6 +46,11 @@ class Ensemble:
     return lead.Encoding(
       self.spec.sampling_rate, self.spec.counts_per_millivolt
     )
+
+  @property
+  def has_trees(self) -> bool:
+    """Whether each fold averages its network with trees."""
+    return 'trees' in self.variables[0]
 
   @property
   def longest_samples(self) -> int:
@@ -94,8 +100,9 @@ class Ensemble:
       rows = min(most, 1 << (len(members) - 1).bit_length())
       for part in np.array_split(members, -(-len(members) // rows)):
         batch = make_batch([windows[k] for k in part], rows, int(samples))
+        beats = _beats(self.network, batch) if self.has_trees else None
         by_fold = [
-          evaluate_batch(self.network, x, batch) for x in self.variables
+          evaluate_batch(self.network, x, batch, beats) for x in self.variables
         ]
         outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
@@ -129,10 +136,18 @@ def load(run_folder: str | pathlib.Path) -> Ensemble:
 
 @functools.partial(jax.jit, static_argnames='network')
 def evaluate_batch(
-  network: forward.Network, variables: dict[str, Any], batch: Batch
+  network: forward.Network,
+  variables: dict[str, Any],
+  batch: Batch,
+  beats: jax.Array | None,
 ) -> jax.Array:
   """Logits, float32 [B, C]."""
-  return forward.evaluate_logits(network, variables, batch, kind='all')
+  return forward.evaluate_logits(
+    network, variables, batch, kind='all', beats=beats
+  )
+
+
+_beats = jax.jit(forward.beat_features_of, static_argnames='network')
 
 
 def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:

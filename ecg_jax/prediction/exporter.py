@@ -76,7 +76,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def stacked_weights(model: Ensemble) -> dict[str, np.ndarray]:
-  """Path -> float32 [folds, ...], each array of all folds."""
+  """Path -> [folds, ...], each array of all folds."""
   variables = sharding.fetch(model.variables)
   return _by_path(jax.tree.map(lambda *arrays: np.stack(arrays), *variables))
 
@@ -145,11 +145,16 @@ def make_predict(model: Ensemble, temperature: float) -> Predict:
 
   def predict(weights, signal, lengths):
     batch = ensemble.unlabeled_batch(signal, lengths)
+    beats = None
+    if model.has_trees:  # The same for all folds.
+      beats = forward.beat_features_of(network, batch)
 
     def of_fold(arrays):
       leaves = [arrays[path] for path in paths]
       variables = jax.tree.unflatten(structure, leaves)
-      logits = forward.evaluate_logits(network, variables, batch, kind='all')
+      logits = forward.evaluate_logits(
+        network, variables, batch, kind='all', beats=beats
+      )
       return jax.nn.softmax(logits / temperature)
 
     return jnp.mean(jax.lax.map(of_fold, weights), axis=0)
@@ -161,7 +166,7 @@ def model_card(model: Ensemble, temperature: float) -> str:
   """The content of MODEL_CARD.md, from the run's own files."""
   config, run_folder, spec = model.config, model.run_folder, model.spec
   run = artifacts.read_run(run_folder)
-  start = thinned = ''
+  start = thinned = trees = ''
   if config.init_from is not None:
     start = (
       f' Training started from the weights of the run {config.init_from},'
@@ -170,6 +175,12 @@ def model_card(model: Ensemble, temperature: float) -> str:
   if config.data.max_records is not None:
     most = config.data.max_records
     thinned = f', of which each set was thinned to {most}'
+  if model.has_trees:
+    trees = (
+      ' A fold averages the probabilities of its network with those of its'
+      f' {config.trees.rounds} rounds of gradient-boosted trees on features of'
+      ' the beats; its logits are their logarithms.'
+    )
   text = 'It was not calibrated; the temperature is 1.'
   path = run_folder / calibration.FILE
   if path.exists():
@@ -198,6 +209,7 @@ def model_card(model: Ensemble, temperature: float) -> str:
     labels=config.label_version,
     start=start,
     thinned=thinned,
+    trees=trees,
     folds=', '.join(map(str, model.folds)),
     count=len(model.folds),
     scores=tables.format_table([summary.summarize(run_folder)]),

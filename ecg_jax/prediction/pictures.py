@@ -52,8 +52,9 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
     classes=dict(zip(spec.classes, spec.class_names, strict=True)),
     answer=answer.predicted,
     probabilities=answer.probabilities,
-    attribution=shares,
-    segment_seconds=segment / spec.sampling_rate,
+    attribution=ecg_plot.Attribution(
+      shares, segment / spec.sampling_rate, without_trees=model.has_trees
+    ),
   )
 
 

@@ -34,6 +34,7 @@ _PACKAGES = (
   'tensorflow-datasets',
   'ml_collections',
   'numpy',
+  'scikit-learn',
 )
 
 _RESTORE = 'restore the original'

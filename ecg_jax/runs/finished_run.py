@@ -12,7 +12,7 @@ from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset
 from ecg_jax.models import forward, variables
-from ecg_jax.runs import artifacts, checkpoint, predictions
+from ecg_jax.runs import artifacts, checkpoint, predictions, trees_file
 from ecg_jax.runtime import sharding
 
 
@@ -200,7 +200,7 @@ def restore(
   network: forward.Network,
   mesh: Mesh,
 ) -> dict[str, Any]:
-  """Restores the best weights of a finished fold.
+  """Restores the best weights of a finished fold, and its trees.
 
   Args:
     run_folder: The run.
@@ -210,16 +210,24 @@ def restore(
     mesh: The devices, to each of which the arrays are replicated.
 
   Returns:
-    `params` and `batch_stats`.
+    `params` and `batch_stats`, and `trees` where the config has some.
 
   Raises:
-    InputError: The checkpoint is damaged, or of other settings or shapes.
+    InputError: The checkpoint is damaged, or of other settings or shapes; or
+      the file of the trees is damaged or missing.
   """
-  folder = run_folder / f'fold{fold}' / 'checkpoints'
+  folder = run_folder / f'fold{fold}'
   settings = stored_config.deciding(config) | {'fold': fold}
   like = sharding.replicated(variable_shapes(network), mesh)
-  with checkpoint.Checkpoints(folder, settings, only_latest=True) as saved:
-    return saved.restore('best', like)
+  with checkpoint.Checkpoints(
+    folder / 'checkpoints', settings, only_latest=True
+  ) as saved:
+    best = saved.restore('best', like)
+  if config.trees.rounds:
+    scores = artifacts.read_scores(folder / 'scores.json')
+    trees = trees_file.read(folder / trees_file.FILE, scores.get('trees'))
+    best['trees'] = sharding.replicate(trees, mesh)
+  return best
 
 
 def variable_shapes(network: forward.Network) -> dict[str, Any]:

@@ -15,14 +15,20 @@ from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.sampler import Chunk
-from ecg_jax.runs import artifacts, predictions
+from ecg_jax.runs import artifacts, predictions, trees_file
 from ecg_jax.runs.checkpoint import Checkpoints
 from ecg_jax.runtime import files, sharding
 from ecg_jax.runtime.device_groups import DeviceGroup
-from ecg_jax.training import learning_rate, log, train_state, train_step
+from ecg_jax.training import (
+  boosting,
+  learning_rate,
+  log,
+  train_state,
+  train_step,
+)
 from ecg_jax.training.job import Job
 from ecg_jax.training.phases import Phase
-from ecg_jax.training.programs import Programs
+from ecg_jax.training.programs import BeatFeatures, Evaluation, Programs
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 
@@ -172,19 +178,30 @@ class FoldRun:
     self.progress.next_phase(same_network=same_network)
 
   def write_results(self, stop: Callable[[], bool]) -> None:
-    """Scores every set with the best weights; scores.json, the last, ends it.
+    """Fits the trees, if there are to be some, and scores every set.
+
+    It uses the best weights; scores.json, the last, ends it.
 
     Args:
-      stop: Asked before each set whether to end before the end.
+      stop: Asked before the fit and each set whether to end before the end.
     """
     self.checkpoints.wait()
     job, fold = self.job, self.job.fold
+    variables, digests = self.best, {}
+    if job.trees.rounds:
+      if stop():
+        return
+      digests['trees'] = self._fit_trees()
+      path = job.folder / trees_file.FILE
+      trees = trees_file.read(path, digests['trees'])
+      trees = sharding.replicate(trees, self.group.mesh)
+      variables = {**self.best, 'trees': trees}
     scores = {}
     for set_name in fold.sets:
       if stop():
         return
       chunks = job.sampler.evaluation_chunks(set_name)
-      result = self._evaluate(self.best, chunks, job.phases[-1])
+      result = self._evaluate(variables, chunks, job.phases[-1])
       scores[set_name] = result.scores
       if set_name in predictions.FILES and self.group.is_coordinator:
         path = job.folder / predictions.FILES[set_name]
@@ -201,10 +218,31 @@ class FoldRun:
       'versions': artifacts.versions(),
       'commit': artifacts.commit(),
       'best': best,
+      **digests,
       'sets': scores,
     }
     if self.group.is_coordinator:
       artifacts.write_scores(job.folder / 'scores.json', content)
+
+  def _fit_trees(self) -> str:
+    """Fits trees to the train set; returns the SHA-256 of their file."""
+    job, fold, digest = self.job, self.job.fold, ''
+    chunks = job.sampler.evaluation_chunks('train')
+    for chunk in chunks:
+      self.programs.wait_for(BeatFeatures(job.network), chunk)
+    features, records = boosting.features_of(
+      self.data, chunks, network=job.network, mesh=self.group.mesh
+    )
+    if self.group.is_coordinator:
+      trees = boosting.fit(
+        features,
+        fold.dataset.classes[fold.label_version][records],
+        job.trees,
+        num_classes=job.network.num_classes,
+        key=job.sampler.key,
+      )
+      digest = trees_file.write(job.folder / trees_file.FILE, trees)
+    return self.group.exchange(f'{job.name} trees', digest)[0]
 
   def _fetch_first(self) -> None:
     """Adds the oldest pending chunk to the sums of the epoch."""
@@ -243,8 +281,10 @@ class FoldRun:
   def _evaluate(
     self, variables: dict[str, Any], chunks: list[Chunk], phase: Phase
   ) -> eval_step.Result:
+    trees = self.job.trees if 'trees' in variables else None
+    step = Evaluation(self.job.network, phase.evaluated_as, trees)
     for chunk in chunks:
-      self.programs.wait_for((self.job.network, phase.evaluated_as), chunk)
+      self.programs.wait_for(step, chunk)
     return eval_step.evaluate(
       variables,
       self.data,

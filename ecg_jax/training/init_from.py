@@ -66,6 +66,7 @@ def starting_variables(
   _check_unseen(run_folder, fold)
   mesh = sharding.one_device()
   best = finished_run.restore(run_folder, config, number, kept, mesh)
+  best.pop('trees', None)  # They are fitted to each fold anew.
   best = sharding.fetch(best)
   if kept.num_classes == network.num_classes:
     return best

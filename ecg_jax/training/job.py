@@ -10,7 +10,7 @@ import ml_collections
 
 from ecg_jax import experiment, stored_config
 from ecg_jax.fields.group import flatten
-from ecg_jax.fields.training import LoopFields, PhaseFields
+from ecg_jax.fields.training import LoopFields, PhaseFields, TreesFields
 from ecg_jax.input_pipeline.sampler import Sampler
 from ecg_jax.models import forward, variables
 from ecg_jax.training import init_from
@@ -37,6 +37,7 @@ class Job:
   optimizer: Optimizer
   phases: tuple[Phase, ...]
   loop: LoopFields
+  trees: TreesFields
   initial: Mapping[str, Any] | None = None
   """`params` and `batch_stats` to start from, or None for random ones."""
 
@@ -102,6 +103,7 @@ def make_job(
     optimizer=Optimizer.of(values),
     phases=make_phases(PhaseFields.of(values), config.max_epochs),
     loop=LoopFields.of(values),
+    trees=TreesFields.of(values),
   )
   if config.init_from is None:
     return job

@@ -11,24 +11,42 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from concurrent import futures
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ecg_jax.evaluation import eval_step
+from ecg_jax.fields.training import TreesFields
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.sampler import Chunk
 from ecg_jax.models import forward
 from ecg_jax.runtime import sharding
 from ecg_jax.runtime.device_groups import DeviceGroup
-from ecg_jax.training import train_state, train_step
+from ecg_jax.training import boosting, train_state, train_step
 from ecg_jax.training.job import Job
 from ecg_jax.training.progress import Progress
 from ecg_jax.training.train_state import TrainState
 
-Step = train_step.TrainStep | tuple[forward.Network, str]
-"""What a program does with a batch: a training step, or an evaluation of the
-network under that kind."""
+
+class Evaluation(NamedTuple):
+  """An evaluation of the network, alone or with trees."""
+
+  network: forward.Network
+  kind: str
+  """Part of the model that is used."""
+  trees: TreesFields | None = None
+  """How the trees are fitted, if there are some."""
+
+
+class BeatFeatures(NamedTuple):
+  """The computation of the features that trees are fitted to."""
+
+  network: forward.Network
+
+
+Step = train_step.TrainStep | Evaluation | BeatFeatures
+"""What a program does with a batch."""
 
 
 class Programs:
@@ -129,10 +147,14 @@ def needed(job: Job, progress: Progress) -> Iterator[tuple[Step, Chunk]]:
     for chunk in chunks:
       yield job.train_step(phase), chunk
     for chunk in sampler.evaluation_chunks('validation'):
-      yield (job.network, phase.evaluated_as), chunk
+      yield Evaluation(job.network, phase.evaluated_as), chunk
+  trees = job.trees if job.trees.rounds else None
+  if trees:
+    for chunk in sampler.evaluation_chunks('train'):
+      yield BeatFeatures(job.network), chunk
   for name in job.fold.sets:
     for chunk in sampler.evaluation_chunks(name):
-      yield (job.network, job.phases[-1].evaluated_as), chunk
+      yield Evaluation(job.network, job.phases[-1].evaluated_as, trees), chunk
 
 
 def _key(step: Step, chunk: Chunk) -> Hashable:
@@ -156,10 +178,17 @@ def lower(
     mesh: The devices.
   """
   devices = mesh.abstract_mesh
-  if not isinstance(step, train_step.TrainStep):
-    network, kind = step
+  if isinstance(step, BeatFeatures):
+    network = step.network
+    return boosting.compute_chunk.lower(*inputs, network=network, mesh=devices)
+  if isinstance(step, Evaluation):
+    network, kind, trees = step
+    variables = dict(state.evaluated)
+    if trees:
+      unfitted = boosting.empty(trees, network.num_classes)
+      variables['trees'] = sharding.replicated(unfitted, mesh)
     return eval_step.evaluate_chunk.lower(
-      state.evaluated, *inputs, network=network, kind=kind, mesh=devices
+      variables, *inputs, network=network, kind=kind, mesh=devices
     )
   # The optimizer's moments are those of the parameters that the phase trains.
   begin = functools.partial(

@@ -1,0 +1,1 @@
+"""Heartbeats of a recording: where they are, and what they tell."""

@@ -1,0 +1,127 @@
+"""The features of recordings: a row of numbers that tells of their beats.
+
+B: batch, N: samples, F: features.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ecg_jax.beats import detection, quality, rhythm, shapes, sliding
+from ecg_jax.beats import statistics as stats
+from ecg_jax.runtime import platforms
+
+_COUNTS_PER_MILLIVOLT = 1000
+_LEAST_SECONDS = 64
+
+# Seconds that averages go over, whose differences are parts of the signal.
+_SMOOTH, _BASELINE = 0.017, 1.5
+_QRS = (0.023, 0.1)
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+  """Names of the features, in the order of `compute`."""
+  arrays = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((9000,), ()))
+  of_one = functools.partial(_of_recording, sampling_rate=300)
+  return tuple(jax.eval_shape(of_one, *arrays))
+
+
+def compute(
+  signal_BxN: jax.Array,
+  lengths: jax.Array,
+  *,
+  sampling_rate: int,
+  counts_per_millivolt: float,
+) -> jax.Array:
+  """Computes the features of recordings.
+
+  On a CPU a row depends on its own valid samples only, bit for bit.
+
+  Args:
+    signal_BxN: Counts, int16 or float32; not read behind a length.
+    lengths: int32 [B], valid samples.
+    sampling_rate: Hz.
+    counts_per_millivolt: Unit of the signal.
+
+  Returns:
+    float32 [B, F]; NaN where a recording has too few beats for a feature.
+  """
+  unit = _COUNTS_PER_MILLIVOLT / counts_per_millivolt
+  if unit != 1 or not jnp.issubdtype(signal_BxN.dtype, jnp.integer):
+    signal_BxN = jnp.round(signal_BxN.astype(jnp.float32) * unit)
+  batch, samples = signal_BxN.shape
+  # All recordings of up to a minute have arrays of one size, or padding would
+  # change the order of sums; so would a program for a single row.
+  rows = 0 if jax.export.is_symbolic_dim(batch) or batch > 1 else 2 - batch
+  least = _LEAST_SECONDS * sampling_rate
+  more = jax.core.max_dim(samples, least) - samples
+  padded = jnp.pad(signal_BxN.astype(jnp.int32), ((0, rows), (0, more)))
+  lengths = jnp.pad(lengths, (0, rows))
+  of_one = functools.partial(_of_recording, sampling_rate=sampling_rate)
+  found = platforms.choose(
+    padded,
+    lengths,
+    cpu=lambda *arrays: jax.lax.map(lambda row: of_one(*row), arrays),
+    default=jax.vmap(of_one),
+  )
+  by_name = [found[name][:batch] for name in names()]
+  return jnp.stack(by_name, axis=1)
+
+
+def _of_recording(
+  x_N: jax.Array, length: jax.Array, *, sampling_rate: int
+) -> stats.Features:
+  valid_N = jnp.arange(x_N.shape[0]) < length
+  x_N = jnp.where(valid_N, x_N, 0)
+  beats = detection.find(x_N, length, sampling_rate=sampling_rate)
+  rr_K = jnp.diff(beats.positions).astype(jnp.float32) / sampling_rate
+  number = jnp.maximum(beats.number - 1, 0)
+  relative_K = rr_K / stats.running_median(rr_K, number)
+  is_interval = jnp.arange(rr_K.shape[0]) < number
+  relative_K = jnp.where(is_interval, relative_K, jnp.nan)
+  unknown = jnp.full(1, jnp.nan)
+  bands = _bands(x_N, length, sampling_rate)
+  cut = shapes.cut(bands['ecg'], length, beats, sampling_rate)
+  minutes = length.astype(jnp.float32) / (60 * sampling_rate)
+  return {
+    'rate': beats.number.astype(jnp.float32) / minutes,
+    'evenness': beats.evenness,
+    **rhythm.features(rr_K, number),
+    **shapes.features(
+      *cut,
+      before_K=jnp.concatenate([unknown, relative_K]),
+      after_K=jnp.concatenate([relative_K, unknown]),
+    ),
+    **quality.features(bands, length, sampling_rate),
+    **quality.atrial_features(
+      bands['ecg'],
+      length,
+      beats.positions,
+      shapes.height(shapes.typical(*cut)),
+      sampling_rate,
+    ),
+  }
+
+
+def _bands(
+  x_N: jax.Array, length: jax.Array, sampling_rate: int
+) -> dict[str, jax.Array]:
+  """Parts of a signal by frequency, float32 counts; x is 0 behind the end."""
+  samples = x_N.shape[0]
+  sizes = [round(s * sampling_rate) for s in (_SMOOTH, _BASELINE, *_QRS)]
+  sums = sliding.window_sums(x_N, *sizes)
+  counts = sliding.window_counts(samples, length, *sizes)
+  smooth_N, baseline_N, fast_N, slow_N = (
+    total.astype(jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32)
+    for total, count in zip(sums, counts, strict=True)
+  )
+  parts = {
+    'slow': baseline_N - baseline_N[0],
+    'ecg': smooth_N - baseline_N,
+    'qrs': fast_N - slow_N,
+    'fast': x_N.astype(jnp.float32) - smooth_N,
+  }
+  valid_N = jnp.arange(samples) < length
+  return {name: jnp.where(valid_N, part, 0.0) for name, part in parts.items()}
