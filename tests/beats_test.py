@@ -297,5 +297,4 @@ def test_agrees_with_the_annotations_of_mit_bih(real_data, tmp_path):
     if min(own.found, own.confirmed) < 99:
       below.add(path.stem)
   assert min(total.found, total.confirmed) >= 99.5
-  # Paced beats among noise; noise; wide beats; P waves as tall as the R waves.
   assert below == {'104', '105', '106', '108'}
