@@ -77,6 +77,15 @@ def test_an_offset_changes_no_beat():
   np.testing.assert_array_equal(find(signal + 3000)[0], expected)
 
 
+def test_beats_at_both_ends_are_where_they_are():
+  """Though the last sample, behind which is no padding, is steeper."""
+  signal, times = ecg(np.full(20, 0.8))
+  first, last = round(times[0]), round(times[-1])
+  signal[-300:] *= 2
+  found, _ = find(signal[first - 8 : last + 10])
+  np.testing.assert_allclose(found, times - first + 8, atol=2)
+
+
 def test_beats_of_a_pause_are_not_made_up():
   signal, times = ecg([0.8] * 10 + [5.5] + [0.8] * 10)
   assert len(find(signal)[0]) == len(times)

@@ -144,6 +144,7 @@ def _positions(
   found = jnp.sort(jnp.min(marks, axis=1)) + size
   reach = round(_REACH * sampling_rate)
   around = found[:, None] + jnp.arange(-reach, reach + 1)[None, :]
+  around = jnp.where(around < 0, size, around)  # Or it would be the last.
   strength = strength_N.at[around].get(mode='fill', fill_value=0)
   strongest = found - reach + jnp.argmax(strength, axis=1).astype(jnp.int32)
   positions = jnp.where(found < size, strongest, size)
