@@ -39,8 +39,8 @@ def predict(run_folder: str) -> None:
     long, sampling_rate=300, units='counts', settings=settings
   )
   print(f'two minutes: {whole.headline}; {len(whole.windows)} windows')
-  for start, end, part in whole.windows[:2]:
-    print(f'  {start:.0f} to {end:.0f} s: {part.predicted}')
+  for part in whole.windows[:2]:
+    print(f'  {part.start:.0f} to {part.end:.0f} s: {part.answer.predicted}')
 
   # A wrong unit, for instance, is reported.
   wrong = model.predict(counts, sampling_rate=300, units='mV')

@@ -119,7 +119,7 @@ def test_each_instant_counts_for_the_nearest_middle(steps, window):
   longest = found.longest_episode or (0, 0)
   assert 2 * (longest[1] - longest[0]) == max(map(len, inside), default=0)
   back = summarize(
-    [WindowPrediction(-end, -start, x) for start, end, x in windows[::-1]]
+    [WindowPrediction(-x.end, -x.start, x.answer) for x in windows[::-1]]
   )
   assert back.shares == pytest.approx(found.shares)
   assert back.episodes == [

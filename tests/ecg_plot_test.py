@@ -20,6 +20,7 @@ def draw(signal, sampling_rate=300.0, **fields):
     'classes': dict(zip(CHALLENGE.classes, CHALLENGE.class_names, strict=True)),
     'answer': 'A',
     'probabilities': np.array([0.1, 0.7, 0.15, 0.05]),
+    'rhythm': ecg_plot.Rhythm(),
   }
   shares = fields.pop('attribution', np.linspace(-1, 1, segmentes))
   attribution = ecg_plot.Attribution(shares, 0.2)
@@ -198,3 +199,19 @@ def test_answer_scale_and_probabilities_are_written():
       assert part in text
     for percent in ('10 %', '70 %', '15 %', '5 %'):
       assert percent in text
+
+
+def test_beats_are_marked_above_their_row_and_the_rate_is_written():
+  times = np.array([0.4, 9.99, 10.0, 12.4])
+  rhythm = ecg_plot.Rhythm(times, 75.4, ['something', 'x' * 200])
+  figure = draw(beats(25), rhythm=rhythm)
+  marks = [
+    [list(x.get_xdata()) for x in row.lines if x.get_marker() == 'v']
+    for row in papers(figure)
+  ]
+  assert marks == [[[0.4, 9.99]], [[10.0, 12.4]], [[]]]
+  texts = [text.get_text() for text in figure.texts]
+  assert any(', 75 beats/min ' in text for text in texts)
+  assert any(text.startswith('something; xxx') for text in texts)
+  plain = draw(beats(25))
+  assert 'beats/min' not in str([text.get_text() for text in plain.texts])

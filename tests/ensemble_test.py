@@ -71,6 +71,14 @@ def test_a_window_is_answered_alike_in_any_company(model):
   alone = np.hstack([model.logits([window]) for window in windows])
   np.testing.assert_allclose(alone, together, rtol=0, atol=2e-6)
   assert np.ptp(together, axis=1).min() > 1e-4
+  for index, (window, found) in enumerate(
+    zip(windows, model.beats(windows), strict=True)
+  ):
+    assert len(found.positions) == found.number
+    assert np.all(found.positions < len(window))
+    if index < 2:
+      [alone] = model.beats([window])
+      jax.tree.map(np.testing.assert_array_equal, alone, found)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +102,7 @@ def test_windows_are_padded_to_few_lengths(
 
 def test_no_windows_have_no_answers(model):
   assert model.logits([]).shape == (1, 0, 4)
+  assert model.beats([]) == []
 
 
 def test_a_window_shorter_than_a_spectrum_is_refused(model):

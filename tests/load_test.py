@@ -29,9 +29,9 @@ def test_a_signal_is_classified_by_the_folds(model):
   assert list(found.probabilities) == list(CHALLENGE.classes)
   assert found.predicted == CHALLENGE.classes[expected.argmax()]
   assert found.agreement == 1
-  [(start, end, answer)] = found.windows
-  assert (start, end) == (0, len(COUNTS) / 300)
-  assert answer.predicted == found.predicted
+  [window] = found.windows
+  assert (window.start, window.end) == (0, len(COUNTS) / 300)
+  assert window.answer.predicted == found.predicted
   assert found.summary is None
 
 

@@ -212,10 +212,9 @@ def test_a_picture_of_a_recording_with_episodes_shows_one(
     answer = aggregation.Prediction(name, np.eye(4)[chosen], 1.0)
     start, counts = 30.0 * index, np.full(9000, index, np.int16)
     window = predictor.Window(0, start, start + 30, counts, model.folds)
-    result.windows.append(
-      aggregation.WindowPrediction(start, start + 30, answer)
-    )
-    result.examples[chosen] = window, answer
+    prediction = aggregation.WindowPrediction(start, start + 30, answer)
+    result.windows.append(prediction)
+    result.examples[chosen] = window, prediction
   result.summary = aggregation.summarize(result.windows, model.spec)
   assert result.predicted == 'N'
   pictures.draw(model, result)
@@ -407,7 +406,8 @@ def test_a_dataset_without_roles_has_plain_summaries(small_run):
   assert report.rows(result)[-1]['status'] == 'mean of 2 windows'
   table = report.format_table([result], spec.classes)
   assert table.splitlines()[0].split() == [
-    *('recording', 'lead', 'seconds', 'prediction', 'a', 'b', 'agreement')
+    *('recording', 'lead', 'seconds', 'prediction', 'a', 'b', 'agreement'),
+    *('beats', 'beats/min', 'RR', 'spread'),
   ]
   assert 'episode' not in table
   text = report.to_csv([result], spec.classes)

@@ -40,6 +40,8 @@ class WindowPrediction(NamedTuple):
   end: float
   """Seconds from the start of the recording."""
   answer: Prediction
+  beats: np.ndarray | tuple[()] = ()
+  """float64 [beats], the R peaks found in it, likewise in seconds."""
 
 
 class Summary(NamedTuple):
@@ -141,11 +143,11 @@ def partition(
   Returns:
     Start and end, in seconds, and class or UNDECIDED, of each, in order.
   """
-  middles = [(start + end) / 2 for start, end, _ in windows]
+  middles = [(window.start + window.end) / 2 for window in windows]
   edges = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
   return [
-    (max(start, low), min(end, high), answer.predicted)
-    for (start, end, answer), low, high in zip(
+    (max(window.start, low), min(window.end, high), window.answer.predicted)
+    for window, low, high in zip(
       windows, [-math.inf, *edges], [*edges, math.inf], strict=True
     )
   ]

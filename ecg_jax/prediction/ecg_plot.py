@@ -39,6 +39,8 @@ _REPLACEMENT = '\N{REPLACEMENT CHARACTER}'
 
 _FOR, _AGAINST = '#d95f02', '#1f78b4'
 
+_BEAT, _WARNING = '0.45', '#b00020'
+
 
 class Attribution(NamedTuple):
   """What speaks for the most likely class, and what against it."""
@@ -50,6 +52,17 @@ class Attribution(NamedTuple):
   """Length of a segment."""
   without_trees: bool = False
   """Whether trees have a part in the probabilities, which has none in this."""
+
+
+class Rhythm(NamedTuple):
+  """What was found in the signal beside the answer."""
+
+  beats: np.ndarray | tuple[()] = ()
+  """Float [beats], the R peaks, seconds from the start of the signal."""
+  per_minute: float | None = None
+  """Heart rate, if there is one."""
+  warnings: Sequence[str] = ()
+  """How the signal differs from the records trained on."""
 
 
 def robust_range(trace: np.ndarray) -> tuple[float, float]:
@@ -83,6 +96,7 @@ def draw(
   answer: str,
   probabilities: np.ndarray,
   attribution: Attribution,
+  rhythm: Rhythm,
 ) -> Figure:
   """Draws one recording, or one window of it.
 
@@ -95,6 +109,7 @@ def draw(
     answer: A class, or the text reported instead.
     probabilities: Float [C], in the order of `classes`.
     attribution: Of the most likely class.
+    rhythm: Marked above the trace, and written.
 
   Returns:
     The figure, at true scale.
@@ -115,9 +130,13 @@ def draw(
   if len(shown) < len(signal):
     length = f'the first {LONGEST_SECONDS} s of {seconds:.0f} s'
   sheet.write(_MARGIN, 4, _printable(name), fontsize=13, fontweight='bold')
+  if rhythm.per_minute is not None:
+    length += f', {rhythm.per_minute:.0f} beats/min'
   scale = '      25 mm/s, 10 mm/mV'
   details = f'lead {_printable(lead)}, {sampling_rate:g} Hz, {length}{scale}'
   sheet.write(_MARGIN, 11.5, details, fontsize=9)
+  warning = _printable('; '.join(rhythm.warnings), 120)
+  sheet.write(_MARGIN, 22.5, warning, fontsize=8, color=_WARNING)
   likeliest = list(classes)[int(np.argmax(probabilities))]
   speaks_for = 'bars below the trace: what speaks for'
   speaks_for += f' {_printable(likeliest, 12)} (up)'
@@ -135,12 +154,7 @@ def draw(
   names = [_printable(words, 24) for words in classes.values()]
   _draw_probabilities(chances, probabilities, names)
 
-  # A few strong segments must not hide the rest.
-  shares = attribution.shares
-  strong = max(float(np.quantile(np.abs(shares), 0.98)), 1e-9)
-  heights = np.clip(shares / strong, -1, 1)
-  if np.abs(shares).max() < LEAST_ATTRIBUTION:
-    heights = np.zeros_like(heights)
+  heights = _heights(attribution.shares)
   top: float = header
   for first in starts:
     row = shown[first : first + row_samples]
@@ -150,6 +164,7 @@ def draw(
     paper = sheet.axes(_MARGIN, top, row_width, _MILLIVOLT * (high - low))
     _draw_paper(paper, times, (low, high))
     _draw_pulse(paper, start, high)
+    _mark_beats(paper, np.asarray(rhythm.beats), (start, times[1]), high)
     draw_trace(paper, np.clip(row, low, high), sampling_rate, start)
     _mark_cut(paper, start + np.arange(len(row)) / sampling_rate, row)
     below = top + _MILLIVOLT * (high - low) + 0.5
@@ -225,12 +240,30 @@ def _draw_pulse(axes: Axes, start: float, highest: float) -> None:
   axes.plot(time, pulse, color='black', linewidth=0.8)
 
 
+def _mark_beats(
+  axes: Axes, beats: np.ndarray, times: tuple[float, float], highest: float
+) -> None:
+  """Marks R peaks of a row at the upper edge of the paper."""
+  shown = beats[(times[0] <= beats) & (beats < times[1])]
+  style: dict[str, Any] = {'color': _BEAT, 'markersize': 3}
+  axes.plot(shown, np.full(len(shown), highest - 0.05), 'v', **style)
+
+
 def _mark_cut(axes: Axes, time: np.ndarray, row: np.ndarray) -> None:
   """Marks, in red, where a row of the trace goes beyond the paper."""
   low, high = axes.get_ylim()
   style: dict[str, Any] = {'color': 'red', 'markersize': 3, 'clip_on': False}
   for cut, edge in ((row < low, low), (row > high, high)):
     axes.plot(time[cut], np.full(cut.sum(), edge), '.', **style)
+
+
+def _heights(shares: np.ndarray) -> np.ndarray:
+  """Heights, between -1 and 1, of the bars of an attribution."""
+  if np.abs(shares).max() < LEAST_ATTRIBUTION:
+    return np.zeros_like(shares)
+  # A few strong segments must not hide the rest.
+  strong = max(float(np.quantile(np.abs(shares), 0.98)), 1e-9)
+  return np.clip(shares / strong, -1, 1)
 
 
 def _draw_attribution(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from ecg_jax import experiment
+from ecg_jax.beats import detection
 from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
@@ -92,22 +93,50 @@ class Ensemble:
       )
     shape = len(self.folds), len(windows), self.spec.num_classes
     logits = np.zeros(shape, np.float32)
-    buckets = np.array([self.bucket(length) for length in lengths], np.int64)
     outputs = []
+    for part, batch in self._batches(windows):
+      beats = _beat_features(self.network, batch) if self.has_trees else None
+      by_fold = [
+        evaluate_batch(self.network, x, batch, beats) for x in self.variables
+      ]
+      outputs.append((part, by_fold))
+    for part, by_fold in sharding.fetch(outputs):
+      logits[:, part] = np.stack(by_fold)[:, : len(part)]
+    return logits
+
+  @jax.enable_x64(False)
+  def beats(self, windows: Sequence[np.ndarray]) -> list[detection.Beats]:
+    """Finds the R peaks of each window.
+
+    Args:
+      windows: int16 [samples] each, encoded as the records of `spec`.
+
+    Returns:
+      NumPy arrays, `positions` without the fill behind the last.
+    """
+    rate = self.spec.sampling_rate
+    outputs = [
+      (part, _find_beats(batch.signal, batch.signal_lengths, rate))
+      for part, batch in self._batches(windows)
+    ]
+    found = {
+      index: detection.Beats(positions[:number], number, evenness)
+      for part, beats in sharding.fetch(outputs)
+      for index, positions, number, evenness in zip(part, *beats, strict=False)
+    }
+    return [found[index] for index in range(len(windows))]
+
+  def _batches(
+    self, windows: Sequence[np.ndarray]
+  ) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Positions of windows that are padded alike, and a batch of them."""
+    buckets = np.array([self.bucket(len(x)) for x in windows], np.int64)
     for samples in np.unique(buckets):
       (members,) = np.nonzero(buckets == samples)
       most = self.config.evaluation_batch_size
       rows = min(most, 1 << (len(members) - 1).bit_length())
       for part in np.array_split(members, -(-len(members) // rows)):
-        batch = make_batch([windows[k] for k in part], rows, int(samples))
-        beats = _beats(self.network, batch) if self.has_trees else None
-        by_fold = [
-          evaluate_batch(self.network, x, batch, beats) for x in self.variables
-        ]
-        outputs.append((part, by_fold))
-    for part, by_fold in sharding.fetch(outputs):
-      logits[:, part] = np.stack(by_fold)[:, : len(part)]
-    return logits
+        yield part, make_batch([windows[k] for k in part], rows, int(samples))
 
 
 @jax.enable_x64(False)  # As the run was trained, whatever a user computes.
@@ -147,7 +176,16 @@ def evaluate_batch(
   )
 
 
-_beats = jax.jit(forward.beat_features_of, static_argnames='network')
+_beat_features = jax.jit(forward.beat_features_of, static_argnames='network')
+
+
+@functools.partial(jax.jit, static_argnames='sampling_rate')
+def _find_beats(
+  signal_BxN: jax.Array, lengths: jax.Array, sampling_rate: int
+) -> detection.Beats:
+  """Beats of each row."""
+  find = functools.partial(detection.find, sampling_rate=sampling_rate)
+  return jax.vmap(find)(signal_BxN, lengths)
 
 
 def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:

@@ -7,10 +7,11 @@ import sys
 import urllib.parse
 from collections.abc import Sequence
 
+import numpy as np
 import tqdm
 from matplotlib.figure import Figure
 
-from ecg_jax.prediction import attribution, ecg_plot
+from ecg_jax.prediction import attribution, ecg_plot, heartbeats
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.predictor import RecordingResult
 from ecg_jax.runtime import figures, files
@@ -32,7 +33,8 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
   likeliest = int(result.answer.probabilities.argmax())
   if result.summary is not None and result.summary.episodes:
     likeliest = model.spec.classes.index(str(result.summary.episode_class))
-  window, answer = result.examples[likeliest]
+  window, prediction = result.examples[likeliest]
+  answer = prediction.answer
   name = result.name
   if result.windowed:
     name = f'{name}, {window.start:.0f} to {window.end:.0f} s'
@@ -54,6 +56,11 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
     probabilities=answer.probabilities,
     attribution=ecg_plot.Attribution(
       shares, segment / spec.sampling_rate, without_trees=model.has_trees
+    ),
+    rhythm=ecg_plot.Rhythm(
+      np.asarray(prediction.beats) - window.start,
+      heartbeats.measure([prediction]).per_minute,
+      window.departures,
     ),
   )
 

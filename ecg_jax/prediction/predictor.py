@@ -18,9 +18,10 @@ from ecg_jax.datasets import training_range
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration
-from ecg_jax.prediction import aggregation, ensemble, leak_rule
+from ecg_jax.prediction import aggregation, ensemble, heartbeats, leak_rule
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
 from ecg_jax.prediction.ensemble import Ensemble
+from ecg_jax.prediction.heartbeats import HeartRate
 from ecg_jax.recordings import lead as lead_lib
 from ecg_jax.recordings import resampling
 
@@ -71,6 +72,8 @@ class Window(NamedTuple):
   """int16, encoded as the records trained on."""
   folds: tuple[int, ...]
   """Folds that may classify it."""
+  departures: Sequence[str] = ()
+  """Differences from the training records, a phrase each."""
 
 
 @dataclasses.dataclass
@@ -94,7 +97,7 @@ class RecordingResult:
     default_factory=collections.Counter
   )
   """Difference from the training records -> number of windows that have it."""
-  examples: dict[int, tuple[Window, Prediction]] = dataclasses.field(
+  examples: dict[int, tuple[Window, WindowPrediction]] = dataclasses.field(
     default_factory=dict
   )
   """Index of a class in `spec.classes` -> the window with the highest
@@ -129,6 +132,11 @@ class RecordingResult:
   def agreement(self) -> float:
     """Share of the folds, or of a long recording's windows, that agree."""
     return self.answer.agreement
+
+  @property
+  def heart_rate(self) -> HeartRate:
+    """Beats and RR intervals of all windows, if it did not fail."""
+    return heartbeats.measure(self.windows)
 
   @property
   def warnings(self) -> list[str]:
@@ -245,8 +253,8 @@ def _read(
       result.notes += [note] if note else []
       if settings.bandpass:
         counts = resampling.window_counts(recording, encoding, bandpass=True)
-      result.departures.update(_departures(counts, removed, model.spec))
-      yield Window(number, 0.0, result.seconds, counts, allowed)
+      unlike = _departures(counts, removed, model.spec)
+      yield Window(number, 0.0, result.seconds, counts, allowed, unlike)
       return
     result.windowed = True
     times = resampling.window_times(
@@ -267,8 +275,8 @@ def _read(
         if isinstance(error, resampling.NoSamplesError):
           empty.append(error.advice)
         continue
-      result.departures.update(_departures(counts, removed, model.spec))
-      yield Window(number, start, end, counts, model.folds)
+      unlike = _departures(counts, removed, model.spec)
+      yield Window(number, start, end, counts, model.folds, unlike)
     if len(empty) == len(times):
       raise InputError(
         f'{result.name} has no samples of lead {recording.lead} at all:'
@@ -307,8 +315,10 @@ def _classify(
   temperature: float,
 ) -> None:
   """Classifies windows; adds the predictions to their recordings' results."""
-  logits = model.logits([window.counts for window in windows])
-  for index, window in enumerate(windows):
+  signals = [window.counts for window in windows]
+  logits = model.logits(signals)
+  found = model.beats(signals)
+  for index, (window, beats) in enumerate(zip(windows, found, strict=True)):
     rows = [model.folds.index(fold) for fold in window.folds]
     answer = aggregation.combine(
       logits[rows, index],
@@ -318,11 +328,21 @@ def _classify(
       abstain=settings.abstain,
     )
     result = results[window.number]
-    result.windows.append(WindowPrediction(window.start, window.end, answer))
+    peaks, no_rhythm = heartbeats.check(
+      beats.positions,
+      float(beats.evenness),
+      window.end - window.start,
+      windowed=result.windowed,
+    )
+    window = window._replace(departures=[*no_rhythm, *window.departures])
+    result.departures.update(window.departures)
+    times = window.start + peaks / model.spec.sampling_rate
+    prediction = WindowPrediction(window.start, window.end, answer, times)
+    result.windows.append(prediction)
     for place, probability in enumerate(answer.probabilities):
       best = result.examples.get(place)
-      if best is None or probability > best[1].probabilities[place]:
-        result.examples[place] = window, answer
+      if best is None or probability > best[1].answer.probabilities[place]:
+        result.examples[place] = window, prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,7 +374,7 @@ class Model:
 
     Returns:
       The result: `headline`, `predicted`, `probabilities`, `agreement`,
-      `windows`, `summary`, `warnings`.
+      `heart_rate`, `windows`, `summary`, `warnings`.
 
     Raises:
       InputError: The signal cannot be used; the message says why.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ecg_jax.evaluation import calibration
+from ecg_jax.prediction import heartbeats
 from ecg_jax.prediction.aggregation import (
   Prediction,
   Summary,
@@ -15,10 +16,20 @@ from ecg_jax.prediction.aggregation import (
   percent,
 )
 from ecg_jax.prediction.ensemble import Ensemble
+from ecg_jax.prediction.heartbeats import HeartRate
 from ecg_jax.prediction.predictor import RecordingResult, Settings
 
 _EPISODES_SHOWN = 10
 """Episodes listed on the terminal; the JSON lists all."""
+
+_HEART_RATE = {
+  'beats': ('beats', 0),
+  'beats_per_minute': ('beats/min', 0),
+  'rr_median_seconds': ('RR', 2),
+  'rr_interquartile_seconds': ('spread', 2),
+}
+"""Column of each field of a `HeartRate` -> its head and decimals in the table.
+"""
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -32,6 +43,7 @@ def columns(classes: Sequence[str]) -> list[str]:
     *(f'probability_{name}' for name in classes),
     'agreement',
     'status',
+    *_HEART_RATE,
   ]
 
 
@@ -41,11 +53,13 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
   A row per window of a long recording and one for the whole of it, or a single
   row for a failure. Columns without a value are None.
   """
-  parts: list[tuple[float, float, Prediction | None, str]] = []
   kind = 'window' if result.windowed else 'answered'
-  parts += [(*window, kind) for window in result.windows]
-  parts += [(*gap, None, 'window with a gap') for gap in result.gaps]
-  parts.sort(key=lambda part: part[0])
+  found = [
+    _row(result, x.start, x.end, kind, x.answer, heartbeats.measure([x]))
+    for x in result.windows
+  ]
+  found += [_row(result, *gap, 'window with a gap') for gap in result.gaps]
+  found.sort(key=lambda row: row['start_seconds'])
   if result.summary is not None:
     headline = result.summary.headline
     status = f'{headline}; ' if headline else ''
@@ -53,23 +67,39 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
     if result.gaps:
       count = len(result.gaps)
       status += f'; {count} window{"s" * (count > 1)} with a gap left out'
-    parts.append((0.0, result.seconds, result.summary.answer, status))
-  if parts:
-    start, end, last, status = parts[-1]
-    parts[-1] = start, end, last, '; '.join([status, *result.warnings])
+    whole = status, result.summary.answer, result.heart_rate
+    found.append(_row(result, 0.0, result.seconds, *whole))
+  if found:
+    last = found[-1]
+    last['status'] = '; '.join([last['status'], *result.warnings])
   if result.failure is not None:
-    parts.append((0.0, result.seconds, None, f'failed: {result.failure}'))
-  return [
-    {
-      'recording': result.name,
-      'lead': result.lead,
-      'start_seconds': round(start, 3),
-      'end_seconds': round(end, 3),
-      **_columns(answer, result.spec.classes),
-      'status': status,
-    }
-    for start, end, answer, status in parts
+    status = f'failed: {result.failure}'
+    found.append(_row(result, 0.0, result.seconds, status))
+  return found
+
+
+def _row(
+  result: RecordingResult,
+  start: float,
+  end: float,
+  status: str,
+  answer: Prediction | None = None,
+  rate: HeartRate | None = None,
+) -> dict[str, Any]:
+  """The columns of a part of a recording; None where there is no value."""
+  probabilities = answer and map(float, answer.probabilities)
+  values = [
+    result.name,
+    result.lead,
+    round(start, 3),
+    round(end, 3),
+    answer and answer.predicted,
+    *(probabilities or [None] * result.spec.num_classes),
+    answer and answer.agreement,
+    status,
+    *(x and round(x, 4) for x in rate or [None] * len(_HEART_RATE)),
   ]
+  return dict(zip(columns(result.spec.classes), values, strict=True))
 
 
 def _describe_mean(result: RecordingResult, summary: Summary) -> str:
@@ -83,18 +113,6 @@ def _describe_mean(result: RecordingResult, summary: Summary) -> str:
   return f'mean of the {summary.used} of {count} windows that are not {word}'
 
 
-def _columns(
-  answer: Prediction | None, classes: Sequence[str]
-) -> dict[str, Any]:
-  """The columns of a prediction, all None without one."""
-  names = columns(classes)[4:-1]
-  if answer is None:
-    return dict.fromkeys(names)
-  probabilities = map(float, answer.probabilities)
-  values = [answer.predicted, *probabilities, answer.agreement]
-  return dict(zip(names, values, strict=True))
-
-
 def format_table(
   results: Sequence[RecordingResult], classes: Sequence[str]
 ) -> str:
@@ -102,13 +120,13 @@ def format_table(
 
   With episodes, the prediction is the share of time in them, then the mean's.
   """
-  table = [
-    ['recording', 'lead', 'seconds', 'prediction', *classes, 'agreement', '']
-  ]
+  numbers = {f'probability_{name}': (name, 3) for name in classes}
+  numbers |= {'agreement': ('agreement', 3), **_HEART_RATE}
+  heads = [head for head, _ in numbers.values()]
+  table = [['recording', 'lead', 'seconds', 'prediction', *heads, '']]
   below: dict[int, list[str]] = {}
   for result in results:
     row = rows(result)[-1]
-    numbers = list(row.values())[5:-1]
     predicted = row['predicted'] or ''
     status = row['status'].removeprefix('answered').removeprefix('; ')
     if result.failure is not None:
@@ -125,7 +143,10 @@ def format_table(
         result.lead,
         f'{result.seconds:.1f}',
         predicted,
-        *('' if x is None else f'{x:.3f}' for x in numbers),
+        *(
+          '' if row[name] is None else f'{row[name]:.{decimals}f}'
+          for name, (_, decimals) in numbers.items()
+        ),
         status,
       ]
     )
