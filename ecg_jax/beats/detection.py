@@ -59,9 +59,10 @@ def find(x_N: jax.Array, length: jax.Array, *, sampling_rate: int) -> Beats:
     x_N = _band_pass(x_N, length, smoothed, slow)
   strength_N = jnp.abs(x_N)
   [envelope_N] = sliding.window_sums(strength_N, smooth)
+  envelope_N >>= 5  # So that float32 holds it exactly.
   numerator, denominator = _THRESHOLD
   level_N = _largest_around(envelope_N, valid_N, sampling_rate)
-  is_high = envelope_N // numerator > level_N // denominator
+  is_high = envelope_N * denominator > level_N * numerator
   candidates = jnp.where(is_high & valid_N, envelope_N, 0)
   peaks_N = _maxima(candidates, refractory)
   # Beats behind a maximum that is none itself, being too close to a higher one.
@@ -108,9 +109,9 @@ def _largest_around(
   index = jnp.arange(local.shape[0])
   last = jnp.maximum(count - 1, 0)
   beyond = jnp.iinfo(jnp.int32).max
-  median = jnp.sort(jnp.where(index <= last, local, beyond))[last // 2]
+  median = jnp.sort(jnp.where(index <= last, local, beyond))[last >> 1]
   # Not less than half of the median, or P waves would be beats in a pause.
-  local = jnp.clip(local, median // 2, 2 * median)
+  local = jnp.clip(local, median >> 1, 2 * median)
   neighbors = local[
     jnp.clip(index[:, None] + jnp.arange(-2, 3)[None, :], 0, last)
   ]
@@ -150,7 +151,7 @@ def _positions(
   positions = jnp.where(found < size, strongest, size)
   height = jnp.max(strength, axis=1)
   soon = jnp.diff(positions) < round(_T_WAVE * sampling_rate)
-  is_t_wave = soon & (height[1:] < height[:-1] // 2)
+  is_t_wave = soon & (2 * height[1:] < height[:-1])
   beats = jnp.where(is_t_wave, size, positions[1:])
   return jnp.sort(positions.at[1:].set(beats))
 
@@ -160,10 +161,10 @@ def _evenness(
 ) -> jax.Array:
   """See `Beats.evenness`."""
   blocked = _blocks(envelope_N, block)
-  count = length // block
   least = jnp.min(blocked, axis=1).astype(jnp.float32)
   most = jnp.max(blocked, axis=1).astype(jnp.float32)
-  whole = jnp.arange(blocked.shape[0]) < count
+  whole = (jnp.arange(blocked.shape[0]) + 1) * block <= length
+  count = jnp.sum(whole)
   ratio = jnp.where(whole, least / jnp.maximum(most, 1), 2.0)
-  median = jnp.sort(ratio)[jnp.maximum(count - 1, 0) // 2]
+  median = jnp.sort(ratio)[jnp.maximum(count - 1, 0) >> 1]
   return jnp.where(count > 0, median, 0.0)

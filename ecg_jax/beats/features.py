@@ -4,6 +4,7 @@ B: batch, N: samples, F: features.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -63,11 +64,18 @@ def compute(
   found = platforms.choose(
     padded,
     lengths,
-    cpu=lambda *arrays: jax.lax.map(lambda row: of_one(*row), arrays),
+    cpu=functools.partial(one_by_one, of_one),
     default=jax.vmap(of_one),
   )
   by_name = [found[name][:batch] for name in names()]
   return jnp.stack(by_name, axis=1)
+
+
+def one_by_one(
+  function: Callable[..., stats.Features], *arrays: jax.Array
+) -> stats.Features:
+  """Calls a function for each row of arrays, one after the other."""
+  return jax.lax.map(lambda row: function(*row), arrays)
 
 
 def _of_recording(

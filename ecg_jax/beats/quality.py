@@ -127,12 +127,13 @@ def atrial_features(
   """
   size = ecg_N.shape[0]
   index = jnp.arange(size)
-  beat_N = jnp.zeros(size, bool).at[positions_K].set(True, mode='drop')
-  last = jax.lax.cummax(jnp.where(beat_N, index, -size))
-  following = jax.lax.cummin(jnp.where(beat_N, index, 2 * size), reverse=True)
-  quiet_N = (last >= 0) & (following < size) & (index < length)
-  quiet_N &= index - last > round(_AFTER * sampling_rate)
-  quiet_N &= following - index > round(_BEFORE * sampling_rate)
+  beat_N = jnp.zeros(size, jnp.int32).at[positions_K].set(1, mode='drop')
+  before_N = jnp.cumsum(beat_N)  # Beats up to each sample.
+  begin = positions_K[before_N - 1] + round(_AFTER * sampling_rate)
+  following = positions_K[jnp.minimum(before_N, positions_K.shape[0] - 1)]
+  end = following - round(_BEFORE * sampling_rate)
+  quiet_N = (before_N > 0) & (following < size)
+  quiet_N &= (begin < index) & (index < end)
   quiet_SxN = _blocks(quiet_N.astype(jnp.float32), sampling_rate)
   ecg_SxN = _blocks(ecg_N, sampling_rate) * quiet_SxN
   number = jnp.sum(jnp.sum(quiet_SxN, axis=1))

@@ -5,6 +5,9 @@ uses: RMSSD and pNN50, Poincare's SD1 and SD2, sample entropy (Richman and
 Moorman, 2000), turning points and the origin of the Lorenz plot (Sarkar et al.,
 2008).
 
+Limits in seconds, like 50 ms, are half a sample of 300 Hz beside it: on one
+they would depend on how an interval is rounded.
+
 K: intervals.
 """
 
@@ -37,8 +40,8 @@ def _spread(rr_K: jax.Array, mask_K: jax.Array) -> Features:
   """Measures of irregularity, of a recording or of a window."""
   change = jnp.diff(rr_K)
   pairs = mask_K[1:]
-  small = jnp.abs(change) < 0.04
-  close_KxK = jnp.abs(rr_K[:, None] - rr_K[None, :]) < 0.06
+  small = jnp.abs(change) < 0.0383
+  close_KxK = jnp.abs(rr_K[:, None] - rr_K[None, :]) < 0.0583
   valid_KxK = mask_K[1:, None] & mask_K[None, 1:]
   alike_KxK = close_KxK[:-1, :-1] & valid_KxK
   itself = stats.count(pairs)
@@ -78,7 +81,7 @@ def _ectopy(rr_K: jax.Array, mask_K: jax.Array, number: jax.Array) -> Features:
     'residual_second': -second,
     'residual_third': -third,
     'trend_deviation': stats.deviation(local_K, mask_K) / median,
-    'pauses': stats.count((rr_K > 1.6) & mask_K),
+    'pauses': stats.count((rr_K > 1.6017) & mask_K),
     'relative_pauses': stats.count((ratio_K > 1.5) & mask_K),
     'clean_variation': stats.deviation(rr_K, clean_K) / clean_mean,
     'clean_rmssd': jnp.sqrt(clean_change) / clean_mean,
@@ -90,17 +93,17 @@ def _successive(rr_K: jax.Array, mask_K: jax.Array) -> Features:
   median = stats.median(rr_K, mask_K)
   change, pairs = jnp.diff(rr_K), mask_K[1:]
   size = jnp.abs(change)
-  large = size > 0.08
+  large = size > 0.0817
   regular = (size < 0.06 * median) & pairs
   sd1 = stats.deviation(change, pairs) / jnp.sqrt(2.0)
   variance = 2 * stats.deviation(rr_K, mask_K) ** 2 - sd1**2
   sd2 = jnp.sqrt(jnp.maximum(variance, 1e-9))
-  alternates = jnp.abs(rr_K[2:] - rr_K[:-2]) < 0.04
+  alternates = jnp.abs(rr_K[2:] - rr_K[:-2]) < 0.0383
   bins = stats.histogram(
     change / median, pairs, low=-0.525, high=0.525, bins=21
   )
   found = {
-    'rr_nn50': stats.share(size > 0.05, pairs),
+    'rr_nn50': stats.share(size > 0.0517, pairs),
     'rr_nn10%': stats.share(size > 0.1 * median, pairs),
     'rr_sd1': sd1 / median,
     'rr_sd2': sd2 / median,
@@ -110,7 +113,7 @@ def _successive(rr_K: jax.Array, mask_K: jax.Array) -> Features:
     'rr_alternates': stats.share(alternates, mask_K[2:]),
     'rr_change_entropy': stats.entropy(bins),
     'regular_share': stats.share(regular, pairs),
-    'regular_run': stats.longest_run(regular).astype(jnp.float32)
+    'regular_run': stats.longest_run(regular)
     / jnp.maximum(stats.count(pairs), 1.0),
   }
   centered_K = jnp.where(mask_K, rr_K - stats.mean(rr_K, mask_K), 0.0)
@@ -149,8 +152,8 @@ def _rate(rr_K: jax.Array, mask_K: jax.Array) -> Features:
     'rate_most': 60 / shortest,
     'rate_least': 60 / longest,
     'rate_ratio': longest / shortest,
-    'fast_share': stats.share(rr_K < 0.6, mask_K),
-    'slow_share': stats.share(rr_K > 1.05, mask_K),
+    'fast_share': stats.share(rr_K < 0.5983, mask_K),
+    'slow_share': stats.share(rr_K > 1.0517, mask_K),
   }
 
 

@@ -37,19 +37,26 @@ def window_counts(
 
 
 def neighbor_maxima(x_N: jax.Array, reach: int) -> tuple[jax.Array, jax.Array]:
-  """Maxima of the `reach` samples before, and after, each; none is negative."""
+  """Maxima of the samples before, and after, each.
+
+  Args:
+    x_N: int32, from 0 to 2**24.
+    reach: How many samples count.
+  """
   samples = x_N.shape[0]
   # A window of a block's size is the end of one and the beginning of the next.
   count = -(-samples // reach) + 2
   padding = (reach, (count - 1) * reach - samples)
-  blocks = jnp.pad(x_N, padding).reshape(count, reach)
+  # ONNX Runtime has no maxima of integers.
+  blocks = jnp.pad(x_N, padding).reshape(count, reach).astype(jnp.float32)
   end = jax.lax.cummax(blocks, axis=1, reverse=True).reshape(-1)
   beginning = jax.lax.cummax(blocks, axis=1).reshape(-1)
 
   def window(begin):
     last = begin + reach - 1
-    return jnp.maximum(
+    largest = jnp.maximum(
       end[begin : begin + samples], beginning[last : last + samples]
     )
+    return largest.astype(jnp.int32)
 
   return window(0), window(reach + 1)

@@ -97,9 +97,9 @@ def entropy(shares: jax.Array) -> jax.Array:
 
 
 def longest_run(flags_K: jax.Array) -> jax.Array:
-  """Most consecutive flags that are set."""
-  index = jnp.arange(flags_K.shape[0])
-  return jnp.max(index - jax.lax.cummax(jnp.where(flags_K, -1, index)))
+  """Most consecutive flags that are set, float32."""
+  index = jnp.arange(flags_K.shape[0], dtype=jnp.float32)
+  return jnp.max(index - jax.lax.cummax(jnp.where(flags_K, -1.0, index)))
 
 
 def running_median(x_K: jax.Array, number: jax.Array) -> jax.Array:
