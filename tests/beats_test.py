@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ecg_jax.beats import detection, features, rhythm, sliding, statistics
+from ecg_jax.beats import features, r_peaks, rhythm, sliding, statistics
 
 RATE = 300
 SIZE = 15_000  # Samples of the arrays.
@@ -23,7 +23,7 @@ SIZE = 15_000  # Samples of the arrays.
 def find(signal, length=None, *, sampling_rate=RATE):
   """Positions of the beats of one recording."""
   function = jax.jit(
-    functools.partial(detection.find, sampling_rate=sampling_rate)
+    functools.partial(r_peaks.find, sampling_rate=sampling_rate)
   )
   found = function(
     np.asarray(signal), len(signal) if length is None else length
@@ -284,7 +284,7 @@ def test_agrees_with_the_annotations_of_mit_bih(real_data, tmp_path):
     archive.extractall(tmp_path)
   size = 60 * RATE
   minutes = jax.jit(
-    jax.vmap(functools.partial(detection.find, sampling_rate=RATE))
+    jax.vmap(functools.partial(r_peaks.find, sampling_rate=RATE))
   )
   total, below = Matches(), set()
   for path in sorted(tmp_path.glob('mitdb/1*.hea')):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ecg_jax.beats import detection, quality, rhythm, shapes, sliding
+from ecg_jax.beats import quality, r_peaks, rhythm, shapes, sliding
 from ecg_jax.beats import statistics as stats
 from ecg_jax.runtime import platforms
 
@@ -83,7 +83,7 @@ def _of_recording(
 ) -> stats.Features:
   valid_N = jnp.arange(x_N.shape[0]) < length
   x_N = jnp.where(valid_N, x_N, 0)
-  beats = detection.find(x_N, length, sampling_rate=sampling_rate)
+  beats = r_peaks.find(x_N, length, sampling_rate=sampling_rate)
   rr_K = jnp.diff(beats.positions).astype(jnp.float32) / sampling_rate
   number = jnp.maximum(beats.number - 1, 0)
   relative_K = rr_K / stats.running_median(rr_K, number)

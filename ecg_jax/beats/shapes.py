@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax.beats import detection
+from ecg_jax.beats import r_peaks
 from ecg_jax.beats import statistics as stats
 from ecg_jax.beats.statistics import Features
 
@@ -27,7 +27,7 @@ _ALIKE = 0.85  # Correlation of beats of one shape.
 def cut(
   ecg_N: jax.Array,
   length: jax.Array,
-  beats: detection.Beats,
+  beats: r_peaks.Beats,
   sampling_rate: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Cuts beats out of a recording.

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from ecg_jax import experiment
-from ecg_jax.beats import detection
+from ecg_jax.beats import r_peaks
 from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
@@ -105,7 +105,7 @@ class Ensemble:
     return logits
 
   @jax.enable_x64(False)
-  def beats(self, windows: Sequence[np.ndarray]) -> list[detection.Beats]:
+  def beats(self, windows: Sequence[np.ndarray]) -> list[r_peaks.Beats]:
     """Finds the R peaks of each window.
 
     Args:
@@ -120,7 +120,7 @@ class Ensemble:
       for part, batch in self._batches(windows)
     ]
     found = {
-      index: detection.Beats(positions[:number], number, evenness)
+      index: r_peaks.Beats(positions[:number], number, evenness)
       for part, beats in sharding.fetch(outputs)
       for index, positions, number, evenness in zip(part, *beats, strict=False)
     }
@@ -182,9 +182,9 @@ _beat_features = jax.jit(forward.beat_features_of, static_argnames='network')
 @functools.partial(jax.jit, static_argnames='sampling_rate')
 def _find_beats(
   signal_BxN: jax.Array, lengths: jax.Array, sampling_rate: int
-) -> detection.Beats:
+) -> r_peaks.Beats:
   """Beats of each row."""
-  find = functools.partial(detection.find, sampling_rate=sampling_rate)
+  find = functools.partial(r_peaks.find, sampling_rate=sampling_rate)
   return jax.vmap(find)(signal_BxN, lengths)
 
 

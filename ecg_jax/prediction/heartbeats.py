@@ -62,7 +62,7 @@ def check(
 
   Args:
     positions: int32 [beats], the R peaks.
-    evenness: `beats.detection.Beats.evenness`.
+    evenness: `beats.r_peaks.Beats.evenness`.
     seconds: Length of the window.
     windowed: Whether it is one of a long recording's; its phrase is then the
       same for all windows.
