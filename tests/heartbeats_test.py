@@ -11,6 +11,7 @@ import ecg_jax
 from ecg_jax.datasets.schema import CHALLENGE
 from ecg_jax.prediction import ensemble, heartbeats, predictor, report
 from ecg_jax.prediction.aggregation import Prediction, WindowPrediction
+from ecg_jax.recordings import resampling
 from tests.beats_test import ecg
 
 ANSWER = Prediction('N', np.array([0.7, 0.1, 0.1, 0.1]), 1.0)
@@ -27,7 +28,7 @@ def windows_of(beats, seconds, window, stride):
     WindowPrediction(
       start, end, ANSWER, beats[(start <= beats) & (beats < end)]
     )
-    for start, end in predictor.window_times(seconds, window, stride)
+    for start, end in resampling.window_times(seconds, window, stride)
   ]
 
 

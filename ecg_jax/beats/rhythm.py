@@ -5,8 +5,8 @@ uses: RMSSD and pNN50, Poincare's SD1 and SD2, sample entropy (Richman and
 Moorman, 2000), turning points and the origin of the Lorenz plot (Sarkar et al.,
 2008).
 
-Limits in seconds, like 50 ms, are half a sample of 300 Hz beside it: on one
-they would depend on how an interval is rounded.
+Limits, like 50 ms, are a part of a sample of 300 Hz beside what they are named
+after: on a multiple of a sample the rounding of an interval would decide.
 
 K: intervals.
 """
@@ -18,6 +18,7 @@ from ecg_jax.beats import statistics as stats
 from ecg_jax.beats.statistics import Features
 
 _EARLY, _LATE = 0.87, 1.05  # Interval / median of five around it.
+_HALF_SAMPLE, _BESIDE = 0.5 / 300, 0.013 / 300  # Seconds.
 _WINDOW, _STRIDE = 12, 4  # Intervals; a window is about ten seconds.
 
 
@@ -94,21 +95,22 @@ def _successive(rr_K: jax.Array, mask_K: jax.Array) -> Features:
   change, pairs = jnp.diff(rr_K), mask_K[1:]
   size = jnp.abs(change)
   large = size > 0.0817
-  regular = (size < 0.06 * median) & pairs
+  turns = change[1:] * change[:-1] < -(_HALF_SAMPLE**2)
+  regular = (size < 0.06 * median + _BESIDE) & pairs
   sd1 = stats.deviation(change, pairs) / jnp.sqrt(2.0)
   variance = 2 * stats.deviation(rr_K, mask_K) ** 2 - sd1**2
   sd2 = jnp.sqrt(jnp.maximum(variance, 1e-9))
   alternates = jnp.abs(rr_K[2:] - rr_K[:-2]) < 0.0383
   bins = stats.histogram(
-    change / median, pairs, low=-0.525, high=0.525, bins=21
+    change / median, pairs, low=-0.523, high=0.527, bins=21
   )
   found = {
     'rr_nn50': stats.share(size > 0.0517, pairs),
-    'rr_nn10%': stats.share(size > 0.1 * median, pairs),
+    'rr_nn10%': stats.share(size > 0.1 * median + _BESIDE, pairs),
     'rr_sd1': sd1 / median,
     'rr_sd2': sd2 / median,
     'rr_sd_ratio': sd1 / sd2,
-    'rr_turns': stats.share(change[1:] * change[:-1] < 0, mask_K[2:]),
+    'rr_turns': stats.share(turns, mask_K[2:]),
     'rr_unsteady': stats.share(large[1:] & large[:-1], mask_K[2:]),
     'rr_alternates': stats.share(alternates, mask_K[2:]),
     'rr_change_entropy': stats.entropy(bins),
@@ -130,7 +132,7 @@ def _distribution(rr_K: jax.Array, mask_K: jax.Array) -> Features:
   low, high = stats.percentiles(relative_K, mask_K, 25, 75)
   short = stats.share(relative_K < 0.93, mask_K)
   long = stats.share(relative_K > 1.07, mask_K)
-  bins = stats.histogram(relative_K, mask_K, low=0.35, high=1.75, bins=14)
+  bins = stats.histogram(relative_K, mask_K, low=0.352, high=1.752, bins=14)
   return {
     'rr_longest': stats.maximum(relative_K, mask_K),
     'rr_shortest': stats.minimum(relative_K, mask_K),
