@@ -18,7 +18,6 @@ _LEAST_SECONDS = 64
 
 # Seconds that averages go over, whose differences are parts of the signal.
 _SMOOTH, _BASELINE = 0.017, 1.5
-_QRS = (0.023, 0.1)
 
 
 @functools.cache
@@ -118,7 +117,8 @@ def _bands(
 ) -> dict[str, jax.Array]:
   """Parts of a signal by frequency, float32 counts; x is 0 behind the end."""
   samples = x_N.shape[0]
-  sizes = [round(s * sampling_rate) for s in (_SMOOTH, _BASELINE, *_QRS)]
+  seconds = (_SMOOTH, _BASELINE, *r_peaks.QRS_SECONDS)
+  sizes = [round(each * sampling_rate) for each in seconds]
   sums = sliding.window_sums(x_N, *sizes)
   counts = sliding.window_counts(samples, length, *sizes)
   smooth_N, baseline_N, fast_N, slow_N = (

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ecg_jax.beats import sliding
 from ecg_jax.beats import statistics as stats
 from ecg_jax.beats.statistics import Features
 
@@ -14,12 +15,6 @@ _FRAME_SECONDS = 0.2133
 _BINS = (0, 1, 2, 3, 5, 7, 10, 14, 19)  # Of a frame's spectrum, 4.7 Hz each.
 _ATRIAL = np.arange(3.0, 15.1, 0.5)  # Hz.
 _AFTER, _BEFORE = 0.35, 0.1  # Seconds that a beat takes around its R peak.
-
-
-def _blocks(x_N: jax.Array, size: int) -> jax.Array:
-  """Consecutive blocks, [S, size], zeros behind the end."""
-  count = -(-x_N.shape[0] // size)
-  return jnp.pad(x_N, (0, count * size - x_N.shape[0])).reshape(count, size)
 
 
 def _whole(blocks_SxN: jax.Array, length: jax.Array) -> jax.Array:
@@ -38,7 +33,7 @@ def features(
     length: int32, valid samples.
     sampling_rate: Hz.
   """
-  half = {k: _blocks(x, sampling_rate // 2) for k, x in bands.items()}
+  half = {k: sliding.blocks(x, sampling_rate // 2) for k, x in bands.items()}
   whole_S = _whole(half['ecg'], length)
   power = {k: jnp.mean(x**2, axis=1) for k, x in half.items()}
   level = {k: jnp.sqrt(stats.mean(x, whole_S)) for k, x in power.items()}
@@ -51,7 +46,7 @@ def features(
     stats.mean(jnp.mean((half['ecg'] / ecg) ** order, axis=1), whole_S)
     for order in (3, 4)
   )
-  second = _blocks(bands['qrs'], sampling_rate)
+  second = sliding.blocks(bands['qrs'], sampling_rate)
   seconds = _whole(second, length)
   up = stats.median(jnp.max(second, axis=1), seconds)
   down = stats.median(jnp.max(-second, axis=1), seconds)
@@ -83,7 +78,7 @@ def _spectrum(
 ) -> Features:
   """Mean and spread over time of the log power at some frequencies."""
   size = round(_FRAME_SECONDS * sampling_rate)
-  frames_SxN = _blocks(x_N, size)
+  frames_SxN = sliding.blocks(x_N, size)
   whole_S = _whole(frames_SxN, length)
   frames_SxN -= jnp.mean(frames_SxN, axis=1, keepdims=True)
   waves = np.fft.rfft(np.eye(size) * np.hanning(size), axis=1)[:, _BINS]
@@ -134,8 +129,8 @@ def atrial_features(
   end = following - round(_BEFORE * sampling_rate)
   quiet_N = (before_N > 0) & (following < size)
   quiet_N &= (begin < index) & (index < end)
-  quiet_SxN = _blocks(quiet_N.astype(jnp.float32), sampling_rate)
-  ecg_SxN = _blocks(ecg_N, sampling_rate) * quiet_SxN
+  quiet_SxN = sliding.blocks(quiet_N.astype(jnp.float32), sampling_rate)
+  ecg_SxN = sliding.blocks(ecg_N, sampling_rate) * quiet_SxN
   number = jnp.sum(jnp.sum(quiet_SxN, axis=1))
   mean = jnp.sum(jnp.sum(ecg_SxN, axis=1)) / jnp.maximum(number, 1)
   centered_SxN = ecg_SxN - quiet_SxN * mean

@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from ecg_jax.beats import sliding
+from ecg_jax.beats import statistics as stats
 
 REFRACTORY_SECONDS = 0.24
 """Beats are further apart."""
 
+QRS_SECONDS = (0.023, 0.1)
+"""Moving averages over these; QRS complexes pass their difference."""
+
 # In seconds; chosen on the records of the challenge and of MIT-BIH.
-_FAST, _SLOW = 0.023, 0.1  # Averages whose difference lets QRS complexes pass.
 _ENVELOPE = 0.1
 _BLOCK = 0.25
 _T_WAVE = 0.36  # Until then what is half as steep as the beat is its T wave.
@@ -52,7 +55,7 @@ def find(x_N: jax.Array, length: jax.Array, *, sampling_rate: int) -> Beats:
   valid_N = jnp.arange(x_N.shape[0]) < length
   fast, slow, smooth, refractory = (
     round(seconds * sampling_rate)
-    for seconds in (_FAST, _SLOW, _ENVELOPE, REFRACTORY_SECONDS)
+    for seconds in (*QRS_SECONDS, _ENVELOPE, REFRACTORY_SECONDS)
   )
   x_N = jnp.where(valid_N, x_N, 0)
   for smoothed in (fast, 1):
@@ -101,8 +104,8 @@ def _largest_around(
 ) -> jax.Array:
   """The envelope's maximum in the blocks around; artifacts count as less."""
   block = round(_BLOCK * sampling_rate)
-  blocked = _blocks(envelope_N, block)
-  count = jnp.sum(_blocks(valid_N, block).any(axis=1))
+  blocked = sliding.blocks(envelope_N, block)
+  count = jnp.sum(sliding.blocks(valid_N, block).any(axis=1))
   largest = jnp.max(blocked, axis=1)
   before, after = sliding.neighbor_maxima(largest, _BLOCKS_AROUND)
   local = jnp.maximum(largest, jnp.maximum(before, after))
@@ -112,18 +115,8 @@ def _largest_around(
   median = jnp.sort(jnp.where(index <= last, local, beyond))[last >> 1]
   # Not less than half of the median, or P waves would be beats in a pause.
   local = jnp.clip(local, median >> 1, 2 * median)
-  neighbors = local[
-    jnp.clip(index[:, None] + jnp.arange(-2, 3)[None, :], 0, last)
-  ]
-  return jnp.repeat(jnp.sort(neighbors, axis=1)[:, 2], block)[
-    : envelope_N.shape[0]
-  ]
-
-
-def _blocks(x_N: jax.Array, size: int) -> jax.Array:
-  """Consecutive blocks, [ceil(N / size), size], zeros behind the last."""
-  count = -(-x_N.shape[0] // size)
-  return jnp.pad(x_N, (0, count * size - x_N.shape[0])).reshape(count, size)
+  level = stats.running_median(local, count)
+  return jnp.repeat(level, block)[: envelope_N.shape[0]]
 
 
 def _maxima(x_N: jax.Array, reach: int) -> jax.Array:
@@ -141,7 +134,7 @@ def _positions(
   """Positions of peaks, int32 [K], moved to the strongest sample nearby."""
   size = peaks_N.shape[0]
   block = round(REFRACTORY_SECONDS * sampling_rate)  # Has one peak at most.
-  marks = _blocks(jnp.where(peaks_N, jnp.arange(size) - size, 0), block)
+  marks = sliding.blocks(jnp.where(peaks_N, jnp.arange(size) - size, 0), block)
   found = jnp.sort(jnp.min(marks, axis=1)) + size
   reach = round(_REACH * sampling_rate)
   around = found[:, None] + jnp.arange(-reach, reach + 1)[None, :]
@@ -160,7 +153,7 @@ def _evenness(
   envelope_N: jax.Array, length: jax.Array, block: int
 ) -> jax.Array:
   """See `Beats.evenness`."""
-  blocked = _blocks(envelope_N, block)
+  blocked = sliding.blocks(envelope_N, block)
   least = jnp.min(blocked, axis=1).astype(jnp.float32)
   most = jnp.max(blocked, axis=1).astype(jnp.float32)
   whole = (jnp.arange(blocked.shape[0]) + 1) * block <= length

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from ecg_jax.beats import statistics as stats
 from ecg_jax.beats.statistics import Features
 
-_EARLY, _LATE = 0.87, 1.05  # Interval / median of five around it.
+EARLY, LATE = 0.87, 1.05
+"""Interval / median of five around it, of early and of late beats."""
+
 _HALF_SAMPLE, _BESIDE = 0.5 / 300, 0.013 / 300  # Seconds.
 _WINDOW, _STRIDE = 12, 4  # Intervals; a window is about ten seconds.
 
@@ -62,8 +64,8 @@ def _ectopy(rr_K: jax.Array, mask_K: jax.Array, number: jax.Array) -> Features:
   local_K = stats.running_median(rr_K, number)
   ratio_K = rr_K / local_K
   median = stats.median(rr_K, mask_K)
-  early = ratio_K < _EARLY
-  late_next = ratio_K[1:] > _LATE
+  early = ratio_K < EARLY
+  late_next = ratio_K[1:] > LATE
   residual_K = rr_K - local_K
   size_K = jnp.abs(residual_K) / median
   most, second, third = jnp.sort(jnp.where(mask_K, -size_K, 0.0))[:3]

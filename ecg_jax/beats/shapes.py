@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ecg_jax.beats import r_peaks
+from ecg_jax.beats import r_peaks, rhythm
 from ecg_jax.beats import statistics as stats
 from ecg_jax.beats.statistics import Features
 
@@ -195,7 +195,8 @@ def _others(
   is_wide = wide_KxQ > 0.3 * jnp.max(wide_KxQ, axis=1, keepdims=True)
   widths = jnp.sum(is_wide, axis=1).astype(jnp.float32)
   width = stats.median(widths, whole_K)
-  early = (before_K < 0.87) & whole_K
+  early = (before_K < rhythm.EARLY) & whole_K
+  late_next = after_K > rhythm.LATE
 
   shapes_KxQ = beats_KxW[:, _R - 15 : _R + 30]
   left_K, sizes, groups = whole_K, [], []
@@ -219,7 +220,7 @@ def _others(
     'others_after': stats.maximum(after_K, others_K & (after_K > 0)),
     'others_early': stats.count(early & others_K),
     'main_early': stats.count(early & main_K),
-    'main_early_then_late': stats.count(early & (after_K > 1.05) & main_K),
+    'main_early_then_late': stats.count(early & late_next & main_K),
     'early_beats': stats.count(early),
     'early_likeness': stats.minimum(qrs_alike, early),
     'early_width': stats.maximum(widths / width, early),

@@ -1,11 +1,18 @@
-"""Sums and maxima over sliding windows of integers.
+"""Blocks of a signal; sums and maxima over sliding windows of integers.
 
-They are exact, so the same on every platform and with any padding and batch. N:
-samples.
+These are exact: the same on every platform and with any padding and batch.
+
+N: samples.
 """
 
 import jax
 import jax.numpy as jnp
+
+
+def blocks(x_N: jax.Array, size: int) -> jax.Array:
+  """Consecutive blocks, [ceil(N / size), size], zeros behind the last."""
+  count = -(-x_N.shape[0] // size)
+  return jnp.pad(x_N, (0, count * size - x_N.shape[0])).reshape(count, size)
 
 
 def window_sums(x_N: jax.Array, *sizes: int) -> list[jax.Array]:
