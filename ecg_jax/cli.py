@@ -194,7 +194,7 @@ def refuse_empty(values: Mapping[str, object]) -> None:
 
 
 def without_run_flag(arguments: Sequence[str]) -> list[str]:
-  """Arguments whose RUN_FOLDER may be spelt `--run RUN_FOLDER`, as it was."""
+  """Arguments whose RUN_FOLDER may be spelled `--run RUN_FOLDER`, as it was."""
   return [x.removeprefix('--run=') for x in arguments if x != '--run']
 
 

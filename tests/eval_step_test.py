@@ -270,7 +270,7 @@ def test_bfloat16_predicts_what_float32_does_on_real_records(
     mesh=mesh,
   )
   half = [CHALLENGE.classes[k] for k in found.probabilities.argmax(axis=1)]
-  # It has learnt something: a constant answer scores about 25.
+  # It has learned something: a constant answer scores about 25.
   assert found.scores['score'] > 30
   assert len(half) == len(full) > 1000
   assert np.mean(np.array(half) == full) >= 0.99

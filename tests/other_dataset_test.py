@@ -188,7 +188,7 @@ def test_a_run_without_common_classes_needs_a_map(
   assert message.startswith('--positive is not given: name the class of the')
 
 
-def test_records_that_a_fold_learnt_from_are_refused(
+def test_records_that_a_fold_learned_from_are_refused(
   refused, tmp_path, monkeypatch
 ):
   builder = prepare.prepare(
@@ -198,7 +198,9 @@ def test_records_that_a_fold_learnt_from_are_refused(
   digest = dataset.record_digests()['202@4-6']
   replaced(monkeypatch, trained_on=({digest: 'A00001'},))
   message = refused()
-  assert 'learnt from 1 of the 104 records of mitdb, such as 202@4-6' in message
+  assert (
+    'learned from 1 of the 104 records of mitdb, such as 202@4-6' in message
+  )
 
 
 def test_a_run_without_a_finished_fold_is_refused(

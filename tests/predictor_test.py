@@ -193,11 +193,11 @@ def test_no_fold_classifies_what_it_was_trained_on(model, small_data, bandpass):
     assert 'fold' not in str(found.warnings)
   found = predict_one(model, counts, bandpass=bandpass)
   assert f'{name} of the training set' in found.failure
-  assert '(fold 1) learnt from it' in found.failure
+  assert '(fold 1) learned from it' in found.failure
   assert not found.windows
   found = predict_one(model, counts, bandpass=bandpass, allow_leak=True)
   assert found.failure is None
-  assert f'fold 1 learnt from it as {name}' in found.warnings[0]
+  assert f'fold 1 learned from it as {name}' in found.warnings[0]
 
 
 def test_only_folds_not_trained_on_a_record_classify_it(model, small_data):
@@ -212,7 +212,7 @@ def test_only_folds_not_trained_on_a_record_classify_it(model, small_data):
     trained_on=({digest: name}, model.trained_on[0]),
   )
   found = predict_one(both, counts)
-  words = f'fold 1 alone answered, the others learnt from it as {name}'
+  words = f'fold 1 alone answered, the others learned from it as {name}'
   assert words in str(found.warnings)
   check_windows(found, model, [counts])
   assert predict_one(both, counts, allow_leak=True).agreement == 0.5
@@ -220,7 +220,7 @@ def test_only_folds_not_trained_on_a_record_classify_it(model, small_data):
   trained_on = ({digest: name}, {digest: 'b'})
   neither = dataclasses.replace(both, trained_on=trained_on)
   failure = predict_one(neither, counts).failure
-  assert '(folds 0, 1) learnt from it' in failure
+  assert '(folds 0, 1) learned from it' in failure
 
 
 def test_settings_reach_the_prediction(model, monkeypatch):

@@ -94,7 +94,7 @@ def plot_reliability(
     2, 2, sharex=True, sharey='row', height_ratios=(3, 1)
   )
   width = 100 / calibration.BINS
-  centres = (np.arange(calibration.BINS) + 0.5) * width
+  centers = (np.arange(calibration.BINS) + 0.5) * width
   for (upper, lower), when, probabilities in zip(
     panels.T, ('before', 'after'), (before, after), strict=True
   ):
@@ -109,7 +109,7 @@ def plot_reliability(
       ('fewer', few, '#b5d0e6'),
     ):
       upper.bar(
-        centres[members],
+        centers[members],
         100 * table.accuracy[members],
         0.92 * width,
         color=color,
@@ -123,7 +123,7 @@ def plot_reliability(
       linewidth=1,
       label='confidence = accuracy',
     )
-    lower.bar(centres, table.records, 0.92 * width, color='0.6')
+    lower.bar(centers, table.records, 0.92 * width, color='0.6')
     for panel in (upper, lower):
       panel.grid(alpha=0.25)
       panel.set_axisbelow(True)

@@ -82,10 +82,11 @@ def normalise(
   mask = valid(lengths, signal_BxN.shape[1])
   count = jnp.maximum(lengths, 1).astype(jnp.float32)[:, None]
   mean = jnp.sum(signal_BxN, axis=1, keepdims=True) / count
-  centred = jnp.where(mask, signal_BxN - mean, 0.0)
-  variance = jnp.sum(centred**2, axis=1, keepdims=True) / count
+  centered = jnp.where(mask, signal_BxN - mean, 0.0)
+  variance = jnp.sum(centered**2, axis=1, keepdims=True) / count
   # A constant recording stays zero.
-  return centred * (NORMALISED_DEVIATION / jnp.sqrt(jnp.maximum(variance, 1.0)))
+  deviation = jnp.sqrt(jnp.maximum(variance, 1.0))
+  return centered * (NORMALISED_DEVIATION / deviation)
 
 
 def tukey_window(size: int, shape: float = 0.25) -> np.ndarray:

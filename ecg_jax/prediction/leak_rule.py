@@ -38,18 +38,18 @@ def allowed_folds(
   unseen = tuple(fold for fold in model.folds if fold not in trained)
   if allow_leak:
     return model.folds, (
-      f'all folds answered, of which {_listed(trained)} learnt from it as'
+      f'all folds answered, of which {_listed(trained)} learned from it as'
       f' {record} of the training set'
     )
   if not unseen:
     raise InputError(
       f'{name} is {record} of the training set, and each finished fold of'
-      f' {model.run_folder} ({_listed(trained)}) learnt from it, or from a'
+      f' {model.run_folder} ({_listed(trained)}) learned from it, or from a'
       ' record with the same samples: train the fold that has it in its test'
       ' set, or give --allow_leak.'
     )
   return unseen, (
-    f'{_listed(unseen)} alone answered, the others learnt from it as {record}'
+    f'{_listed(unseen)} alone answered, the others learned from it as {record}'
     ' of the training set'
   )
 

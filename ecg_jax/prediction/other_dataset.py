@@ -1,4 +1,4 @@
-"""Scores a run on another dataset, of which it has learnt nothing."""
+"""Scores a run on another dataset, of which it has learned nothing."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ def evaluate_on(
     The tables of summary.md.
 
   Raises:
-    InputError: The run has no finished fold, learnt from a record of the
+    InputError: The run has no finished fold, learned from a record of the
       dataset, or has other classes, rate or unit; or the dataset cannot be
       prepared.
   """
@@ -201,12 +201,12 @@ def _read_truth(
 
 
 def _check_leak(model: Ensemble, name: str, digests: Mapping[str, str]) -> None:
-  """Refuses records that a fold learnt from."""
+  """Refuses records that a fold learned from."""
   for fold, records in zip(model.folds, model.trained_on, strict=True):
     known = [record for record in digests if digests[record] in records]
     if known:
       raise InputError(
-        f'Fold {fold} of {model.run_folder} learnt from {len(known)} of the'
+        f'Fold {fold} of {model.run_folder} learned from {len(known)} of the'
         f' {len(digests)} records of {name}, such as {known[0]}: score the run'
         ' on its own test sets, without --on.'
       )

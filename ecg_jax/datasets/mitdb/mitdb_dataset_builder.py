@@ -12,7 +12,7 @@ from ecg_jax.recordings import lead
 
 
 class Builder(ecg_builder.EcgBuilder):
-  """Windows of the first lead of all records, labelled by their annotations.
+  """Windows of the first lead of all records, labeled by their annotations.
 
   Attributes:
     WINDOW_SECONDS: length of a window; the last of a record is moved back to

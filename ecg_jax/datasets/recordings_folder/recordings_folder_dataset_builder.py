@@ -57,7 +57,7 @@ class Builder(ecg_builder.EcgBuilder):
       num_folds=data.num_folds or 5,
       by_patient=table.by_patient,
       sampling_rate=data.sampling_rate or REFERENCE_RATE,
-      description="a folder of the user's own labelled recordings",
+      description="a folder of the user's own labeled recordings",
     )
 
     class Found(cls, skip_registration=True):  # type: ignore

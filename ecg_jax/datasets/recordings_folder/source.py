@@ -77,7 +77,7 @@ def match(
     names[name.as_posix()] = [path]
     stems.setdefault(name.with_suffix('').as_posix(), []).append(path)
   matched: list[tuple[Line, pathlib.Path]] = []
-  spelt: dict[pathlib.Path, str] = {}
+  spelled: dict[pathlib.Path, str] = {}
   for line in lines:
     paths = (
       names.get(line.recording)
@@ -91,15 +91,15 @@ def match(
         listed = ' and '.join(path.name for path in paths)
         problem = f'and there are {listed}: write the ending, too'
       refused.append(f'{where} names {line.recording}, {problem}.')
-    elif spelt.setdefault(paths[0], line.recording) != line.recording:
+    elif spelled.setdefault(paths[0], line.recording) != line.recording:
       refused.append(
-        f'{where} names {line.recording}, which is {spelt[paths[0]]} in another'
-        ' line: write the name in one way.'
+        f'{where} names {line.recording}, which is {spelled[paths[0]]} in'
+        ' another line: write the name in one way.'
       )
     else:
       matched.append((line, paths[0]))
   for path in found:
-    if path not in spelt and _is_recording(path):
+    if path not in spelled and _is_recording(path):
       refused.append(
         f'{path} has no line in {table_lib.NAME}: label it, or move it to'
         ' another folder.'

@@ -258,7 +258,7 @@ def _parse(
 
 
 def _check_overlaps(path: pathlib.Path, lines: Sequence[Line]) -> None:
-  """Refuses what is labelled twice; the lines are in order."""
+  """Refuses what is labeled twice; the lines are in order."""
   for line, other in itertools.pairwise(lines):
     if line.recording == other.recording and other.start < line.end:
       first, second = sorted((line, other), key=lambda line: line.number)

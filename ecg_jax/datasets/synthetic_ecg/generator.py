@@ -358,23 +358,23 @@ def draw_waves(
 
 def _add_gaussians(
   signal: np.ndarray,
-  centres: np.ndarray,
+  centers: np.ndarray,
   heights: np.ndarray | float,
   widths: np.ndarray | float,
 ) -> None:
-  """Adds a Gaussian at each centre (s) to the signal in place.
+  """Adds a Gaussian at each center (s) to the signal in place.
 
-  `heights` (mV) and `widths` (standard deviation, s) are for all centres or
+  `heights` (mV) and `widths` (standard deviation, s) are for all centers or
   one each. Four standard deviations to each side are drawn.
   """
-  if not len(centres):
+  if not len(centers):
     return
-  heights = np.broadcast_to(heights, centres.shape)[:, None]
-  widths = np.broadcast_to(widths, centres.shape)[:, None]
+  heights = np.broadcast_to(heights, centers.shape)[:, None]
+  widths = np.broadcast_to(widths, centers.shape)[:, None]
   reach = int(4 * widths.max() * _RATE) + 1
-  middle = np.rint(centres * _RATE).astype(int)
+  middle = np.rint(centers * _RATE).astype(int)
   index = middle[:, None] + np.arange(-reach, reach + 1)
-  away = (index / _RATE - centres[:, None]) / widths
+  away = (index / _RATE - centers[:, None]) / widths
   values = heights * np.exp(-0.5 * away**2)
   inside = (index >= 0) & (index < len(signal))
   np.add.at(signal, index[inside], values[inside])
