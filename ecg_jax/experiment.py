@@ -100,7 +100,7 @@ def load_data(
     source = dataclasses.replace(data, max_records=None, folds_file=None)
     if source not in datasets:
       datasets[source] = dataset_lib.load(
-        prepare.prepare(**vars(data)), in_memory=data.placement == 'device'
+        prepare.prepare(data), in_memory=data.placement == 'device'
       )
     dataset = datasets[source]
     if table is None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ecg_jax.datasets import prepare
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
+from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.input_pipeline import device_data, heart_rate, sampler
 from ecg_jax.input_pipeline.dataset import StoredSignal
@@ -189,7 +190,7 @@ def test_dataset_on_the_disk_is_that_in_memory(monkeypatch, tmp_path):
   monkeypatch.setattr(builder_class, 'NUM_RECORDS', 40)
   monkeypatch.setattr(dataset_lib, '_READ_TOGETHER', 7)
   builder = prepare.prepare(
-    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
+    DataFields(name='synthetic_ecg', manual_dir=None, data_dir=str(tmp_path))
   )
   here, there = (dataset_lib.load(builder, in_memory=x) for x in (True, False))
   assert here.records == there.records

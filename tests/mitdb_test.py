@@ -10,10 +10,10 @@ import pytest
 import wfdb
 
 from ecg_jax.datasets import prepare
-from ecg_jax.datasets.mitdb import source, windows
+from ecg_jax.datasets.mitdb import mitdb_dataset_builder, source, windows
 from ecg_jax.errors import InputError
+from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
-from ecg_jax.prediction import other_dataset
 from ecg_jax.recordings import lead, resampling, wfdb_annotations
 from tests import mitdb_files
 from tests.helpers import ROOT
@@ -92,7 +92,7 @@ def test_group_of_a_window_follows_from_its_annotations(rhythms, beats, group):
 
 def test_prepared_windows_are_those_that_predict_cuts(folder):
   builder = prepare.prepare(
-    'mitdb', manual_dir=str(folder), data_dir=str(folder)
+    DataFields(name='mitdb', manual_dir=str(folder), data_dir=str(folder))
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   labels = dataset.labels('v1')
@@ -159,7 +159,7 @@ GROUPS = {
 
 def test_documentation_has_the_groups_and_what_they_are_taken_for():
   page = (ROOT / 'docs' / 'trust.md').read_text()
-  meaning = other_dataset.MEANINGS['mitdb']
+  meaning = mitdb_dataset_builder.Builder.MEANING
   assert list(windows.GROUPS) == list(GROUPS)
   for name, count in GROUPS.items():
     meant = meaning.get(name, 'not scored')

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from ecg_jax import evaluate
-from ecg_jax.datasets import prepare
+from ecg_jax.datasets import prepare, schema
+from ecg_jax.datasets.mitdb import mitdb_dataset_builder
 from ecg_jax.datasets.synthetic_ecg import generator
 from ecg_jax.evaluation import detection
+from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.prediction import ensemble, other_dataset, predictor
 from ecg_jax.recordings import lead
@@ -192,7 +194,7 @@ def test_records_that_a_fold_learned_from_are_refused(
   refused, tmp_path, monkeypatch
 ):
   builder = prepare.prepare(
-    'mitdb', manual_dir=str(tmp_path), data_dir=str(tmp_path)
+    DataFields(name='mitdb', manual_dir=str(tmp_path), data_dir=str(tmp_path))
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   digest = dataset.record_digests()['202@4-6']
@@ -245,3 +247,11 @@ def test_a_folder_of_recordings_is_scored(small_run, refusal, tmp_path, capsys):
       assert float(row[f'probability_{name}']) == pytest.approx(
         probability, abs=2e-6
       )
+
+
+def test_windows_of_another_length_have_the_same_meaning():
+  class Short(mitdb_dataset_builder.Builder, skip_registration=True):
+    WINDOW_SECONDS = 10.0
+
+  found = other_dataset._parse_meaning(None, Short, schema.CHALLENGE)
+  assert found['AFIB'] == 'A'

@@ -19,6 +19,7 @@ from ecg_jax.datasets.synthetic_ecg import (
   synthetic_ecg_dataset_builder,
 )
 from ecg_jax.errors import ConfigError, InputError
+from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from tests.helpers import DUMMY, run_python, use_dummy_as_official
 
@@ -44,7 +45,9 @@ def datasets_in(folder):
 def prepare_real(data_dir, manual_dir=DUMMY, name='physionet2017'):
   """Prepares the real set, by default from the dummy files."""
   source_folder = None if manual_dir is None else str(manual_dir)
-  return prepare.prepare(name, manual_dir=source_folder, data_dir=str(data_dir))
+  return prepare.prepare(
+    DataFields(name=name, manual_dir=source_folder, data_dir=str(data_dir))
+  )
 
 
 def assert_holds(builder, records):
@@ -84,7 +87,7 @@ def test_synthetic_records_are_those_of_the_generator(
   builder_class = synthetic_ecg_dataset_builder.Builder
   monkeypatch.setattr(builder_class, 'NUM_RECORDS', 200)
   builder = prepare.prepare(
-    'synthetic_ecg', manual_dir=None, data_dir=str(tmp_path)
+    DataFields(name='synthetic_ecg', manual_dir=None, data_dir=str(tmp_path))
   )
   assert builder.name == 'synthetic_ecg'
   records = [
@@ -295,7 +298,7 @@ def prepare_own(tmp_path, monkeypatch):
       (tmp_path / 'own.py').write_text(content)
       registry._import_file.cache_clear()
     return prepare.prepare(
-      name, manual_dir=None, data_dir=str(tmp_path / 'data')
+      DataFields(name=name, manual_dir=None, data_dir=str(tmp_path / 'data'))
     )
 
   return call
@@ -352,16 +355,20 @@ def test_datasets_whose_records_may_differ_are_kept_apart(
   (tmp_path / 'source').mkdir()
   (tmp_path / 'source' / 'file').touch()
   named = prepare.prepare(
-    'own.py:Hearts', manual_dir='source', data_dir=str(tmp_path / 'data')
+    DataFields(
+      name='own.py:Hearts', manual_dir='source', data_dir=str(tmp_path / 'data')
+    )
   )
   folders.add(named.data_dir)
   elsewhere = tmp_path / 'elsewhere'
   elsewhere.mkdir()
   shutil.copy('own.py', elsewhere)
   copied = prepare.prepare(
-    'elsewhere/own.py:Hearts',
-    manual_dir=None,
-    data_dir=str(tmp_path / 'data'),
+    DataFields(
+      name='elsewhere/own.py:Hearts',
+      manual_dir=None,
+      data_dir=str(tmp_path / 'data'),
+    )
   )
   folders.add(copied.data_dir)
   # A spec may come from elsewhere.
@@ -380,7 +387,9 @@ def test_a_folder_that_is_needed_and_not_named_is_asked_for(
   (tmp_path / 'source').mkdir()
   (tmp_path / 'source' / 'file').touch()
   found = prepare.prepare(
-    'own.py:Hearts', manual_dir='source', data_dir=str(tmp_path / 'data')
+    DataFields(
+      name='own.py:Hearts', manual_dir='source', data_dir=str(tmp_path / 'data')
+    )
   )
   assert found.data_path.exists()
 

@@ -126,10 +126,12 @@ def read_folder(folder, **fields):
   """The prepared dataset."""
   fields = {'num_folds': 2} | fields
   builder = prepare.prepare(
-    'recordings_folder',
-    manual_dir=str(folder),
-    data_dir=str(folder.with_name('data')),
-    **fields,
+    DataFields(
+      name='recordings_folder',
+      manual_dir=str(folder),
+      data_dir=str(folder.with_name('data')),
+      **fields,
+    )
   )
   return dataset_lib.load(builder, in_memory=True)
 
@@ -317,9 +319,11 @@ def test_folder_that_is_missing_or_of_another_dataset_is_refused(tmp_path):
     (str(tmp_path), 'There is no .*labels.csv: write that table'),
   ):
     with pytest.raises(InputError, match=message):
-      prepare.prepare('recordings_folder', manual_dir=manual_dir, **fields)
+      prepare.prepare(
+        DataFields(name='recordings_folder', manual_dir=manual_dir, **fields)
+      )
   with pytest.raises(InputError, match='num_folds is 2, which is for a record'):
-    prepare.prepare('synthetic_ecg', manual_dir=None, **fields)
+    prepare.prepare(DataFields(name='synthetic_ecg', manual_dir=None, **fields))
   assert not (tmp_path / 'data').exists()
 
 

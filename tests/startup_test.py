@@ -20,8 +20,9 @@ import jax
 print(jax.config.jax_compilation_cache_dir)
 from ecg_jax.datasets import prepare
 from ecg_jax.errors import InputError
+from ecg_jax.fields.data import DataFields
 try:
-  prepare.prepare('synthetic_ecg', manual_dir=None, data_dir=None)
+  prepare.prepare(DataFields(name='synthetic_ecg'))
 except InputError as error:
   print(error)
 """

@@ -37,6 +37,8 @@ from ecg_jax import cli, configuration, experiment
 from ecg_jax.datasets import prepare, schema
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import eval_step, tables
+from ecg_jax.fields.data import DataFields
+from ecg_jax.fields.group import flatten
 from ecg_jax.input_pipeline import device_data
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.input_pipeline.sampler import Chunk
@@ -303,11 +305,7 @@ def load_data(
     sets = dict.fromkeys(schema.SETS, dataset.records)
     table = {'folds': {str(config.folds[0]): sets}}
     return experiment.FoldedDataset(dataset, table), 0.0
-  prepare.prepare(
-    config.data.name,
-    manual_dir=config.data.manual_dir,
-    data_dir=config.data.data_dir,
-  )
+  prepare.prepare(DataFields.of(flatten(config)))
   begun = time.perf_counter()
   [data] = experiment.load_data([config])
   return data, time.perf_counter() - begun

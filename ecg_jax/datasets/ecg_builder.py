@@ -21,11 +21,14 @@ class EcgBuilder(tfds.core.GeneratorBasedBuilder):
 
   Attributes:
     SPEC: what the records are.
+    MEANING: class -> what it is taken for by a run on another dataset that has
+      those classes.
     VERSION: to be raised when the records change.
     HOMEPAGE: where the dataset is described; None if nowhere.
   """
 
   SPEC: ClassVar[schema.DatasetSpec]
+  MEANING: ClassVar[Mapping[str, str]] = {}
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES: ClassVar = {'1.0.0': 'First version.'}
   HOMEPAGE: ClassVar[str | None] = None

@@ -11,7 +11,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -24,20 +23,16 @@ from ecg_jax.fields.group import flatten
 from ecg_jax.runtime import files
 
 
-def prepare(
-  name: str, *, manual_dir: str | None, data_dir: str | None, **fields: Any
-) -> EcgBuilder:
+def prepare(data: DataFields) -> EcgBuilder:
   """Loads a dataset, after building it if that was not done before.
 
   Several processes may prepare the same dataset at once: one builds it, the
   others wait and load it. A dataset is in its folder only when complete.
 
   Args:
-    name: a dataset's name, as `find_builder` finds it.
-    manual_dir: folder with the source files, which are then never downloaded;
+    data: fields of a config. With a `manual_dir` nothing is downloaded; it is
       ignored if the dataset is already prepared, but for `recordings_folder`.
-    data_dir: folder of the prepared datasets; None for ~/tensorflow_datasets.
-    **fields: further fields of the group `data` of a config.
+      Without a `data_dir` it is in ~/tensorflow_datasets.
 
   Returns:
     The builder of the prepared dataset, for `as_data_source`.
@@ -46,20 +41,19 @@ def prepare(
     InputError: the name is unknown, the source is unavailable or not the
       official one, or the folder is not writable or damaged.
   """
-  folders = data_dir or '~/tensorflow_datasets'
+  folders = data.data_dir or '~/tensorflow_datasets'
   root = pathlib.Path(os.path.expanduser(folders))
   if root.parts[:1] == ('~',):
     raise InputError(
       f'{folders} is in a home folder, and this user has none: name another'
       ' with --config.data.data_dir.'
     )
-  data = DataFields(name=name, manual_dir=manual_dir, **fields)
   kind = find_builder(data)
   place = os.fspath(root / own_folder(kind, data))
   builder = kind(data_dir=place, file_format='array_record')
   if not builder.data_path.exists():
     try:
-      folder = _source_folder(manual_dir)
+      folder = _source_folder(data.manual_dir)
       with files.locked(root, wait=True, flag='--config.data.data_dir'):
         # Another process may have built it while this one waited.
         builder = kind(data_dir=place, file_format='array_record')
@@ -77,14 +71,14 @@ def prepare(
     # array_record raises RuntimeError where the file system refuses.
     except (OSError, RuntimeError) as error:
       raise InputError(
-        f'Cannot prepare {name} in {root} ({error}): name a folder with room '
-        'that may be written to with --config.data.data_dir.'
+        f'Cannot prepare {data.name} in {root} ({error}): name a folder with'
+        ' room that may be written to with --config.data.data_dir.'
       ) from error
   _check_complete(builder)
   if left_out := (builder.info.metadata or {}).get('left_out'):
     logging.warning(
       '%s does without %d lines or recordings that cannot be used, like: %s',
-      manual_dir,
+      data.manual_dir,
       len(left_out),
       left_out[0],
     )
@@ -178,7 +172,7 @@ def main(argv: Sequence[str]) -> int:
   for data in sources:
     if data.folds_file is None:
       find_builder(data).check_folds()
-    builder = prepare(**vars(data))
+    builder = prepare(data)
     records = sum(split.num_examples for split in builder.info.splits.values())
     print(f'{data.name}: {records:,} records in {builder.data_dir}')
   return 0

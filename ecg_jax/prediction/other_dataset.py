@@ -10,20 +10,17 @@ import numpy as np
 import tqdm
 
 from ecg_jax.datasets import prepare, schema
+from ecg_jax.datasets.ecg_builder import EcgBuilder
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import calibration, detection
+from ecg_jax.fields.data import DataFields
 from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.prediction import ensemble
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files
-
-MEANINGS = {
-  'mitdb': {'AFIB': 'A', 'NSR': 'N', 'ECTOPY': 'O', 'BBB': 'O', 'OTHER': 'O'},
-}
-"""Dataset -> what its classes are taken for by a run that has these classes."""
 
 _BLOCK = 256  # records that are classified together
 
@@ -48,7 +45,7 @@ def evaluate_on(
     run_folder: The run.
     name: The dataset, as in `data.name`.
     meaning: What its classes are taken for, like 'AFIB=A,NSR=N'; None for
-      `MEANINGS`, or the classes of the same name.
+      those of its builder, or the classes of the same name.
     positive: The class of the run that is to be found; None for the one that
       the run's dataset has episodes of.
     label_version: Labels of the dataset; None for the last.
@@ -66,14 +63,14 @@ def evaluate_on(
       prepared.
   """
   model = ensemble.load(run_folder)
-  fields = {}
-  if name == 'recordings_folder':
-    fields['sampling_rate'] = model.spec.sampling_rate
+  resampled = name == 'recordings_folder'
   builder = prepare.prepare(
-    name,
-    manual_dir=None if manual_dir is None else str(manual_dir),
-    data_dir=str(data_dir or model.config.data.data_dir),
-    **fields,
+    DataFields(
+      name=name,
+      manual_dir=None if manual_dir is None else str(manual_dir),
+      data_dir=str(data_dir or model.config.data.data_dir),
+      sampling_rate=model.spec.sampling_rate if resampled else None,
+    )
   )
   dataset = dataset_lib.load(builder, in_memory=True)
   _check_encoding(builder.name, dataset.spec, model)
@@ -82,7 +79,7 @@ def evaluate_on(
     builder.name,
     dataset,
     version,
-    _parse_meaning(meaning, builder.name, dataset.spec, model.spec),
+    _parse_meaning(meaning, builder, model.spec),
     _choose_positive(positive, model.spec),
   )
   digests = dataset.record_digests()
@@ -128,14 +125,14 @@ def _check_encoding(name: str, spec: DatasetSpec, model: Ensemble) -> None:
 
 
 def _parse_meaning(
-  text: str | None, name: str, spec: DatasetSpec, run: DatasetSpec
+  text: str | None, builder: EcgBuilder, run: DatasetSpec
 ) -> dict[str, str]:
   """What classes of a dataset are taken for, from 'AFIB=A,NSR=N' or None."""
+  spec = builder.SPEC
   if text is None:
-    known = MEANINGS.get(name, {})
-    if not {*known.values()} <= {*run.classes}:
-      known = {}
-    found = known or {x: x for x in spec.classes if x in run.classes}
+    found = {x: x for x in spec.classes if x in run.classes}
+    if {*builder.MEANING.values()} <= {*run.classes}:
+      found = {**builder.MEANING} or found
   else:
     pairs = [pair.strip().partition('=') for pair in text.split(',')]
     found = {label.strip(): meant.strip() for label, _, meant in pairs}
@@ -147,7 +144,7 @@ def _parse_meaning(
       problem = f'{label} is taken for {meant!r}, which is none of the second'
   if problem:
     raise InputError(
-      f'{name} has the classes {", ".join(spec.classes)}, and the run'
+      f'{builder.name} has the classes {", ".join(spec.classes)}, and the run'
       f' {", ".join(run.classes)}, but {problem}: say what the first are taken'
       f' for with --map, like --map {spec.classes[0]}={run.classes[0]}.'
     )

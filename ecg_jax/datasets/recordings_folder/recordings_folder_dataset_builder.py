@@ -60,7 +60,7 @@ class Builder(ecg_builder.EcgBuilder):
       description="a folder of the user's own labeled recordings",
     )
 
-    class Found(cls, skip_registration=True):  # type: ignore
+    class Found(cls, skip_registration=True):  # type: ignore[call-arg, misc, valid-type]
       __doc__ = cls.__doc__
       name = cls.name
       pkg_dir_path = pathlib.Path(__file__).parent
