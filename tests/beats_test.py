@@ -48,14 +48,24 @@ def compute_one(signal, length):
   return compute(padded[None], np.array([length], np.int32))
 
 
-def ecg(rr, *, sampling_rate=RATE, seed=0, noise=5):
-  """A recording with R peaks after these seconds, int16, and where they are."""
+WAVES = {
+  'R': (0, 0.012, 1000),
+  'P': (-0.16, 0.025, 120),
+  'T': (0.28, 0.05, 250),
+}
+"""Seconds behind the R peak, deviation in seconds, counts."""
+
+
+def ecg(rr, *, sampling_rate=RATE, seed=0, noise=5, **waves):
+  """A recording with R peaks after these seconds, int16, and where they are.
+
+  A wave can be another than that of `WAVES`.
+  """
   times = 0.5 + np.cumsum(rr)
   time = np.arange(round((times[-1] + 0.7) * sampling_rate)) / sampling_rate
-  waves = ((0, 0.012, 1000), (-0.16, 0.025, 120), (0.28, 0.05, 250))
   signal = sum(
     height * np.exp(-0.5 * ((time[:, None] - times - place) / width) ** 2)
-    for place, width, height in waves
+    for place, width, height in (WAVES | waves).values()
   ).sum(axis=1)
   signal += np.random.default_rng(seed).normal(0, noise, len(time))
   return np.round(signal).astype(np.int16), times * sampling_rate
@@ -88,6 +98,11 @@ def test_beats_at_both_ends_are_where_they_are():
 
 def test_beats_of_a_pause_are_not_made_up():
   signal, times = ecg([0.8] * 10 + [5.5] + [0.8] * 10)
+  assert len(find(signal)[0]) == len(times)
+
+
+def test_steep_t_waves_are_no_beats():
+  signal, times = ecg(np.full(30, 0.9), T=(0.3, 0.025, 800))
   assert len(find(signal)[0]) == len(times)
 
 
@@ -168,6 +183,26 @@ def test_an_early_beat_is_counted():
   assert found['rate'][0] == pytest.approx(
     60 * len(rr) * RATE / len(signal), rel=1e-6
   )
+
+
+def test_p_waves_are_told_from_their_absence():
+  found = []
+  for height in (120, 0):
+    signal, _ = ecg(np.full(20, 0.8), noise=15, P=(-0.16, 0.025, height))
+    found.append(compute_one(signal, len(signal)))
+  present, absent = found
+  assert present['p_likeness_50%'] > 0.8 > absent['p_likeness_50%']
+  assert present['p_height'] > 0.08 > 0.04 > absent['p_height']
+
+
+def test_f_waves_show_between_the_beats():
+  signal, _ = ecg(np.full(20, 0.8), P=(0, 1, 0))
+  calm = compute_one(signal, len(signal))
+  time = np.arange(len(signal)) / RATE
+  signal += np.round(60 * np.sin(2 * np.pi * 6 * time)).astype(np.int16)
+  found = compute_one(signal, len(signal))
+  assert found['tq_frequency'] == 6
+  assert found['tq_level'] > calm['tq_level'] + 0.5
 
 
 arrays = npst.arrays(
