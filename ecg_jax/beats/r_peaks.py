@@ -68,13 +68,6 @@ def find(x_N: jax.Array, length: jax.Array, *, sampling_rate: int) -> Beats:
   is_high = envelope_N * denominator > level_N * numerator
   candidates = jnp.where(is_high & valid_N, envelope_N, 0)
   peaks_N = _maxima(candidates, refractory)
-  # Beats behind a maximum that is none itself, being too close to a higher one.
-  around = 2 * refractory + 1
-  [near] = sliding.window_sums(peaks_N.astype(jnp.int32), around)
-  rises = envelope_N > jnp.pad(envelope_N, (1, 0))[:-1]
-  falls = envelope_N >= jnp.pad(envelope_N, (0, 1))[1:]
-  left = jnp.where((near == 0) & rises & falls, candidates, 0)
-  peaks_N |= _maxima(left, refractory)
   positions = _positions(peaks_N, strength_N, sampling_rate)
   return Beats(
     positions,
