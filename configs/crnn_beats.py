@@ -4,7 +4,8 @@
 
 The network is trained exactly as in crnn_fast.py. At the end of a fold, trees
 are fitted to features of the beats of its train set by gradient boosting; the
-probabilities of the two are averaged one to one.
+probabilities of the two are averaged one to one. The pooled test score of the
+five folds is 85.9 (results/crnn_beats).
 """
 
 import ml_collections
