@@ -1,5 +1,6 @@
 """Classifies a user's own recordings with the finished folds of a run.
 
+python -m ecg_jax.predict FILE [FILE or folder ...]
 python -m ecg_jax.predict --run RUN_FOLDER FILE [FILE or folder ...]
 python -m ecg_jax.predict --explain FILE [FILE or folder ...]
 """
@@ -18,7 +19,7 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.prediction import outputs
 from ecg_jax.recordings import explain, find, lead, units
-from ecg_jax.runs import artifacts
+from ecg_jax.runs import artifacts, released
 
 _READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
 """Options that say how files are read."""
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
   reading = {name: getattr(options, name) for name in _READING}
   if options.explain:
     return _explain(paths, options.run, reading)
-  targets.check(options.run, [*options.paths, *paths])
+  run = released.open_run(options.run)
+  targets.check(run, [*options.paths, *paths])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax.prediction import ensemble, predictor
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
   startup.enable_compilation_cache()
   fields = [field.name for field in dataclasses.fields(predictor.Settings)]
   settings = predictor.Settings(**{x: getattr(options, x) for x in fields})
-  model = ensemble.load(options.run)
+  model = ensemble.load(run)
   openers = {
     name: functools.partial(
       lead.open_recording, path, model.encoding, **reading
@@ -69,7 +71,7 @@ def _explain(
   """
   spec = schema.CHALLENGE
   if run_folder is not None:
-    spec = artifacts.read_spec(run_folder)
+    spec = artifacts.read_spec(released.open_run(run_folder))
   encoding = lead.Encoding(spec.sampling_rate, spec.counts_per_millivolt)
   failures = 0
   for path in paths:
@@ -93,10 +95,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   path = cli.path_argument
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
-  add('--run', metavar='RUN_FOLDER', type=path)
+  add('--run', metavar='RUN_FOLDER', type=path,
+      help='default: the weights of the package')  # fmt: skip
   add('--explain', action='store_true',
-      help='say what is understood of each file, without a prediction; needs'
-      ' no --run')  # fmt: skip
+      help='say what is understood of each file, and predict'
+      ' nothing')  # fmt: skip
   add('--lead', help='name or number (from 0); default: the first ECG')
   add('--sampling_rate', type=float,
       help='Hz; for CSV, TXT, .npy, .mat, and .hea without it')  # fmt: skip
@@ -121,8 +124,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--answers', type=path, metavar='FILE', help='record,label lines')
   add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
   options = parser.parse_args(arguments)
-  if options.run is None and not options.explain:
-    parser.error('the following arguments are required: --run')
   if options.gain is not None and options.units not in (None, 'counts'):
     raise InputError(
       f'--gain {options.gain:g} is for counts, --units {options.units} for'

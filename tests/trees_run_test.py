@@ -8,7 +8,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import release_weights
 
+from ecg_jax import experiment
 from ecg_jax.beats import features
 from ecg_jax.errors import InputError
 from ecg_jax.fields.training import TreesFields
@@ -223,6 +225,17 @@ def test_trees_on_other_features_are_refused(trees_run, monkeypatch):
   monkeypatch.setattr(features, 'names', lambda: ('seconds', 'other'))
   with pytest.raises(InputError, match='other beat features than this version'):
     ensemble.load(trees_run)
+
+
+def test_released_weights_have_the_trees(
+  model, trees_run, small_data, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
+  out = tmp_path / 'trees.zip'
+  arguments = [str(trees_run), f'--out={out}', '--kernels=float32']
+  assert release_weights.main(arguments) == 0
+  found = ensemble.load(out)
+  jax.tree.map(np.testing.assert_array_equal, found.variables, model.variables)
 
 
 def test_training_starts_from_the_network_alone(

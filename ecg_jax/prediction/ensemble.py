@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward
 from ecg_jax.recordings import lead
-from ecg_jax.runs import artifacts, finished_run
+from ecg_jax.runs import artifacts, finished_run, released
 from ecg_jax.runtime import sharding
 
 
@@ -26,7 +26,8 @@ from ecg_jax.runtime import sharding
 class Ensemble:
   """A run's finished folds with their saved weights."""
 
-  run_folder: pathlib.Path
+  run_folder: Traversable
+  """The run, from `released.open_run`."""
   config: ml_collections.ConfigDict
   """Config of the run."""
   folds: tuple[int, ...]
@@ -140,14 +141,17 @@ class Ensemble:
 
 
 @jax.enable_x64(False)  # As the run was trained, whatever a user computes.
-def load(run_folder: str | pathlib.Path) -> Ensemble:
+def load(run_folder: str | Traversable | None) -> Ensemble:
   """Loads the saved weights of all finished folds of a run, without its data.
+
+  Args:
+    run_folder: The run, as `released.open_run` takes it.
 
   Raises:
     InputError: There is no such run, none of its folds is finished, a file of
       it is damaged or missing, or there is no device.
   """
-  run_folder = pathlib.Path(run_folder).expanduser()
+  run_folder = released.open_run(run_folder)
   config = finished_run.read_config(run_folder, manual_dir=None, data_dir=None)
   folds = finished_run.finished_folds(run_folder, config)
   mesh = sharding.one_device()

@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from ecg_jax import cli
@@ -45,7 +46,7 @@ class Outputs:
     if self.out is not None and self.out.suffix not in ('.csv', '.json'):
       raise InputError(f'--out {self.out} ends neither in .csv nor in .json.')
 
-  def check(self, run_folder: pathlib.Path, inputs: list[pathlib.Path]) -> None:
+  def check(self, run_folder: Traversable, inputs: list[pathlib.Path]) -> None:
     """Refuses outputs that are not writable or would replace other files.
 
     Args:
@@ -63,7 +64,7 @@ class Outputs:
       *inputs, *(path for path in beside if not _is_output(path, classes))
     ]  # fmt: skip
     protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}
-    run = pathlib.Path(os.path.realpath(run_folder))
+    run = pathlib.Path(os.path.realpath(str(run_folder)))
     taken: set[str] = set()
     for name, output in vars(self).items():
       if output is None:
