@@ -1,5 +1,6 @@
 """The tool that writes a run as one file: what, and when it refuses."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -170,3 +171,24 @@ def test_folds_that_are_not_there_are_refused(refused, options, message):
 def test_a_calibration_of_other_folds_is_refused(refused, small_run):
   with made_up_run.calibrated(small_run, 1.5, folds=(0, 1)):
     assert 'was fitted to the folds [0, 1]' in refused()
+
+
+def test_a_calibration_of_more_folds_is_refused(
+  refused, small_run, monkeypatch
+):
+  load = ensemble.load
+
+  def doubled(run):
+    model = load(run)
+    both = {
+      'variables': 2 * model.variables,
+      'trained_on': 2 * model.trained_on,
+    }
+    return dataclasses.replace(model, folds=(0, 1), **both)
+
+  monkeypatch.setattr(ensemble, 'load', doubled)
+  with made_up_run.calibrated(small_run, 1.5, folds=(0, 1)):
+    sentence = refused('--folds=1')
+  assert (
+    'was calibrated with all its folds, 0, 1: leave out --folds' in sentence
+  )

@@ -146,13 +146,18 @@ def collect(
   if missing := sorted({*(only or ())} - {*model.folds}):
     raise InputError(
       f'--folds names fold {missing[0]}, and the finished folds of {run_folder}'
-      f' are {", ".join(map(str, model.folds))}: name some of these.'
+      f' are {_listed(model.folds)}: name some of these.'
     )
   places = [
     place for place, x in enumerate(model.folds) if only is None or x in only
   ]
   folds = [model.folds[place] for place in places]
-  temperature = calibration.read(run_folder, folds)
+  temperature = calibration.read(run_folder, model.folds)
+  if len(folds) < len(model.folds) and (run_folder / calibration.FILE).exists():
+    raise InputError(
+      f'{run_folder} was calibrated with all its folds, {_listed(model.folds)}:'
+      f' leave out --folds, or delete {calibration.FILE}.'
+    )
   run = artifacts.read_run(run_folder)
   found: dict[str, bytes] = {}
   for place, fold in zip(places, folds, strict=True):
@@ -183,6 +188,10 @@ def collect(
     }
   )
   return found
+
+
+def _listed(folds: Sequence[int]) -> str:
+  return ', '.join(map(str, folds))
 
 
 def _weights(variables: Mapping[str, Any], kernels: str, name: str) -> bytes:
