@@ -23,12 +23,15 @@ from ecg_jax.runs import artifacts
 _READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
 """Options that say how files are read."""
 
+_OUTPUTS = ('out', 'answers', 'plot', 'report')
+"""Options that say what is written."""
+
 
 @cli.command(cli.FREE_MEMORY)
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   options = _parse(arguments)
-  targets = outputs.Outputs(options.out, options.answers, options.plot)
+  targets = outputs.Outputs(**{x: getattr(options, x) for x in _OUTPUTS})
   paths = find.find(
     options.paths,
     with_arrays=options.explain or options.sampling_rate is not None,
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, path in zip(outputs.names(paths), paths, strict=True)
   }
   results = predictor.predict_recordings(model, openers, settings)
-  targets.write(results, model, settings)
+  targets.write(results, model, settings, openers)
   return 0
 
 
@@ -120,6 +123,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--out', type=path, metavar='FILE', help='.csv or .json')
   add('--answers', type=path, metavar='FILE', help='record,label lines')
   add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
+  add('--report', type=path, metavar='FILE', help='page to look at, .html')
   options = parser.parse_args(arguments)
   if options.run is None and not options.explain:
     parser.error('the following arguments are required: --run')
@@ -128,7 +132,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
       f'--gain {options.gain:g} is for counts, --units {options.units} for'
       ' voltages: leave one of them out.'
     )
-  for name in ('out', 'answers', 'plot'):
+  for name in _OUTPUTS:
     if options.explain and getattr(options, name) is not None:
       raise InputError(
         f'--{name} is for predictions, which --explain does not make: leave one'

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import ROOT, TINY
 
-SUFFIXES = {'.py', '.bib', '.md', '.tsv', '.txt', '.csv', '.zip'}
+SUFFIXES = {'.py', '.bib', '.html', '.md', '.tsv', '.txt', '.csv', '.zip'}
 TRAIN = """
 import sys
 from ecg_jax import main

@@ -1,14 +1,17 @@
 """Prints the fold scores of training runs as a table, and plots them.
 
     python tools/summarize.py RUN_FOLDER [RUN_FOLDER ...] [--plot]
+      [--report FILE.html]
 
 Reads nothing but the artifacts of a run; needs NumPy and Matplotlib only. Also
 writes summary.json and summary.md into each run folder.
 """
 
+import json
 import pathlib
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _path  # noqa: F401 - makes ecg_jax importable
@@ -16,13 +19,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ecg_jax import cli
+from ecg_jax import cli, stored_config
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import summary as summary_lib
 from ecg_jax.evaluation import tables
+from ecg_jax.fields.group import flatten
 from ecg_jax.runs import metrics_csv, predictions
-from ecg_jax.runtime import figures
+from ecg_jax.runtime import figures, page
 from ecg_jax.runtime import files as files_lib
+
+_TEMPLATES = page.read_templates(pathlib.Path(__file__).with_suffix('.html'))
 
 
 def plot_learning_curves(
@@ -222,11 +228,73 @@ def plot(run: pathlib.Path, summary: dict[str, Any]) -> dict[str, bytes]:
   return plots
 
 
+def encode_report(summaries: Mapping[pathlib.Path, dict[str, Any]]) -> bytes:
+  """Makes a page of the table, the plots and the configs of runs.
+
+  Args:
+    summaries: Folder of each run -> its result of
+      `ecg_jax.evaluation.summary.summarize`.
+
+  Returns:
+    An HTML file.
+
+  Raises:
+    InputError: A metrics.csv or config.json is damaged.
+  """
+  title, header, rows, notes = tables.make_table(list(summaries.values()))
+  body = page.fill(
+    _TEMPLATES['page'],
+    title=title,
+    table=page.table(header, rows),
+    notes=page.join(page.fill(_TEMPLATES['note'], text=x) for x in notes),
+    runs=page.join(_describe_run(*item) for item in summaries.items()),
+  )
+  names = ', '.join(summary['run'] for summary in summaries.values())
+  return page.encode(f'Scores of {names}', body)
+
+
+def _describe_run(run: pathlib.Path, summary: dict[str, Any]) -> page.Html:
+  """The plots of a run, its config, and the commands that repeat it."""
+  content = json.loads(files_lib.read_text(run / 'config.json'))
+  config = flatten(content['config'])
+  model = config.pop('model.name', 'crnn')
+  defaults = stored_config.defaults(model)
+  left_out = stored_config.EXECUTION_FIELDS - {'folds'}
+  fields = ''.join(
+    f'  config.{name} = {value!r}\n'
+    for name, value in config.items()
+    if name not in left_out and value != flatten(defaults).get(name)
+  )
+  versions = content.get('versions', {}).items()
+  return page.fill(
+    _TEMPLATES['run'],
+    run=summary['run'],
+    pictures=page.join(
+      page.picture(png, name.removesuffix('.png').replace('_', ' '))
+      for name, png in plot(run, summary).items()
+    ),
+    model=repr(model),
+    fields=fields,
+    checkout=_checkout(content.get('commit')),
+    workdir=shlex.quote(f'runs/{summary["run"]}'),
+    versions=', '.join(f'{name} {version}' for name, version in versions),
+  )
+
+
+def _checkout(commit: str | None) -> str:
+  """The command that gets the code of a run."""
+  if commit is None:
+    return '# The commit is unknown.'
+  changed = '  # and changes of your own' * commit.endswith('-dirty')
+  return f'git checkout {commit.removesuffix("-dirty")}{changed}'
+
+
 def _summarize(
   folders: list[pathlib.Path],
   *,
   set_name: str,
   plot_folder: pathlib.Path | bool | None,
+  report: pathlib.Path | None,
 ) -> None:
   """Prints one table for the runs in all folders and writes the summaries.
 
@@ -237,10 +305,15 @@ def _summarize(
     set_name: The set to summarize, test or validation.
     plot_folder: Folder for the plots; True for each run's own, None for no
       plots.
+    report: HTML file of the page, if one is wanted.
 
   Raises:
     InputError: A folder is not a run folder, damaged or not writable.
   """
+  if report is not None:
+    if report.suffix != '.html' or report.is_dir():
+      raise InputError(f'--report {report} is no .html file: name one.')
+    files_lib.check_writable(report.parent, '--report')
   into = plot_folder if isinstance(plot_folder, pathlib.Path) else None
   if (
     into is not None and (into / 'config.json').exists() and into not in folders
@@ -258,6 +331,8 @@ def _summarize(
         if into is not None and len(summaries) > 1:
           name = f'{summary["run"].strip("/").replace("/", "_")}_{name}'
         files[(into or run) / name] = content
+  if report is not None:
+    files[report] = encode_report(summaries)
   print(tables.format_table(list(summaries.values())))
   tables.write_summaries(by_folder)
   for path, content in files.items():
@@ -290,11 +365,18 @@ def main(arguments: Sequence[str]) -> int:
     help='draw learning curves, score over time and confusion matrix into DIR, '
     'by default into the run folder; comes after the run folders',
   )
+  parser.add_argument(
+    '--report',
+    metavar='FILE',
+    type=cli.path_argument,
+    help='.html file of a page with the table, the plots and the configs',
+  )
   options = parser.parse_args(arguments)
   _summarize(
     options.run_folders,
     set_name=options.set_name,
     plot_folder=options.plot,
+    report=options.report,
   )
   return 0
 

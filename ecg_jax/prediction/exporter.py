@@ -32,6 +32,7 @@ Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
 PLATFORMS = ('cpu', 'cuda')
 
 _CARD = pathlib.Path(__file__).with_name('model_card.md')
+_LIMITS = pathlib.Path(__file__).with_name('limits.md')
 
 
 def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
@@ -215,12 +216,25 @@ def model_card(model: Ensemble, temperature: float) -> str:
     scores=tables.format_table([summary.summarize(run_folder)]),
     calibration=text,
     shortest=model.network.spectrogram.window_samples,
-    longest=f'{model.longest_samples / spec.sampling_rate:.0f}',
+    longest=_longest(model),
+    limits=limits(model),
     platforms=' and '.join(PLATFORMS),
     jax=jax.__version__,
     trained_with=run['versions'].get('jax'),
     commit=run['commit'],
   )
+
+
+def limits(model: Ensemble) -> str:
+  """What the predictions must not be taken for, a Markdown list."""
+  return string.Template(_LIMITS.read_text()).substitute(
+    num_classes=model.spec.num_classes, longest=_longest(model)
+  )
+
+
+def _longest(model: Ensemble) -> str:
+  """Seconds of the longest record trained on."""
+  return f'{model.longest_samples / model.spec.sampling_rate:.0f}'
 
 
 def _listed(names: Sequence[str], word: str) -> str:
