@@ -57,7 +57,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     cells.insert(0, fill('<th scope="row">$text</th>', text=name))
     lines.append(fill('<tr>$cells</tr>\n', cells=join(cells)))
   return fill(
-    '<div class="wide" tabindex="0"><table><thead><tr>$heads</tr></thead>\n'
+    '<div class="wide" tabindex="0" role="region" aria-label="table">\n'
+    '<table><thead><tr>$heads</tr></thead>\n'
     '<tbody>\n$lines</tbody></table></div>\n',
     heads=join(heads),
     lines=join(lines),
