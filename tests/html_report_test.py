@@ -293,6 +293,15 @@ def test_fifty_recordings_are_small(model):
   assert 50 * len(svg) < 6e6
 
 
+def test_of_a_very_long_window_the_beginning_is_drawn_and_said_to_be(
+  model, monkeypatch
+):
+  monkeypatch.setattr(ecg_plot, 'LONGEST_SECONDS', 20)
+  content = make(model, [result_of(model, 'short', 'N')])
+  assert 'Lead ECG, the first 20 s, 25 mm/s' in content
+  assert len(re.findall(TRACE, content)) == 2
+
+
 def test_a_file_that_is_gone_leaves_no_page(model, recordings):
   long, _ = recordings[2]
 

@@ -15,6 +15,7 @@ from ecg_jax.datasets.schema import UNDECIDED, DatasetSpec
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import (
   aggregation,
+  ecg_plot,
   ecg_svg,
   exporter,
   pictures,
@@ -264,6 +265,7 @@ def _figures(
     first = window_of(result, result.summary.longest_episode)
   places = [f'{place}w{index}' for index in drawn]
   befores, afters = ['', *places[:-1]], [*places[1:], '']
+  most = ecg_plot.LONGEST_SECONDS
   windows = _read(model, result, drawn, opener, settings)
   for index, window, *links in zip(
     drawn, windows, befores, afters, strict=True
@@ -297,6 +299,7 @@ def _figures(
         description=f'ECG of {result.name}, {times}',
       ),
       lead=result.lead,
+      part=f'the first {most} s, ' if window.end - window.start > most else '',
       likeliest=likeliest,
       network=' to the network, without the trees' * model.has_trees,
     )

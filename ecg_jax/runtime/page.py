@@ -43,7 +43,7 @@ def join(parts: Iterable[Html]) -> Html:
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
-  """A table that its reader can sort by each column.
+  """A table, which a page with controls can sort by each column.
 
   Args:
     head: Text or Html of the head of each column.
