@@ -12,7 +12,7 @@ from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset
 from ecg_jax.models import forward, variables
-from ecg_jax.runs import artifacts, checkpoint, predictions, trees_file
+from ecg_jax.runs import artifacts, predictions, trees_file
 from ecg_jax.runtime import sharding
 
 
@@ -216,6 +216,8 @@ def restore(
     InputError: The checkpoint is damaged, or of other settings or shapes; or
       the file of the trees is damaged or missing.
   """
+  from ecg_jax.runs import checkpoint  # Orbax takes a while to import.
+
   folder = run_folder / f'fold{fold}'
   settings = stored_config.deciding(config) | {'fold': fold}
   like = sharding.replicated(variable_shapes(network), mesh)
