@@ -1,5 +1,6 @@
 """An ensemble: a run's finished folds, which compute logits of windows."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -94,12 +95,13 @@ class Ensemble:
     shape = len(self.folds), len(windows), self.spec.num_classes
     logits = np.zeros(shape, np.float32)
     outputs = []
-    for part, batch in self._batches(windows):
-      beats = _beat_features(self.network, batch) if self.has_trees else None
-      by_fold = [
-        evaluate_batch(self.network, x, batch, beats) for x in self.variables
-      ]
-      outputs.append((part, by_fold))
+    with _one_platform():
+      for part, batch in self._batches(windows):
+        beats = _beat_features(self.network, batch) if self.has_trees else None
+        by_fold = [
+          evaluate_batch(self.network, x, batch, beats) for x in self.variables
+        ]
+        outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
       logits[:, part] = np.stack(by_fold)[:, : len(part)]
     return logits
@@ -153,14 +155,21 @@ def load(run_folder: str | pathlib.Path) -> Ensemble:
   mesh = sharding.one_device()
   spec = artifacts.read_spec(run_folder)
   network = experiment.make_network(config, spec)
-  variables = tuple(
-    finished_run.restore(run_folder, config, fold, network, mesh)
-    for fold in folds
-  )
+  with _one_platform():
+    variables = tuple(
+      finished_run.restore(run_folder, config, fold, network, mesh)
+      for fold in folds
+    )
   trained_on = tuple(finished_run.trained_on(run_folder, x) for x in folds)
   return Ensemble(
     run_folder, config, folds, network, variables, trained_on, spec
   )
+
+
+def _one_platform() -> contextlib.AbstractContextManager[object]:
+  """Where `platforms.choose` knows the platform, and traces for no other."""
+  mesh = sharding.one_device()
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 @functools.partial(jax.jit, static_argnames='network')

@@ -1,5 +1,6 @@
 """A run's finished folds: config, data, sets and weights."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -232,6 +233,7 @@ def restore(
   return best
 
 
+@functools.cache  # For every fold of a run alike.
 def variable_shapes(network: forward.Network) -> dict[str, Any]:
   """Shapes and dtypes of the network's `params` and `batch_stats`."""
   bins = network.spectrogram.bins
