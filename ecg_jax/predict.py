@@ -162,4 +162,4 @@ def _gain(text: str) -> float:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())

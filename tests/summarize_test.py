@@ -11,13 +11,13 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax import registry
+from ecg_jax import registry, summarize
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import score, summary, tables
 from ecg_jax.runs import metrics_csv
 from ecg_jax.runtime import figures
 from tests import made_up_run
-from tools import summarize
+from tests.helpers import ROOT
 
 MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
 
@@ -230,7 +230,8 @@ def test_needs_no_jax_and_runs_from_anywhere(tmp_path):
   for name in ('jax', 'flax', 'orbax', 'scipy', 'ml_collections'):
     (tmp_path / f'{name}.py').write_text('raise ImportError')
   environment = {**os.environ, 'PYTHONPATH': str(tmp_path)}
-  command = [sys.executable, summarize.__file__, 'run', '--plot']
+  tool = ROOT / 'tools' / 'summarize.py'
+  command = [sys.executable, tool, 'run', '--plot']
   out = subprocess.check_output(command, cwd=tmp_path, env=environment)
   assert b'pooled, 3 of 3 folds' in out
 
