@@ -286,4 +286,5 @@ def test_who_ends_in_time_is_left_to_end(monkeypatch):
   ],
 )
 def test_a_connection_that_breaks_off_is_told_from_a_defect(kind, text, said):
-  assert str(multihost.broken_off(kind(text))) == said
+  assert str(multihost.broken_off(kind(text), (0, 1))) == said
+  assert multihost.broken_off(kind(text), (0,)) is None

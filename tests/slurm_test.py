@@ -119,6 +119,7 @@ def cluster(shared, disk, tmp_path_factory):
       'PYTHONPATH': str(helpers.ROOT),
       'PATH': programs,
       'JAX_COMPILATION_CACHE_DIR': str(shared / 'cache'),
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
       'JAX_NUM_CPU_DEVICES': '1',
       'JAX_PLATFORMS': 'cpu',
     }

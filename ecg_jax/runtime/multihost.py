@@ -199,24 +199,28 @@ def _end_with(members: Sequence[int], over: threading.Event) -> None:
           os._exit(PartialFailure.exit_code)
 
 
-def broken_off(error: BaseException) -> PartialFailure | None:
+def broken_off(
+  error: BaseException, members: Sequence[int]
+) -> PartialFailure | None:
   """What to say of an error that comes of the end of another process.
 
   Args:
-    error: Of work on the devices of several processes.
+    error: Of work on the devices of the members.
+    members: The processes that work together.
 
   Returns:
     None if it does not.
   """
-  text = str(error).splitlines()[0] if str(error) else ''
-  if not (
-    isinstance(error, jax.errors.JaxRuntimeError)
-    and re.search('gloo|nccl|coordination', text, re.IGNORECASE)
+  reason = str(error).partition('\n')[0]
+  if (
+    len(members) > 1
+    and isinstance(error, jax.errors.JaxRuntimeError)
+    and re.search('gloo|nccl|coordination', reason, re.IGNORECASE)
   ):
-    return None
-  return PartialFailure(
-    f'Another process has ended or is out of reach ({text}).'
-  )
+    return PartialFailure(
+      f'Another process has ended or is out of reach ({reason}).'
+    )
+  return None
 
 
 def leave(sentence: str) -> None:

@@ -132,7 +132,7 @@ def _run_waiting(
           stop=group_stops,
         )
     except Exception as raised:  # Reported at the end; the other jobs go on.
-      error = multihost.broken_off(raised) or raised
+      error = multihost.broken_off(raised, group.members) or raised
       failed[job.name] = error
       together = isinstance(error, errors.TrainingError | _RefusedError)
       if group.is_coordinator or not together:
