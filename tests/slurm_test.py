@@ -50,6 +50,7 @@ def get_config():
   config.phases.kinds = ('auxiliary', 'all')
   config.phases.epochs = ({epochs}, {epochs})
   config.phases.learning_rates = (1e-2, 2e-3)
+  config.patience_epochs = 9999
   config.validate_every_epochs = 2
   config.checkpoint_minutes = 0.01
   config.tensorboard = False
@@ -77,20 +78,22 @@ def scripts():
   return re.findall(r'^```bash\n(#!/bin/bash\n.*?)^```', page, re.M | re.S)
 
 
-FOLDS, LIST_OF_CONFIGS, TWO_NODES = scripts()
+FOLDS, LIST_OF_CONFIGS, SIXTEEN_GPUS = scripts()
 
 
-def two_nodes():
-  """The third script, with one process a node."""
-  text = TWO_NODES
+def with_one_process_a_node(script):
+  """What the page divides over 16 GPUs, over two CPUs."""
   for old, new in {
     '--ntasks-per-node=8 --gpus-per-node=8': '--ntasks-per-node=1',
     'devices_per_job 16': 'devices_per_job 2',
     'batch_size 320': 'batch_size 4',
   }.items():
-    assert old in text
-    text = text.replace(old, new)
-  return text
+    assert old in script
+    script = script.replace(old, new)
+  return script
+
+
+TWO_NODES = with_one_process_a_node(SIXTEEN_GPUS)
 
 
 @pytest.fixture(scope='module')
@@ -132,9 +135,13 @@ class Folder:
   def __init__(self, path, cluster, shared):
     self.path, self.cluster = path, cluster
     (path / 'configs').mkdir(parents=True)
-    config = CONFIG.format(data=str(shared / 'data'), epochs=EPOCHS)
-    (path / 'configs' / 'crnn.py').write_text(config)
+    self._data = str(shared / 'data')
+    self.write_config(EPOCHS)
     (path / 'configs' / 'ablations.py').write_text(LIST)
+
+  def write_config(self, epochs):
+    config = CONFIG.format(data=self._data, epochs=epochs)
+    (self.path / 'configs' / 'crnn.py').write_text(config)
 
   def run(self, *arguments, devices=1):
     """Runs the command itself, without SLURM."""
@@ -173,16 +180,20 @@ class Folder:
     assert self.states(job) == [*expected], output
     return output
 
+  def fold(self, fold=0, run='crnn'):
+    """The folder of a fold."""
+    return self.path / 'runs' / run / f'fold{fold}'
+
   def wait_for_epochs(self, count, fold=0):
     """Waits until so many rows of metrics.csv are written."""
-    path = self.path / 'runs' / 'crnn' / f'fold{fold}' / 'metrics.csv'
+    path = self.fold(fold) / 'metrics.csv'
     self.cluster.wait(
       lambda: path.exists() and path.read_text().count('\n') > count, 300
     )
 
-  def read(self, run='crnn', fold=0):
+  def read(self, fold=0, run='crnn'):
     """The files of a fold, without times and rates."""
-    folder = self.path / 'runs' / run / f'fold{fold}'
+    folder = self.fold(fold, run)
     lines = (folder / 'metrics.csv').read_text().splitlines()
     rows = list(csv.DictReader(lines))
     for row in rows:
@@ -201,14 +212,14 @@ def alone(cluster, shared, tmp_path_factory):
   """What one process makes of both folds."""
   folder = Folder(tmp_path_factory.mktemp('alone'), cluster, shared)
   folder.run('--config', 'configs/crnn.py')
-  return [folder.read(fold=fold) for fold in range(2)]
+  return [folder.read(fold) for fold in range(2)]
 
 
 @pytest.fixture(scope='module')
 def together(cluster, shared, tmp_path_factory):
   """What one process with two devices makes of fold 0."""
   folder = Folder(tmp_path_factory.mktemp('together'), cluster, shared)
-  arguments = two_nodes().split('--distributed')[1].split('code=')[0]
+  arguments = TWO_NODES.split('--distributed')[1].split('code=')[0]
   words = arguments.replace('\\\n', ' ').replace('"', '').split()
   folder.run('--config', 'configs/crnn.py', *words, devices=2)
   return folder.read()
@@ -225,13 +236,13 @@ def test_folds_as_an_array(folder, alone):
   job = folder.submit(FOLDS, '--array=0-1')
   output = folder.end(job, 'COMPLETED', 'COMPLETED')
   assert reads_well(output)
-  assert [folder.read(fold=fold) for fold in range(2)] == alone
+  assert [folder.read(fold) for fold in range(2)] == alone
   summary = folder.path / 'runs' / 'crnn' / 'summary.json'
   assert len(json.loads(summary.read_text())['folds']) == 2
 
 
 def test_one_job_over_two_nodes(folder, together):
-  output = folder.end(folder.submit(two_nodes()), 'COMPLETED')
+  output = folder.end(folder.submit(TWO_NODES), 'COMPLETED')
   assert reads_well(output)
   assert folder.read()[1] == together[1]
 
@@ -244,7 +255,7 @@ def test_list_of_configs_with_a_seed_for_each_task(folder, tmp_path):
   for name in ('paper', 'mean'):
     for seed in range(2):
       run = f'ablations/{name}/seed{seed}'
-      assert folder.read(run) == alone.read(run)
+      assert folder.read(run=run) == alone.read(run=run)
   path = folder.path / 'runs' / 'ablations' / 'summary.json'
   assert (
     path.read_text()
@@ -290,34 +301,47 @@ def test_disturbed_job_ends_as_if_left_alone(
   if is_array:
     job = folder.submit(FOLDS, '--array=0-1')
   else:
-    job = folder.submit(two_nodes())
+    job = folder.submit(TWO_NODES)
   folder.wait_for_epochs(moment)
   DISTURBANCES[name](folder.cluster, f'{job}_0' if is_array else job, node)
   output = folder.end(job, *['COMPLETED'] * (1 + is_array))
   assert reads_well(output), output
   assert output.count('trainable parameters') > 1 + is_array
   if is_array:
-    assert [folder.read(fold=fold) for fold in range(2)] == alone
+    assert [folder.read(fold) for fold in range(2)] == alone
   else:
     assert folder.read()[1] == together[1]
 
 
-@pytest.mark.parametrize('reason', ['time limit', 'preempted'])
-def test_job_that_has_to_make_room_goes_on(reason, folder, together):
-  job = folder.submit(two_nodes())
+def test_preempted_job_goes_on(folder, together):
+  job = folder.submit(TWO_NODES)
   folder.wait_for_epochs(2)
-  if reason == 'preempted':
-    options = ['--parsable', '-p', 'urgent', '-N2', '--exclusive']
-    folder.cluster.run('sbatch', *options, '--wrap', 'sleep 1', cwd=folder.path)
-  else:  # A minute, so that it is warned at once.
-    folder.cluster.run('scontrol', 'update', f'jobid={job}', 'timelimit=1')
-  folder.cluster.wait(lambda: folder.states(job) == ['PENDING'], 60)
-  folder.cluster.run('scontrol', 'update', f'jobid={job}', 'timelimit=10')
+  options = ['-p', 'urgent', '-N2', '--exclusive', '--wrap', 'sleep 1']
+  folder.cluster.run('sbatch', *options, cwd=folder.path)
   output = folder.end(job, 'COMPLETED')
   assert reads_well(output)
   assert 'Interrupted (SIGTERM): start again' in output
   assert output.count('trainable parameters') == 2
   assert folder.read()[1] == together[1]
+
+
+def test_job_at_its_time_limit_goes_on(folder):
+  folder.write_config(epochs=999)
+  job = folder.submit(TWO_NODES)
+  folder.wait_for_epochs(1)
+  # A minute, of which it is warned at once.
+  folder.cluster.run('scontrol', 'update', f'jobid={job}', 'timelimit=1')
+  folder.cluster.wait(lambda: folder.states(job) == ['PENDING'], 100)
+  stopped = len(folder.output(job))
+  folder.cluster.run('scontrol', 'update', f'jobid={job}', 'timelimit=10')
+  folder.cluster.wait(lambda: 'epoch' in folder.output(job)[stopped:], 200)
+  folder.cluster.run('scancel', job)
+  output = folder.output(job)
+  assert reads_well(output)
+  assert 'Interrupted (SIGTERM): start again' in output[:stopped]
+  epochs = [int(x) for x in re.findall(r', epoch (\d+) of', output)]
+  # Nothing is done again.
+  assert epochs == [*range(1, len(epochs) + 1)]
 
 
 def test_job_on_a_full_disk_goes_on_once_there_is_room(folder, disk, alone):
@@ -338,17 +362,19 @@ def test_job_on_a_full_disk_goes_on_once_there_is_room(folder, disk, alone):
   assert folder.read() == alone[0]
 
 
-def test_second_array_on_the_same_folder_is_refused(folder, alone):
+def test_second_array_on_the_same_folder_is_refused(folder):
+  folder.write_config(epochs=999)
   options = ['--array=0-1', '--cpus-per-task=4']
   first = folder.submit(FOLDS, *options)
   for fold in range(2):
     folder.wait_for_epochs(1, fold)
-  second = folder.submit(FOLDS, *options)
-  output = folder.end(second, 'FAILED', 'FAILED')
+  output = folder.end(folder.submit(FOLDS, *options), 'FAILED', 'FAILED')
   assert reads_well(output)
   for fold in range(2):
     assert re.search(
       rf'runs/crnn/fold{fold} is in use by process \d+ on n\d: wait', output
     )
-  folder.end(first, 'COMPLETED', 'COMPLETED')
-  assert [folder.read(fold=fold) for fold in range(2)] == alone
+    rows = (folder.fold(fold) / 'metrics.csv').read_text().count('\n')
+    folder.wait_for_epochs(rows + 1, fold)
+  assert folder.states(first) == ['RUNNING', 'RUNNING']
+  folder.cluster.run('scancel', first)
