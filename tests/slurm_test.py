@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -264,9 +265,11 @@ def test_list_of_configs_with_a_seed_for_each_task(folder, tmp_path):
 
 
 def take_down(cluster, node):
-  cluster.run(
-    'scontrol', 'update', f'nodename={node}', 'state=down', 'reason=test'
-  )
+  """Takes a node out of service, and back once its processes are gone."""
+  update = ['scontrol', 'update', f'nodename={node}']
+  cluster.run(*update, 'state=down', 'reason=test')
+  time.sleep(10)
+  cluster.run(*update, 'state=resume')
 
 
 def lose(cluster, node):
