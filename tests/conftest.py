@@ -33,6 +33,7 @@ jax.config.update('jax_num_cpu_devices', 4)
 checkpoint.report_failed_saves_once()
 # Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 # Other tests run beside, so the time that one takes says nothing.

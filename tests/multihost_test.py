@@ -39,7 +39,6 @@ class Processes(helpers.Command):
     super().__init__(folder, shared)
     self.count = count
     self.environment['JAX_NUM_CPU_DEVICES'] = '1'
-    self.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
     self.set('folds', folds)
     self.set('phases.kinds', "('all',)")
     self.set('phases.epochs', f'({EPOCHS},)')
