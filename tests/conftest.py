@@ -41,6 +41,23 @@ hypothesis.settings.register_profile('ecg_jax', deadline=None)
 hypothesis.settings.load_profile('ecg_jax')
 
 
+_LONGEST = (
+  *('killed_run', 'train_loop', 'export_onnx', 'fold_processes', 'multihost'),
+  *('beats', 'trees_run', 'precision', 'experiment', 'main', 'extending'),
+)
+"""Files that take longest, which begin first, so that several processes end
+together."""
+
+
+def pytest_configure(config):
+  config.option.loadscopereorder = False  # Of pytest-xdist.
+
+
+def pytest_collection_modifyitems(items):
+  names = [f'{name}_test' for name in _LONGEST]
+  items.sort(key=lambda item: item.path.stem not in names)
+
+
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """Folder with the real records (training2017.zip, REFERENCE-v3.csv)."""
