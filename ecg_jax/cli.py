@@ -28,7 +28,9 @@ DEBUG = 'print the traceback of a mistake too, not only of a defect'
 """Help text of --debug."""
 
 
-def command(memory: str = _SMALLER_STEPS) -> Callable[[Main], Main]:
+def command(
+  memory: str = _SMALLER_STEPS,
+) -> Callable[[Main], Callable[..., int]]:
   """Decorates the `main` of a command, so that it ends as all commands do.
 
   Args:
@@ -36,12 +38,14 @@ def command(memory: str = _SMALLER_STEPS) -> Callable[[Main], Main]:
 
   Returns:
     A decorator: the function that it makes never raises, but reports errors
-    and returns the exit code of `run_command`.
+    and returns the exit code of `run_command`. Without arguments it takes those
+    of this process, as an installed command does.
   """
 
-  def decorate(main: Main) -> Main:
+  def decorate(main: Main) -> Callable[..., int]:
     @functools.wraps(main)
-    def wrapped(arguments: Sequence[str]) -> int:
+    def wrapped(arguments: Sequence[str] | None = None) -> int:
+      arguments = sys.argv[1:] if arguments is None else arguments
       return run_command(
         lambda: main(arguments), debug='--debug' in arguments, memory=memory
       )

@@ -100,7 +100,7 @@ def _make_paths_absolute(config: ml_collections.ConfigDict) -> None:
     (config.data, 'folds_file'),
     (config.data, 'manual_dir'),
   ):
-    if owner[name]:
+    if owner[name] and not owner[name].startswith('ecg_jax:'):
       owner[name] = str(pathlib.Path(owner[name]).expanduser().absolute())
   for owner in (config.model, config.data, config.loss):
     owner.name = registry.absolute(owner.name)

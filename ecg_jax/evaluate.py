@@ -28,6 +28,11 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument(
     '--label_version', help="labels to score with; default: the run's"
   )
+  parser.add_argument(
+    '--out',
+    type=cli.path_argument,
+    help='folder for the scores; default: evaluation_... in the run folder',
+  )
   other = parser.add_argument_group('another dataset, all of it')
   other.add_argument('--on', metavar='NAME', help='as in --config.data.name')
   other.add_argument(
@@ -38,18 +43,12 @@ def main(arguments: Sequence[str]) -> int:
   other.add_argument(
     '--positive', metavar='CLASS', help='class of the run that is to be found'
   )
-  other.add_argument(
-    '--out',
-    type=cli.path_argument,
-    help='folder for the scores; default: evaluation_on_NAME in the run folder',
-  )
   options = parser.parse_args(arguments)
   chosen = {
     field: getattr(options, field)
-    for field in ('label_version', 'manual_dir', 'data_dir')
+    for field in ('label_version', 'out', 'manual_dir', 'data_dir')
   }
-  of_other = {field: getattr(options, field) for field in ('positive', 'out')}
-  of_other['meaning'] = options.map
+  of_other = {'positive': options.positive, 'meaning': options.map}
   if options.on is not None:
     if options.set_name != 'test':
       raise InputError(
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   if any(value is not None for value in of_other.values()):
     raise InputError(
-      '--map, --positive and --out are for another dataset: name it with --on.'
+      '--map and --positive are for another dataset: name it with --on.'
     )
   out = evaluate_run(options.run_folder, set_name=options.set_name, **chosen)
   scores = summary.summarize(out, options.set_name)

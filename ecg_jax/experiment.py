@@ -13,7 +13,7 @@ from absl import logging
 from flax import linen as nn
 
 from ecg_jax import configuration, default_config, registry
-from ecg_jax.datasets import folds, prepare, schema
+from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.fields.data import (
   REFERENCE_RATE,
@@ -91,6 +91,8 @@ def load_data(
   Raises:
     InputError: A source, a table or a fold cannot be used.
   """
+  from ecg_jax.datasets import prepare
+
   tables = [check(config) for config in configs]  # Before any data is read.
   datasets: dict[DataFields, Dataset] = {}
   found = []
@@ -123,6 +125,9 @@ def check(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
   Raises:
     InputError: Names the field and the value.
   """
+  # Not for what needs a network alone: TFDS takes long to import.
+  from ecg_jax.datasets import prepare
+
   builder = prepare.find_builder(DataFields.of(flatten(config)))
   spec = builder.SPEC
   if config.label_version not in spec.label_versions:

@@ -109,6 +109,11 @@ def _process_flags(values: flags.FlagValues) -> list[Any] | None:
   return processes
 
 
-if __name__ == '__main__':
+def command() -> int:
+  """Runs the command line of this process; returns the exit code."""
   startup.restart_in_huge_pages()
-  sys.exit(main(sys.argv))
+  return main(sys.argv)
+
+
+if __name__ == '__main__':
+  sys.exit(command())

@@ -1,5 +1,6 @@
 """Classifies a user's own recordings with the finished folds of a run.
 
+python -m ecg_jax.predict FILE [FILE or folder ...]
 python -m ecg_jax.predict --run RUN_FOLDER FILE [FILE or folder ...]
 python -m ecg_jax.predict --explain FILE [FILE or folder ...]
 """
@@ -18,17 +19,20 @@ from ecg_jax.datasets import schema
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.prediction import outputs
 from ecg_jax.recordings import explain, find, lead, units
-from ecg_jax.runs import artifacts
+from ecg_jax.runs import artifacts, released
 
 _READING = ('lead', 'sampling_rate', 'units', 'gain', 'variable')
 """Options that say how files are read."""
+
+_OUTPUTS = ('out', 'answers', 'plot', 'report')
+"""Options that say what is written."""
 
 
 @cli.command(cli.FREE_MEMORY)
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
   options = _parse(arguments)
-  targets = outputs.Outputs(options.out, options.answers, options.plot)
+  targets = outputs.Outputs(**{x: getattr(options, x) for x in _OUTPUTS})
   paths = find.find(
     options.paths,
     with_arrays=options.explain or options.sampling_rate is not None,
@@ -36,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
   reading = {name: getattr(options, name) for name in _READING}
   if options.explain:
     return _explain(paths, options.run, reading)
-  targets.check(options.run, [*options.paths, *paths])
+  run = released.open_run(options.run)
+  targets.check(run, [*options.paths, *paths])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax.prediction import ensemble, predictor
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
   startup.enable_compilation_cache()
   fields = [field.name for field in dataclasses.fields(predictor.Settings)]
   settings = predictor.Settings(**{x: getattr(options, x) for x in fields})
-  model = ensemble.load(options.run)
+  model = ensemble.load(run)
   openers = {
     name: functools.partial(
       lead.open_recording, path, model.encoding, **reading
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, path in zip(outputs.names(paths), paths, strict=True)
   }
   results = predictor.predict_recordings(model, openers, settings)
-  targets.write(results, model, settings)
+  targets.write(results, model, settings, openers)
   return 0
 
 
@@ -69,7 +74,7 @@ def _explain(
   """
   spec = schema.CHALLENGE
   if run_folder is not None:
-    spec = artifacts.read_spec(run_folder)
+    spec = artifacts.read_spec(released.open_run(run_folder))
   encoding = lead.Encoding(spec.sampling_rate, spec.counts_per_millivolt)
   failures = 0
   for path in paths:
@@ -93,10 +98,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   path = cli.path_argument
   add = parser.add_argument
   add('paths', metavar='FILE', nargs='+', type=path, help='file or folder')
-  add('--run', metavar='RUN_FOLDER', type=path)
+  add('--run', metavar='RUN_FOLDER', type=path,
+      help='default: the weights of the package')  # fmt: skip
   add('--explain', action='store_true',
-      help='say what is understood of each file, without a prediction; needs'
-      ' no --run')  # fmt: skip
+      help='say what is understood of each file, and predict'
+      ' nothing')  # fmt: skip
   add('--lead', help='name or number (from 0); default: the first ECG')
   add('--sampling_rate', type=float,
       help='Hz; for CSV, TXT, .npy, .mat, and .hea without it')  # fmt: skip
@@ -120,15 +126,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
   add('--out', type=path, metavar='FILE', help='.csv or .json')
   add('--answers', type=path, metavar='FILE', help='record,label lines')
   add('--plot', type=path, metavar='DIR', help='pictures, .png and .svg')
+  add('--report', type=path, metavar='FILE', help='page to look at, .html')
   options = parser.parse_args(arguments)
-  if options.run is None and not options.explain:
-    parser.error('the following arguments are required: --run')
   if options.gain is not None and options.units not in (None, 'counts'):
     raise InputError(
       f'--gain {options.gain:g} is for counts, --units {options.units} for'
       ' voltages: leave one of them out.'
     )
-  for name in ('out', 'answers', 'plot'):
+  for name in _OUTPUTS:
     if options.explain and getattr(options, name) is not None:
       raise InputError(
         f'--{name} is for predictions, which --explain does not make: leave one'
@@ -162,4 +167,4 @@ def _gain(text: str) -> float:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())

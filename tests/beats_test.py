@@ -5,6 +5,7 @@ import functools
 import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,37 +16,44 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from ecg_jax.beats import features, r_peaks, rhythm, sliding, statistics
+from ecg_jax.input_pipeline import device_data
+from ecg_jax.training import boosting
+from tests import few_features, training_helpers
 
 RATE = 300
 SIZE = 15_000  # Samples of the arrays.
 
 
+_find = jax.jit(r_peaks.find, static_argnames='sampling_rate')
+
+
 def find(signal, length=None, *, sampling_rate=RATE):
   """Positions of the beats of one recording."""
-  function = jax.jit(
-    functools.partial(r_peaks.find, sampling_rate=sampling_rate)
-  )
-  found = function(
-    np.asarray(signal), len(signal) if length is None else length
-  )
+  length = len(signal) if length is None else length
+  # One size and so one program for all recordings at a rate.
+  padded = np.pad(signal, (0, 50 * sampling_rate - len(signal)))
+  found = _find(padded, length, sampling_rate=sampling_rate)
   return np.asarray(found.positions)[: int(found.number)], found
 
 
-_compute = jax.jit(
-  functools.partial(features.compute, sampling_rate=RATE),
-  static_argnames='counts_per_millivolt',
+_program = jax.jit(
+  functools.partial(
+    features.compute, sampling_rate=RATE, counts_per_millivolt=1000
+  )
 )
 
 
-def compute(signal, lengths, unit=1000):
+def compute(signal, lengths):
   """Name -> values, of recordings."""
-  found = _compute(signal, lengths, counts_per_millivolt=unit)
+  found = _program(signal, lengths)
   return dict(zip(features.names(), np.asarray(found).T, strict=True))
 
 
 def compute_one(signal, length):
-  padded = np.pad(signal, (0, SIZE - len(signal)))
-  return compute(padded[None], np.array([length], np.int32))
+  """Name -> value, of one recording, by the program of `batch`."""
+  padded = np.pad(signal[None], ((0, 4), (0, SIZE - len(signal))))
+  found = compute(padded, np.array([length, 0, 0, 0, 0], np.int32))
+  return {name: values[0] for name, values in found.items()}
 
 
 WAVES = {
@@ -92,7 +100,9 @@ def test_beats_at_both_ends_are_where_they_are():
   signal, times = ecg(np.full(20, 0.8))
   first, last = round(times[0]), round(times[-1])
   signal[-300:] *= 2
-  found, _ = find(signal[first - 8 : last + 10])
+  signal = signal[first - 8 : last + 10]
+  beats = _find(signal, len(signal), sampling_rate=RATE)
+  found = beats.positions[: beats.number]
   np.testing.assert_allclose(found, times - first + 8, atol=2)
 
 
@@ -119,7 +129,7 @@ def test_a_recording_without_beats(constant, length):
   signal = np.full(9000, constant, np.int16)
   assert len(find(signal, length)[0]) == 0
   found = compute_one(signal, length)
-  assert not any(np.isinf(value).any() for value in found.values())
+  assert not np.isinf([*found.values()]).any()
 
 
 def test_the_largest_counts_do_not_overflow():
@@ -151,19 +161,48 @@ def test_nothing_behind_a_length_changes_a_bit(batch):
     np.testing.assert_array_equal(value, expected[name], name)
 
 
-@pytest.mark.parametrize(('row', 'size'), [(0, SIZE), (2, 9344), (3, 9344)])
-def test_padding_and_batch_change_no_bit(batch, row, size):
+@pytest.mark.parametrize('row', [0, 2, 3])
+def test_padding_and_batch_change_no_bit(batch, row):
   signal, lengths, expected = batch
-  alone = compute(signal[row : row + 1, :size], lengths[row : row + 1])
+  alone = compute(signal[row : row + 1, :9344], lengths[row : row + 1])
   for name, value in alone.items():
     np.testing.assert_array_equal(value[0], expected[name][row], name)
 
 
-def test_the_unit_changes_nothing(batch):
+def test_an_exported_program_gives_the_same(batch):
   signal, lengths, expected = batch
-  found = compute(signal.astype(np.float32) / 1000, lengths, unit=1)
-  for name, value in found.items():
-    np.testing.assert_array_equal(value, expected[name], name)
+  rows, samples = jax.export.symbolic_shape('b, n')
+  program = jax.export.export(_program, platforms=('cpu', 'cuda'))(
+    jax.ShapeDtypeStruct((rows, samples), np.int16),
+    jax.ShapeDtypeStruct((rows,), np.int32),
+  )
+  found = program.call(signal[2:3, :9344], lengths[2:3])
+  of_row = [values[2] for values in expected.values()]
+  np.testing.assert_allclose(found[0], of_row, rtol=1e-6, atol=1e-6)
+
+
+def test_programs_of_several_devices_have_them(small_job, tmp_path):
+  job, mesh = small_job(tmp_path), training_helpers.make_group(count=3).mesh
+  data = training_helpers.put_data(job, mesh)
+  chunks = job.sampler.evaluation_chunks('train')
+  inputs = next(iter(device_data.feed(data, chunks, mesh)))
+  function = functools.partial(
+    boosting.compute_chunk, network=job.network, mesh=mesh.abstract_mesh
+  )
+  found = jax.eval_shape(function, *inputs)
+  assert found.shape[-1] == len(features.names())
+
+
+def test_the_unit_changes_nothing(batch):
+  signal, lengths, _ = batch
+  with few_features.instead():
+    expected, found = (
+      features.compute(
+        counts, lengths, sampling_rate=RATE, counts_per_millivolt=unit
+      )
+      for counts, unit in ((signal, 1000), (signal.astype('f4') / 1000, 1))
+    )
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_upside_down_recordings_have_the_same_rhythm(batch):
@@ -178,11 +217,10 @@ def test_an_early_beat_is_counted():
   rr = [0.8] * 10 + [0.5, 1.1] + [0.8] * 10
   signal, _ = ecg(rr)
   found = compute_one(signal, len(signal))
-  assert found['early'][0] == found['early_then_late'][0] == 1
-  assert found['main_early_then_late'][0] == 1
-  assert found['rate'][0] == pytest.approx(
-    60 * len(rr) * RATE / len(signal), rel=1e-6
-  )
+  assert found['early'] == found['early_then_late'] == 1
+  assert found['main_early_then_late'] == 1
+  rate = 60 * len(rr) * RATE / len(signal)
+  assert found['rate'] == pytest.approx(rate, rel=1e-6)
 
 
 def test_p_waves_are_told_from_their_absence():

@@ -88,6 +88,8 @@ def test_paths_that_a_run_is_read_with_later_are_absolute():
   assert config.init_from == str(here / 'runs' / 'a')
   assert config.data.folds_file == str(here / 'b')
   assert config.data.manual_dir == str(here / 'c')
+  config = parse('--config.init_from=ecg_jax:crnn_beats')  # It is no path.
+  assert config.init_from == 'ecg_jax:crnn_beats'
 
 
 def test_names_of_own_files_are_absolute_too(tmp_path, monkeypatch):

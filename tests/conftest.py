@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import hypothesis
 import jax
@@ -23,20 +24,41 @@ from ecg_jax.training import fold_run, train_loop, train_step
 from ecg_jax.training.job import Job, make_job
 from ecg_jax.training.phases import Phase
 from ecg_jax.training.progress import Progress
-from tests import training_helpers
+from tests import few_features, training_helpers
 
 # Also where there is a GPU, and in the commands that tests start.
 jax.config.update('jax_platforms', 'cpu')
 os.environ['JAX_PLATFORMS'] = 'cpu'
 jax.config.update('jax_num_cpu_devices', 4)
 checkpoint.report_failed_saves_once()
-# Small programs run for moments and compile for seconds.
+# Small programs run for moments and compile for seconds: twice as many where
+# XLA emits the code of fusions by MLIR.
 jax.config.update('jax_disable_most_optimizations', True)
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+_flags = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = f'{_flags} --xla_cpu_use_fusion_emitters=false'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 # Other tests run beside, so the time that one takes says nothing.
 hypothesis.settings.register_profile('ecg_jax', deadline=None)
 hypothesis.settings.load_profile('ecg_jax')
+
+
+_LONGEST = (
+  *('killed_run', 'train_loop', 'export_onnx', 'fold_processes', 'multihost'),
+  *('beats', 'trees_run', 'precision', 'experiment', 'main', 'extending'),
+)
+"""Files that take longest, which begin first, so that several processes end
+together."""
+
+
+def pytest_configure(config):
+  config.option.loadscopereorder = False  # Of pytest-xdist.
+
+
+def pytest_collection_modifyitems(items):
+  names = [f'{name}_test' for name in _LONGEST]
+  items.sort(key=lambda item: item.path.stem not in names)
 
 
 @pytest.fixture(scope='session')
@@ -170,43 +192,43 @@ def train_job():
 
 
 @pytest.fixture(scope='session')
-def small_run(
-  small_config, small_data, train_job, tmp_path_factory
-) -> pathlib.Path:
+def train_a_fold(small_data, train_job):
+  """Trains fold 1 of a run, with these phases, and begins no other."""
+
+  def run(folder: pathlib.Path, config, phases: Sequence[Phase]) -> None:
+    config = config.copy_and_resolve_references()
+    config.folds = (0, 1)
+    config.data.folds_file = str(folder.with_name('folds.json'))
+    folds.write_table(small_data.table, config.data.folds_file)
+    dataset = small_data.dataset
+    artifacts.begin_run(folder, config, small_data.digests(), dataset.spec)
+    artifacts.write_labels(folder / 'labels.csv', dataset.all_labels())
+    job = make_job(config, small_data, 1, folder)
+    train_job(dataclasses.replace(job, phases=tuple(phases)))
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def small_run(small_config, train_a_fold, tmp_path_factory) -> pathlib.Path:
   """Folder of a run of which fold 1 is finished and fold 0 is not."""
   folder = tmp_path_factory.mktemp('runs') / 'small'
   # The last epochs are not the best, so that best and latest differ.
   rates = (5e-3, 10.0)
-  phases = tuple(Phase('lstm', 2, rate) for rate in rates)
-  _train_a_fold(folder, small_config, small_data, phases, train_job)
+  train_a_fold(folder, small_config, [Phase('lstm', 2, rate) for rate in rates])
   return folder
 
 
 @pytest.fixture(scope='session')
-def trees_run(
-  small_config, small_data, train_job, tmp_path_factory
-) -> pathlib.Path:
-  """Folder of a run with trees, of which fold 1 is finished."""
+def trees_run(small_config, train_a_fold, tmp_path_factory) -> pathlib.Path:
+  """Folder of a run with trees on few features, of which fold 1 is finished."""
   folder = tmp_path_factory.mktemp('runs_with_trees') / 'trees'
   config = small_config.copy_and_resolve_references()
   config.trees.update({'rounds': 4, 'leaves': 4, 'least_leaf_records': 2})
   config.trees.learning_rate = 0.5
-  phases = (Phase('lstm', 1, 5e-3),)
-  _train_a_fold(folder, config, small_data, phases, train_job)
+  with few_features.instead():
+    train_a_fold(folder, config, [Phase('lstm', 1, 5e-3)])
   return folder
-
-
-def _train_a_fold(folder, config, data, phases, train_job):
-  """Trains fold 1 of a run, with these phases, and begins no other."""
-  config = config.copy_and_resolve_references()
-  config.folds = (0, 1)
-  config.data.folds_file = str(folder.with_name('folds.json'))
-  folds.write_table(data.table, config.data.folds_file)
-  artifacts.begin_run(folder, config, data.digests(), data.dataset.spec)
-  labels = data.dataset.all_labels()
-  artifacts.write_labels(folder / 'labels.csv', labels)
-  job = make_job(config, data, 1, folder)
-  train_job(dataclasses.replace(job, phases=phases))
 
 
 @pytest.fixture(scope='session')

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import textwrap
+import tomllib
 
 import pytest
 
@@ -55,9 +56,19 @@ def _commands(text):
       block = re.sub(r'\n\s+--', ' --', block.replace('\\\n', ' '))
       lines += re.split(r'\n|&&', block)
   for line in lines:
+    for script, place in _scripts().items():
+      module = place.partition(':')[0]
+      line = line.replace(f'{script} ', f'python -m {module} ')
     command = re.search(r'\bpython (.*)', line)
     if command:
       yield shlex.split(command[1], comments=True)
+
+
+@functools.cache
+def _scripts():
+  """Command of an installed package -> the function that it calls."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  return project['scripts']
 
 
 @functools.cache
@@ -166,7 +177,7 @@ def test_commands_can_be_typed(page):
     target, *arguments = words
     if target == '-m':
       target, *arguments = arguments
-      if target in ('venv', 'pytest', 'pip'):
+      if target in ('venv', 'pytest', 'pip', 'build'):
         continue
       path = _source(target)
     else:
@@ -194,6 +205,7 @@ def test_configs_fields_and_files_exist(page):
     if name not in _configs() and name != 'ecg_jax:NAME'
   ]
   wrong += set(re.findall(r'--config\.([\w.]+\w)', text)) - _fields()
+  wrong += set(re.findall(r'\becg-jax-\w+', text)) - _scripts().keys()
   for span in _spans(text):
     if re.fullmatch(rf'{_GROUP}\.\w+', span) and span not in _fields():
       wrong.append(span)

@@ -123,7 +123,7 @@ def test_what_exceeds_the_paper_is_cut_and_marked():
 @pytest.mark.parametrize('height', np.arange(0.08, 4, 0.1))
 def test_the_paper_holds_a_trace_wherever_it_lies(height):
   for low in np.arange(-1, 1, 0.01):
-    below, above = ecg_plot._paper_limits(np.array([low, low + height]))
+    below, above = ecg_plot.paper_limits(np.array([low, low + height]))
     assert below <= low + 1e-9
     assert low + height - 1e-9 <= above
     assert above - below <= ecg_plot.MOST_MILLIVOLT

@@ -403,6 +403,8 @@ def test_every_model_trains_on_other_classes_at_another_rate(
   if 'width' in config.model:
     config.model.update({'width': 2, 'growth': 2, 'layers_per_block': 1})
     config.model.blocks = 2
+  if 'widths' in config.model:
+    config.model.update({'widths': (2, 4), 'blocks_per_stage': 1})
   job = make_job(config, three_data, 1, tmp_path)
   assert job.network.num_classes == 3
   train_classes = np.arange(30)[job.fold.sets['train']] % 3

@@ -185,7 +185,7 @@ def test_counts_are_those_of_the_run(call, small_run, tmp_path):
   assert 'is no run folder' in errors
 
 
-@pytest.mark.parametrize('output', ['--out', '--answers', '--plot'])
+@pytest.mark.parametrize('output', ['--out', '--answers', '--plot', '--report'])
 def test_nothing_is_written(refusal, tmp_path, output):
   path = recording_files.write_npy(tmp_path, COUNTS)
   target = tmp_path / 'o.csv'

@@ -161,7 +161,7 @@ def test_a_tilde_stands_for_the_home_folder(small_run, tmp_path, monkeypatch):
   for folder in (home, tmp_path):
     card = (folder / 'model/MODEL_CARD.md').read_text()
     assert 'the temperature 1.25, fitted to' in card
-    assert '"error": 0.034' in card
+    assert '| expected calibration error | 0.0340 | 0.0340 |' in card
 
 
 def test_an_existing_folder_is_left_alone(model_folder, small_run, refusal):

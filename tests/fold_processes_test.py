@@ -28,7 +28,6 @@ class Folds(helpers.Command):
 
   def __init__(self, folder, shared):
     super().__init__(folder, shared)
-    self.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
     self.set('folds', '(0, 1)')
     self.set('phases.kinds', "('all',)")
     self.set('phases.epochs', f'({EPOCHS},)')

@@ -136,10 +136,13 @@ EPOCHS = 10
 SCRIPT = """
 import os, pathlib, resource, signal, sys, time
 from ecg_jax import main
+from ecg_jax.beats import features
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.evaluation import eval_step
 from ecg_jax.runs import checkpoint
+from tests import few_features
 
+features._of_recording = few_features.of_recording
 synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
 point, _, file = sys.argv[1].partition(':')
 left = int(sys.argv[2])

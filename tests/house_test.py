@@ -30,7 +30,7 @@ ORDER = [
   'runs',
   'evaluation',
   'training prediction',
-  'main predict evaluate export',
+  'main predict evaluate export summarize',
 ]
 
 # Library -> the folders and modules that import it. The first can turn a file
@@ -72,7 +72,7 @@ NO_DEVICE = [
   'ecg_jax.runs.artifacts',
   'ecg_jax.runs.metrics_csv',
   'tools.calibrate',
-  'tools.summarize',
+  'ecg_jax.summarize',
 ]
 
 # Module -> what it runs Python files and modules with that have no name here.

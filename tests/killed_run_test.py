@@ -68,6 +68,15 @@ def command(shared, tmp_path):
   return Command(tmp_path, shared)
 
 
+@pytest.fixture(scope='module')
+def killed(shared, tmp_path_factory):
+  """Folder of a run that was killed in training, after several saves."""
+  command = Command(tmp_path_factory.mktemp('killed'), shared)
+  command.kill_at('save', 8)
+  assert command.in_training()
+  return command.workdir
+
+
 @pytest.fixture
 def ends_the_same(undisturbed, read):
   """Runs a command to its end, which is that of the undisturbed one."""
@@ -196,8 +205,10 @@ def test_killed_at_a_point(command, ends_the_same, point, time):
   ends_the_same(command)
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(command, ends_the_same):
-  command.kill_at('save', 8)
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+  killed, command, ends_the_same
+):
+  shutil.copytree(killed, command.workdir)
   checkpoints = command.workdir / 'fold0' / 'checkpoints'
   whole = [path for path in checkpoints.iterdir() if path.name.isdecimal()]
   latest = max(whole, key=lambda path: int(path.name))
@@ -244,9 +255,10 @@ def test_killed_while_the_dataset_is_prepared(undisturbed, command, tmp_path):
   assert found == scores
 
 
-def test_save_that_fails_leaves_the_last_checkpoint(command, ends_the_same):
-  command.kill_at('save', 3)
-  assert command.in_training()
+def test_save_that_fails_leaves_the_last_checkpoint(
+  killed, command, ends_the_same
+):
+  shutil.copytree(killed, command.workdir)
   _, err = command.end('limit', 4000, code=2)
   assert 'Traceback' not in err
   assert re.search(
@@ -271,7 +283,7 @@ def small_disk(tmp_path):
 
 
 def test_run_on_a_full_disk_goes_on_once_there_is_room(
-  shared, small_disk, ends_the_same
+  killed, shared, small_disk, ends_the_same
 ):
   command = Command(small_disk, shared)
 
@@ -284,8 +296,7 @@ def test_run_on_a_full_disk_goes_on_once_there_is_room(
   assert re.match(message, refusal())
   resize = ['mount', '-o', 'remount,size=9m', str(small_disk)]
   subprocess.run(resize, check=True)
-  command.kill_at('save', 3)
-  assert command.in_training()
+  shutil.copytree(killed, command.workdir, dirs_exist_ok=True)
   filler = small_disk / 'filler'
   with filler.open('wb', buffering=0) as file, contextlib.suppress(OSError):
     while True:

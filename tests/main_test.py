@@ -11,16 +11,16 @@ import zipfile
 import jax
 import pytest
 
-from ecg_jax import configuration, main
+from ecg_jax import configuration, main, summarize
 from ecg_jax.datasets import official_files, schema
 from ecg_jax.datasets.physionet2017 import source
 from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 from ecg_jax.errors import InputError
+from ecg_jax.evaluation import summary, tables
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files, startup
 from tests import helpers
 from tests.helpers import ROOT, TINY
-from tools import summarize
 
 CRNN = ['--config', 'configs/crnn.py']
 
@@ -427,6 +427,30 @@ def test_a_fold_in_use_is_refused_and_the_others_stand(copied, folds, expected):
   assert '| pooled, 1 of 2 folds ' in out
   assert not names(fold)
   assert names(folder / 'run' / 'fold0') == FOLD_FILES
+
+
+def test_one_command_at_a_time_summarizes(copied, monkeypatch):
+  """Else a slower one would write the summary of fewer folds last."""
+  folder, arguments = copied
+  alone = []
+
+  def watched(function):
+    def call(*given):
+      refused = pytest.raises(InputError, match='in use by process')
+      with refused, files.locked(folder / 'run', wait=False):
+        pass
+      alone.append(function.__name__)
+      return function(*given)
+
+    return call
+
+  for module, name in (
+    (summary, 'summarize_folders'),
+    (tables, 'write_summaries'),
+  ):
+    monkeypatch.setattr(module, name, watched(getattr(module, name)))
+  assert run(*arguments, '--config.folds=0')[0] == 0
+  assert alone == ['summarize_folders', 'write_summaries']
 
 
 def test_a_list_of_runs_with_seeds(copied, tmp_path):

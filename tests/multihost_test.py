@@ -1,10 +1,12 @@
 """Several processes of the command, over loopback, on one device each."""
 
 import csv
+import os
 import re
 import shutil
 import signal
 import socket
+import threading
 import time
 
 import jax
@@ -39,7 +41,6 @@ class Processes(helpers.Command):
     super().__init__(folder, shared)
     self.count = count
     self.environment['JAX_NUM_CPU_DEVICES'] = '1'
-    self.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
     self.set('folds', folds)
     self.set('phases.kinds', "('all',)")
     self.set('phases.epochs', f'({EPOCHS},)')
@@ -117,6 +118,7 @@ def test_one_job_over_all_processes_is_killed_and_goes_on(
   _, err = first.communicate(timeout=100)
   assert first.returncode == 3
   assert err.splitlines()[-1].startswith('fold 0 failed in process 0: start')
+  assert 'Traceback' not in err
   for process in others:
     process.communicate(timeout=100)
     # By itself, by JAX where the first was gone before, or killed above.
@@ -239,3 +241,49 @@ def test_alone_nobody_is_asked():
   said = iter([False, True])
   flag = multihost.agreed(lambda: next(said), 'topic', (0,))
   assert [flag(), flag()] == [False, True]
+
+
+def test_who_waits_on_the_devices_ends_with_a_member_that_leaves(
+  monkeypatch, capsys
+):
+  codes, left = [], [(2, 'No member.'), (1, 'It has failed.')]
+  monkeypatch.setattr(multihost, '_LONGEST_END', 0.2)
+  monkeypatch.setattr(multihost, '_left', lambda: left)
+  monkeypatch.setattr(multihost, 'leave', lambda _: None)
+  monkeypatch.setattr(os, '_exit', codes.append)
+  with multihost.watched((0, 1)):
+    while not codes:
+      time.sleep(0.01)
+    left.clear()
+  assert codes == [3]
+  assert capsys.readouterr().err == 'Process 1 has ended: It has failed.\n'
+
+
+def test_who_ends_in_time_is_left_to_end(monkeypatch):
+  codes, asked = [], threading.Event()
+  monkeypatch.setattr(
+    multihost, '_left', lambda: asked.set() or [(1, 'It has failed.')]
+  )
+  monkeypatch.setattr(os, '_exit', codes.append)
+  with multihost.watched((0, 1)):
+    assert asked.wait(10)
+  assert not codes
+
+
+@pytest.mark.parametrize(
+  ('kind', 'text', 'said'),
+  [
+    (
+      jax.errors.JaxRuntimeError,
+      'UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore',
+      'Another process has ended or is out of reach (UNKNOWN: Gloo all-reduce'
+      ' failed: Connection closed by peer).',
+    ),
+    (jax.errors.JaxRuntimeError, 'INTERNAL: a defect', 'None'),
+    (jax.errors.JaxRuntimeError, '', 'None'),
+    (ValueError, 'Gloo', 'None'),
+  ],
+)
+def test_a_connection_that_breaks_off_is_told_from_a_defect(kind, text, said):
+  assert str(multihost.broken_off(kind(text), (0, 1))) == said
+  assert multihost.broken_off(kind(text), (0,)) is None

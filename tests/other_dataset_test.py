@@ -146,7 +146,7 @@ def test_what_cannot_be_scored_is_refused(refused, arguments, message):
 
 
 def test_options_of_another_dataset_need_its_name(refusal, small_run):
-  for option in ('--map=AFIB=A', '--positive=A', '--out=x'):
+  for option in ('--map=AFIB=A', '--positive=A'):
     message = refusal(evaluate.main, small_run, option)
     assert message.endswith('are for another dataset: name it with --on.\n')
 

@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 
+import numpy as np
 import pytest
 
 from tests.helpers import ROOT, TINY
 
-SUFFIXES = {'.py', '.bib', '.md', '.tsv', '.txt', '.csv', '.zip'}
+SUFFIXES = {
+  *('.py', '.bib', '.html', '.md', '.tsv', '.txt', '.csv', '.zip', '.sha256')
+}
 TRAIN = """
 import sys
 from ecg_jax import main
@@ -20,11 +22,28 @@ from ecg_jax.datasets.synthetic_ecg import synthetic_ecg_dataset_builder
 synthetic_ecg_dataset_builder.Builder.NUM_RECORDS = 60
 sys.exit(main.main(sys.argv))
 """
+# Runs an installed command; prints what is imported before and after.
+PREDICT = """
+import runpy, sys
+from ecg_jax.prediction import predictor
+print(*sys.modules)
+del sys.argv[0]
+try:
+  runpy.run_path(sys.argv[0], run_name='__main__')
+except SystemExit as end:
+  print(*sys.modules)
+  sys.exit(end.code)
+"""
+# What reads datasets, trains, or draws, and what takes long to import.
+NOT_FOR_PREDICTION = {
+  *('tensorflow_datasets', 'grain', 'array_record', 'tensorboardX', 'sklearn'),
+  *('optax', 'pandas', 'matplotlib', 'scipy', 'wfdb', 'h5py', 'pydicom'),
+}
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-  """The wheel, unpacked as pip would into a folder of packages."""
+  """The wheel, built and installed into a folder of packages."""
   folder = tmp_path_factory.mktemp('wheel')
   source = folder / 'source'
   # The build writes beside the sources.
@@ -32,16 +51,14 @@ def wheel(tmp_path_factory):
   shutil.copytree(ROOT / 'configs', source / 'configs')
   for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
     shutil.copy(ROOT / name, source)
-  build = ['pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', '.']
+  install = ['pip', 'install', '--no-deps', '--no-build-isolation']
+  to_site = ['--no-compile', '--target=site']
   subprocess.run(
-    [sys.executable, '-m', *build, str(source)],
+    [sys.executable, '-m', *install, *to_site, str(source)],
     cwd=folder,
     check=True,
     capture_output=True,
   )
-  [path] = folder.glob('*.whl')
-  with zipfile.ZipFile(path) as archive:
-    archive.extractall(folder / 'site')
   # As within a project of its user, whose commit is not that of the package.
   for git in ('init -q', 'commit -q --allow-empty -m project'):
     name = ['-c', 'user.name=user', '-c', 'user.email=user@example.org']
@@ -49,14 +66,15 @@ def wheel(tmp_path_factory):
   return folder / 'site'
 
 
-@pytest.fixture
-def run(wheel, tmp_path):
-  """Runs Python in an empty folder, with the wheel's packages."""
+@pytest.fixture(scope='module')
+def run(wheel, tmp_path_factory):
+  """Runs Python in a folder, by default an empty one, with these packages."""
+  empty = tmp_path_factory.mktemp('empty')
 
-  def call(*arguments):
+  def call(*arguments, cwd=empty):
     return subprocess.run(
-      [sys.executable, *arguments],
-      cwd=tmp_path,
+      [sys.executable, *map(str, arguments)],
+      cwd=cwd,
       env={
         **os.environ,
         'PYTHONPATH': str(wheel),
@@ -70,6 +88,20 @@ def run(wheel, tmp_path):
   return call
 
 
+@pytest.fixture(scope='module')
+def trained(run, tmp_path_factory):
+  """A folder where a shipped config was trained, and its command line."""
+  folder = tmp_path_factory.mktemp('trained')
+  _, *small = TINY
+  small += ['--config.data.name=synthetic_ecg', '--config.data.data_dir=data']
+  small += ['--config.folds=0', '--config.tensorboard=false']
+  small += ['--config.phases.kinds=("all",)', '--config.phases.epochs=1']
+  small += ['--config.phases.learning_rates=(1e-3,)']
+  done = run('-c', TRAIN, *small, '--config=ecg_jax:crnn:authors', cwd=folder)
+  assert done.returncode == 0, done.stderr
+  return folder, small
+
+
 def files(folder):
   return {
     path.relative_to(folder).as_posix()
@@ -80,7 +112,7 @@ def files(folder):
 
 def test_the_wheel_holds_the_package_its_data_and_the_configs(wheel):
   assert {path.name.partition('-')[0] for path in wheel.iterdir()} == {
-    'ecg_jax'
+    *('ecg_jax', 'bin')
   }
   configs = {f'configs/{name}' for name in files(ROOT / 'configs')}
   assert files(wheel / 'ecg_jax') == files(ROOT / 'ecg_jax') | configs
@@ -110,6 +142,28 @@ def test_commands_and_python_from_any_folder(run, wheel):
   script = 'import ecg_jax; ecg_jax.load; print(ecg_jax.__file__)'
   assert run('-c', script).stdout.startswith(str(wheel))
   assert 'usage' in run('-m', 'ecg_jax.predict', '--help').stdout
+  summarize = wheel / 'bin' / 'ecg-jax-summarize'
+  assert 'usage' in run(summarize, '--help').stdout
+  train = wheel / 'bin' / 'ecg-jax-train'
+  assert '--workdir' in run(train, '--help').stdout
+
+
+def test_predicts_from_any_folder_with_few_libraries(wheel, run, trained):
+  folder, _ = trained
+  signal = np.random.default_rng(0).normal(0, 300, 3000).astype(np.int16)
+  np.save(folder / 'a.npy', signal)
+  done = run(
+    *('-c', PREDICT, wheel / 'bin' / 'ecg-jax-predict'),
+    *('--run', 'runs/crnn_authors', '--sampling_rate=300', '--units=counts'),
+    'a.npy',
+    cwd=folder,
+  )
+  assert done.returncode == 0, done.stderr
+  before, *answer, after = done.stdout.splitlines()
+  assert any(line.startswith('a ') for line in answer)
+  assert not NOT_FOR_PREDICTION & {*after.split()}
+  assert 'jax' in before.split()
+  assert 'orbax' not in before.split()  # It reads the checkpoints of a run.
 
 
 @pytest.mark.parametrize(
@@ -136,25 +190,20 @@ def test_a_folder_named_configs_is_the_users(run, tmp_path):
     '  config.seed = 5\n'
     '  return config\n'
   )
-  found = run('-m', 'ecg_jax.main', '--config', 'configs/crnn.py', '--help')
-  assert '--config.seed 5\n' in found.stdout
-  found = run('-m', 'ecg_jax.main', '--config', 'ecg_jax:ablations', '--help')
-  assert '--config.seed 0\n' in found.stdout
+  for config, seed in (('configs/crnn.py', 5), ('ecg_jax:ablations', 0)):
+    command = ('-m', 'ecg_jax.main', '--config', config, '--help')
+    found = run(*command, cwd=tmp_path)
+    assert f'--config.seed {seed}\n' in found.stdout
 
 
-def test_a_run_of_a_shipped_config_goes_on_by_its_path(run, tmp_path):
-  _, *small = TINY
-  small += ['--config.data.name=synthetic_ecg', '--config.data.data_dir=data']
-  small += ['--config.folds=0', '--config.tensorboard=false']
-  small += ['--config.phases.kinds=("all",)', '--config.phases.epochs=1']
-  small += ['--config.phases.learning_rates=(1e-3,)']
-  found = run('-c', TRAIN, *small, '--config=ecg_jax:crnn:authors')
-  assert found.returncode == 0, found.stderr
-  path = tmp_path / 'runs' / 'crnn_authors' / 'config.json'
+def test_a_run_of_a_shipped_config_goes_on_by_its_path(run, trained):
+  folder, small = trained
+  path = folder / 'runs' / 'crnn_authors' / 'config.json'
   written = path.read_bytes()
   assert json.loads(written)['commit'] is None
   path_of_clone = ROOT / 'configs' / 'crnn.py'
-  found = run('-c', TRAIN, *small, f'--config={path_of_clone}:authors')
+  same = f'--config={path_of_clone}:authors'
+  found = run('-c', TRAIN, *small, same, cwd=folder)
   assert found.returncode == 0, found.stderr
   assert 'epoch' not in found.stdout.partition('\n\n')[0]
   assert path.read_bytes() == written

@@ -328,13 +328,16 @@ def test_recordings_of_one_name_are_told_apart(paths, expected):
     (('A1.hea', '--out', 'empty.csv'), 'empty.csv is a folder'),
     (('A1.hea', '--answers', 'empty'), 'empty is a folder'),
     (('A1.hea', '--plot', 'A1'), 'A1 cannot be written'),
+    (('A1.hea', '--report', 'r.htm'), 'r.htm does not end in .html'),
+    (('A1.hea', '--report', 'empty.html'), 'empty.html is a folder'),
+    (('A1.hea', '--report', 'A1/r.html'), 'cannot be written'),
   ],
 )
 def test_mistakes_are_explained(
   refused, tmp_path, monkeypatch, arguments, words
 ):
   folder = tmp_path / 'x'
-  for name in ('', 'empty', 'empty.csv'):
+  for name in ('', 'empty', 'empty.csv', 'empty.html'):
     (folder / name).mkdir()
   recordings_test.write_mat(folder, COUNTS)
   recordings_test.write_csv(folder, COUNTS)
@@ -371,13 +374,20 @@ def test_answers_among_the_recordings_are_replaced_by_new_ones(call, tmp_path):
     assert (tmp_path / 'a.txt').read_text().count('\n') == 1
 
 
-@pytest.mark.parametrize('option', ['--out', '--answers', '--plot'])
-def test_the_run_is_not_written_to(refused, small_run, tmp_path, option):
+@pytest.mark.parametrize(
+  ('option', 'names'),
+  [
+    ('--out', ['config.json', 'fold1/new.csv', 'new.json']),
+    ('--answers', ['config.json', 'fold1/new.csv', '.']),
+    ('--plot', ['config.json', 'fold1/new.csv', '.']),
+    ('--report', ['new.html', 'fold1/new.html']),
+  ],
+)
+def test_the_run_is_not_written_to(refused, small_run, tmp_path, option, names):
   path = recordings_test.write_mat(tmp_path, COUNTS)
   (tmp_path / 'link').symlink_to(small_run)
   before = (small_run / 'config.json').read_bytes()
-  last = 'new.json' if option == '--out' else '.'
-  for name in ('config.json', 'fold1/new.csv', last):
+  for name in names:
     sentence = refused(path, option, tmp_path / 'link' / name)
     assert 'is in the run folder' in sentence
   assert (small_run / 'config.json').read_bytes() == before

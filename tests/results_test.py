@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecg_jax.datasets.schema import CHALLENGE
-from ecg_jax.evaluation import calibration, detection, summary
+from ecg_jax.evaluation import calibration, detection, summary, tables
 from ecg_jax.runs import predictions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -251,8 +251,8 @@ def test_calibration_is_that_of_the_run(monkeypatch):
     f' {len(labels):,} records'
   )
   figures = [calibration.measures(x, labels) for x in (before, after)]
-  for (name, *cells), key in zip(rows, calibrate.MEASURES, strict=True):
-    assert name.startswith(calibrate.MEASURES[key])
+  for (name, *cells), key in zip(rows, tables.CALIBRATION, strict=True):
+    assert name.startswith(tables.CALIBRATION[key])
     assert cells == [f'{found[key]:.4f}' for found in figures]
   kept = {
     x: calibration.withhold(after, labels, x, CHALLENGE)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ecg_jax.datasets.schema import CHALLENGE, DatasetSpec
 from ecg_jax.errors import ConfigError, InputError
@@ -207,3 +208,14 @@ def test_metric_that_cannot_be_used_is_named(name, metric, message):
   assert '\n' not in str(error.value)
   is_defect = 'failed' in message
   assert isinstance(error.value, ConfigError) == is_defect
+
+
+@pytest.mark.parametrize(
+  ('hits', 'total'), [(0, 1), (1, 1), (0, 40), (37, 54), (957, 1016)]
+)
+def test_wilson_interval_is_that_of_scipy(hits, total):
+  expected = stats.binomtest(hits, total).proportion_ci(method='wilson')
+  found = score.wilson_interval(hits, total)
+  assert found == pytest.approx(
+    (100 * expected.low, 100 * expected.high), abs=1e-4
+  )

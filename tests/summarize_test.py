@@ -1,9 +1,11 @@
 """The summary over folds and its command, on run folders made here."""
 
+import html
 import itertools
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -11,13 +13,13 @@ import sys
 import numpy as np
 import pytest
 
-from ecg_jax import registry
+from ecg_jax import registry, stored_config, summarize
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import score, summary, tables
 from ecg_jax.runs import metrics_csv
 from ecg_jax.runtime import figures
 from tests import made_up_run
-from tools import summarize
+from tests.helpers import ROOT
 
 MEASURES = ('score', 'f1_N', 'f1_A', 'f1_O', 'f1_~', 'accuracy')
 
@@ -152,6 +154,66 @@ def test_one_fold_has_no_deviation_and_no_fold_has_no_figures(tmp_path):
   assert '0 of 1 folds' in tables.format_table([found])
 
 
+def test_a_report_is_one_page_of_all_runs(tmp_path, capsys):
+  for name in ('a', '<i>'):
+    _make_run(tmp_path / name)
+  runs = [str(tmp_path / name) for name in ('a', '<i>')]
+  out = tmp_path / 'new' / 'page.html'
+  assert summarize.main([*runs, '--report', str(out)]) == 0
+  printed = capsys.readouterr().out
+  content = out.read_text()
+  cells = re.findall(r'<t[hd](?: .*?)?>(.*?)</t[hd]>', content)
+  assert [html.unescape(cell) for cell in cells] == [
+    cell.strip()
+    for line in printed.splitlines()
+    if line.startswith('|') and '---' not in line
+    for cell in line.split('|')[1:-1]
+  ]
+  for note in re.findall('^- (.*)$', printed, re.MULTILINE):
+    assert html.escape(note) in content
+  assert content.count('<img alt="') == 6
+  assert content.count('src="data:image/png;base64,iVBOR') == 6
+  assert '<i>' not in content
+  assert "--workdir 'runs/<i>'" in html.unescape(content)
+  assert not list(out.parent.glob('.*'))
+
+
+@pytest.mark.parametrize('name', ['crnn_fast', 'fold0/small_crnn/seed0'])
+def test_the_config_of_a_report_repeats_the_run(name, monkeypatch):
+  monkeypatch.setattr(summarize, 'plot', lambda *_: {})
+  run = ROOT / 'results' / name
+  content = summarize.encode_report({run: summary.summarize(run)}).decode()
+  config, commands = re.findall(r'<pre.*?>(.*?)</pre>', content, re.DOTALL)
+  defined = {}
+  exec(html.unescape(config), defined)
+  kept = json.loads((run / 'config.json').read_text())
+  expected = stored_config.from_json(kept['config'])
+  found = defined['get_config']()
+  assert stored_config.differences(found, expected) == []
+  assert found.folds == expected.folds
+  assert f'git checkout {kept["commit"]}' in commands
+  assert '/' not in config
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('page.htm', 'page.htm is no .html file'),
+    ('folder.html', 'folder.html is no .html file'),
+    ('file/page.html', 'cannot be written'),
+  ],
+)
+def test_a_report_that_cannot_be_written_is_refused(
+  refusal, tmp_path, name, words
+):
+  _make_run(tmp_path / 'run')
+  (tmp_path / 'folder.html').mkdir()
+  (tmp_path / 'file').touch()
+  arguments = [tmp_path / 'run', '--report', tmp_path / name]
+  assert words in refusal(summarize.main, *arguments)
+  assert not (tmp_path / 'run' / 'summary.md').exists()
+
+
 def test_undefined_f1_counts_as_zero_and_is_marked(tmp_path):
   _make_run(tmp_path / 'run', letters='NO~')
   found = summary.summarize(tmp_path / 'run')
@@ -230,7 +292,8 @@ def test_needs_no_jax_and_runs_from_anywhere(tmp_path):
   for name in ('jax', 'flax', 'orbax', 'scipy', 'ml_collections'):
     (tmp_path / f'{name}.py').write_text('raise ImportError')
   environment = {**os.environ, 'PYTHONPATH': str(tmp_path)}
-  command = [sys.executable, summarize.__file__, 'run', '--plot']
+  tool = ROOT / 'tools' / 'summarize.py'
+  command = [sys.executable, tool, 'run', '--plot']
   out = subprocess.check_output(command, cwd=tmp_path, env=environment)
   assert b'pooled, 3 of 3 folds' in out
 

@@ -5,10 +5,11 @@ import shutil
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import release_weights
 
+from ecg_jax import experiment
 from ecg_jax.beats import features
 from ecg_jax.errors import InputError
 from ecg_jax.fields.training import TreesFields
@@ -19,10 +20,16 @@ from ecg_jax.runs import artifacts, predictions, trees_file
 from ecg_jax.training import boosting, fold_run, train_loop
 from ecg_jax.training import job as job_lib
 from ecg_jax.training.phases import Phase
-from tests import training_helpers
+from tests import few_features, training_helpers
 from tests.helpers import run_python
 
 FIELDS = TreesFields(rounds=3, leaves=4, least_leaf_records=2)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def with_few_features():
+  with few_features.instead():
+    yield
 
 
 @pytest.fixture(scope='module')
@@ -37,31 +44,13 @@ def copied(trees_run, tmp_path):
 
 
 @pytest.fixture
-def few_features(monkeypatch):
-  """Three features in place of all, whose programs take long to compile."""
-
-  def of_recording(x_N, length, *, sampling_rate):
-    x_N = jnp.where(jnp.arange(x_N.shape[0]) < length, x_N, 0)
-    values = length, jnp.max(x_N), jnp.min(x_N)
-    values = [x.astype(jnp.float32) / sampling_rate for x in values]
-    return dict(zip(('seconds', 'highest', 'lowest'), values, strict=True))
-
-  monkeypatch.setattr(features, '_of_recording', of_recording)
-  features.names.cache_clear()
-  jax.clear_caches()
-  yield
-  monkeypatch.undo()
-  features.names.cache_clear()
-  jax.clear_caches()
-
-
-@pytest.fixture
-def make_job(small_job, tmp_path, few_features):
+def make_job(small_job, tmp_path):
   """Makes a job of one epoch with trees; fields of it can be replaced."""
   phases = (Phase('lstm', 1, 5e-3),)
 
   def make(name, **fields):
-    return small_job(tmp_path / name, phases=phases, trees=FIELDS, **fields)
+    fields = {'trees': FIELDS, 'training_buckets': 1} | fields
+    return small_job(tmp_path / name, phases=phases, **fields)
 
   return make
 
@@ -86,8 +75,8 @@ def test_probabilities_are_the_mean_of_network_and_trees(
   [variables] = model.variables
   network = {x: variables[x] for x in ('params', 'batch_stats')}
   logits = [
-    forward.evaluate_logits(model.network, network, batch, kind='all'),
-    trees_lib.logits(
+    ensemble.evaluate_batch(model.network, network, batch, None),
+    jax.jit(trees_lib.logits)(
       variables['trees'], forward.beat_features_of(model.network, batch)
     ),
   ]
@@ -223,6 +212,17 @@ def test_trees_on_other_features_are_refused(trees_run, monkeypatch):
   monkeypatch.setattr(features, 'names', lambda: ('seconds', 'other'))
   with pytest.raises(InputError, match='other beat features than this version'):
     ensemble.load(trees_run)
+
+
+def test_released_weights_have_the_trees(
+  model, trees_run, small_data, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(experiment, 'load_data', lambda configs: [small_data])
+  out = tmp_path / 'trees.zip'
+  arguments = [str(trees_run), f'--out={out}', '--kernels=float32']
+  assert release_weights.main(arguments) == 0
+  found = ensemble.load(out)
+  jax.tree.map(np.testing.assert_array_equal, found.variables, model.variables)
 
 
 def test_training_starts_from_the_network_alone(

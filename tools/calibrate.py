@@ -28,12 +28,6 @@ SHOWN_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FEW = 20
 """Bins with fewer records are drawn in a lighter color."""
 
-MEASURES = {
-  'expected_calibration_error': 'expected calibration error',
-  'brier_score': 'Brier score',
-  'loss': 'cross-entropy',
-}
-
 
 def fit(
   validation: Sequence[predictions.Predictions], *, without: Sequence[str] = ()
@@ -193,41 +187,6 @@ def plot_coverage(
   return figures.encode(figure, dpi=110)
 
 
-def format_report(
-  measured: dict[str, dict[str, float]],
-  selected: Sequence[calibration.Coverage],
-  records: int,
-) -> str:
-  """Formats the two tables that the command prints.
-
-  Args:
-    measured: 'before' and 'after' -> key of MEASURES -> value.
-    selected: Selective prediction at each threshold.
-    records: Number of test records.
-  """
-  lines = tables.markdown_table(
-    [f'test set, {records:,} records', *measured],
-    [
-      [name, *(f'{values[key]:.4f}' for values in measured.values())]
-      for key, name in MEASURES.items()
-    ],
-  )
-  lines += ['']
-  lines += tables.markdown_table(
-    ['least confidence', 'answered (%)', 'score', 'accuracy (%)'],
-    [
-      [
-        f'{one.threshold:g}',
-        f'{100 * one.coverage:.1f}',
-        f'{one.score:.1f}',
-        f'{one.accuracy:.1f}',
-      ]
-      for one in selected
-    ],
-  )
-  return '\n'.join(lines)
-
-
 @cli.command()
 def main(arguments: Sequence[str]) -> int:
   """Runs the command line; returns the exit code."""
@@ -268,16 +227,14 @@ def main(arguments: Sequence[str]) -> int:
   }
   for file, content in pictures.items():
     files.write_atomically(folder / file, content)
-  calibration.write(
-    folder,
-    {
-      'temperature': temperature,
-      'folds': list(by_fold),
-      'validation_records': fitted_to,
-      'test': {'records': len(labels), **measured},
-      'withheld': [one._asdict() for one in selected],
-    },
-  )
+  found = {
+    'temperature': temperature,
+    'folds': list(by_fold),
+    'validation_records': fitted_to,
+    'test': {'records': len(labels), **measured},
+    'withheld': [one._asdict() for one in selected],
+  }
+  calibration.write(folder, found)
   print(
     f'{name}: temperature {temperature:.3f}, fitted to {fitted_to:,}'
     f' validation answers of {len(validation)} folds\n'
@@ -287,7 +244,7 @@ def main(arguments: Sequence[str]) -> int:
       'This is the bound of what is fitted: the validation sets are too small'
       ' or too easy to tell, so the probabilities are not to be trusted.\n'
     )
-  print(format_report(measured, selected, len(labels)))
+  print(tables.format_calibration(found))
   for file in (*pictures, calibration.FILE):
     print(folder / file)
   return 0

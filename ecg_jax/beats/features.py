@@ -23,9 +23,14 @@ _SMOOTH, _BASELINE = 0.017, 1.5
 @functools.cache
 def names() -> tuple[str, ...]:
   """Names of the features, in the order of `compute`."""
-  arrays = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((9000,), ()))
-  of_one = functools.partial(_of_recording, sampling_rate=300)
-  return tuple(jax.eval_shape(of_one, *arrays))
+  rate = 300
+  # A row as `compute` has it: so it is traced once for both.
+  shapes = (1, _LEAST_SECONDS * rate), (1,)
+  rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
+  found = jax.eval_shape(
+    lambda x, length: _of_recording(x[0], length[0], sampling_rate=rate), *rows
+  )
+  return tuple(sorted(found))
 
 
 def compute(
@@ -59,24 +64,31 @@ def compute(
   more = jax.core.max_dim(samples, least) - samples
   padded = jnp.pad(signal_BxN.astype(jnp.int32), ((0, rows), (0, more)))
   lengths = jnp.pad(lengths, (0, rows))
-  of_one = functools.partial(_of_recording, sampling_rate=sampling_rate)
+  of_one = functools.partial(_row, sampling_rate=sampling_rate)
   found = platforms.choose(
     padded,
     lengths,
     cpu=functools.partial(one_by_one, of_one),
     default=jax.vmap(of_one),
   )
-  by_name = [found[name][:batch] for name in names()]
-  return jnp.stack(by_name, axis=1)
+  return found[:batch]
 
 
 def one_by_one(
-  function: Callable[..., stats.Features], *arrays: jax.Array
-) -> stats.Features:
+  function: Callable[..., jax.Array], *arrays: jax.Array
+) -> jax.Array:
   """Calls a function for each row of arrays, one after the other."""
   return jax.lax.map(lambda row: function(*row), arrays)
 
 
+def _row(x_N: jax.Array, length: jax.Array, *, sampling_rate: int) -> jax.Array:
+  """The features of a recording, float32 [F], in the order of `names`."""
+  found = _of_recording(x_N, length, sampling_rate=sampling_rate)
+  # One array: an operation for each of the names would take long to compile.
+  return jnp.stack([found[name] for name in sorted(found)])
+
+
+@functools.partial(jax.jit, static_argnames='sampling_rate')
 def _of_recording(
   x_N: jax.Array, length: jax.Array, *, sampling_rate: int
 ) -> stats.Features:

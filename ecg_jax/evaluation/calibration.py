@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,7 +189,7 @@ def withhold(
   return Coverage(threshold, coverage, found['score'], found['accuracy'])
 
 
-def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:
+def read(run_folder: Traversable, folds: Sequence[int]) -> float:
   """Reads the temperature of a run; 1.0 if it was never calibrated.
 
   Args:
@@ -199,7 +200,7 @@ def read(run_folder: pathlib.Path, folds: Sequence[int]) -> float:
     InputError: Its calibration.json is damaged, or of other folds.
   """
   path = run_folder / FILE
-  if not path.exists():
+  if not path.is_file():
     return 1.0
   try:
     found = json.loads(files.read_text(path))

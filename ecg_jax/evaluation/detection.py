@@ -188,11 +188,11 @@ def by_recording(
   return counts
 
 
-def format_tables(found: Mapping[str, Any]) -> str:
+def format_tables(found: Mapping[str, Any], *, short: bool = False) -> str:
   """Formats scores.json of a run on another dataset as Markdown.
 
   The tables are those of the groups, of the weights, and, where recordings have
-  several records, of the recordings.
+  several records and it need not be short, of the recordings.
   """
   folds = f'fold{"s" * (len(found["folds"]) > 1)} '
   folds += ', '.join(map(str, found['folds']))
@@ -202,7 +202,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
     f' (95 % of resampled patients), {folds} together'
   )
   lines = [title, '', *_group_table(found), '', *_weights_table(found)]
-  if len(found['recordings']) < found['records']:
+  if len(found['recordings']) < found['records'] and not short:
     lines += ['', *_recording_table(found)]
   return '\n'.join(lines)
 

@@ -125,6 +125,24 @@ def bootstrap_interval(
   return float(low), float(high)
 
 
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+  """Wilson's 95 % interval of a share of independent cases.
+
+  Args:
+    hits: Number of cases that count, at most `total`.
+    total: Number of all cases, at least one.
+
+  Returns:
+    The lower and the upper end, in percent.
+  """
+  z = 1.959964
+  share, extra = hits / total, z**2 / total
+  middle = share + extra / 2
+  half = z * math.sqrt(share * (1 - share) / total + extra / (4 * total))
+  low, high = ((middle + x) / (1 + extra) for x in (-half, half))
+  return 100 * low, 100 * high
+
+
 def kappa(confusion: np.ndarray) -> float:
   """Cohen's kappa: agreement beyond that of chance, 1 at most.
 

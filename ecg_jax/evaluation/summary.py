@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ecg_jax import registry
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.errors import InputError
 from ecg_jax.evaluation import score
-from ecg_jax.runs import predictions, run_spec
+from ecg_jax.runs import predictions, released, run_spec
 from ecg_jax.runtime import files
 
 
@@ -26,7 +27,7 @@ class _Run(NamedTuple):
   """Why one cannot be, or is not what scores.json has."""
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def _read_json(path: Traversable) -> Any:
   try:
     return json.loads(files.read_text(path))
   except json.JSONDecodeError as error:
@@ -35,7 +36,7 @@ def _read_json(path: pathlib.Path) -> Any:
     ) from error
 
 
-def _read_run(run_folder: pathlib.Path) -> _Run:
+def _read_run(run_folder: Traversable) -> _Run:
   path = run_folder / 'config.json'
   folds = None
   run = _read_json(path)
@@ -98,7 +99,7 @@ def measures(set_scores: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _check_agreement(
-  path: pathlib.Path, stored: dict[str, Any], found: dict[str, Any]
+  path: Traversable, stored: dict[str, Any], found: dict[str, Any]
 ) -> None:
   """Checks that stored scores are those of the predictions in `path`."""
   own = found.get('metrics', {})  # `_score` compares these.
@@ -119,7 +120,7 @@ def _check_agreement(
 
 
 def _read_fold(
-  run_folder: pathlib.Path, run: _Run, fold: int, set_name: str
+  run_folder: Traversable, run: _Run, fold: int, set_name: str
 ) -> tuple[dict[str, Any], predictions.Predictions] | str:
   """Reads one fold.
 
@@ -134,7 +135,7 @@ def _read_fold(
   path = folder / predictions.FILES[set_name]
   if not folder.is_dir():
     return 'not started'
-  if not score_file.exists():
+  if not score_file.is_file():
     return 'unfinished, no scores.json'
   content = _read_json(score_file)
   try:
@@ -142,7 +143,7 @@ def _read_fold(
       raise ValueError(f'fold is {content["fold"]!r}')
     if set_name not in content['sets']:
       return f'no {set_name} set in scores.json'
-    if not path.exists():
+    if not path.is_file():
       return f'no {path.name}'
     read = predictions.read(path, fold, run.spec.classes)
     stored = content['sets'][set_name]
@@ -254,7 +255,7 @@ def summarize_folders(
 
 
 def summarize(
-  run_folder: pathlib.Path, set_name: str = 'test'
+  run_folder: Traversable, set_name: str = 'test'
 ) -> dict[str, Any]:
   """Summarizes the finished folds of one run; writes nothing.
 
@@ -262,7 +263,7 @@ def summarize(
   scores.json.
 
   Args:
-    run_folder: Folder with config.json and foldK/.
+    run_folder: Folder with config.json and foldK/, or a `released` run.
     set_name: A key of `predictions.FILES`.
 
   Returns:
@@ -312,11 +313,12 @@ def summarize(
       f'{repeated} records are in the test predictions of two folds of '
       f'{run_folder}; use folds without common records and score them again.'
     )
-  full = run_folder.resolve()
-  is_seed = full.name.startswith('seed')
+  name = released.name_of(run_folder)
+  if name.startswith('seed') and isinstance(run_folder, pathlib.Path):
+    name = f'{run_folder.resolve().parent.name}/{name}'
   return {
     'spec': run.spec,
-    'run': f'{full.parent.name}/{full.name}' if is_seed else full.name,
+    'run': name,
     'set': set_name,
     'data': config['data'].get('name'),
     **_limits(run_folder, config, folds),
@@ -331,7 +333,7 @@ def summarize(
 
 
 def _limits(
-  run_folder: pathlib.Path, config: dict[str, Any], folds: dict[str, Any]
+  run_folder: Traversable, config: dict[str, Any], folds: dict[str, Any]
 ) -> dict[str, Any]:
   """Moves what all folds must agree on out of them; the config's if none."""
   limits = {

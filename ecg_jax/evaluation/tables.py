@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ecg_jax.datasets.schema import DatasetSpec
 from ecg_jax.evaluation import summary as summary_lib
@@ -143,6 +143,45 @@ def _notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
   return notes
 
 
+CALIBRATION = {
+  'expected_calibration_error': 'expected calibration error',
+  'brier_score': 'Brier score',
+  'loss': 'cross-entropy',
+}
+"""Measure of `calibration.measures` -> its name in tables."""
+
+
+def format_calibration(content: Mapping[str, Any]) -> str:
+  """Formats calibration.json as two Markdown tables.
+
+  They are of the measures on the test sets, and of what is answered, and how
+  well, where predictions below a confidence are withheld.
+  """
+  test = content['test']
+  whens = ('before', 'after')
+  lines = markdown_table(
+    [f'test set, {test["records"]:,} records', *whens],
+    [
+      [name, *(f'{test[when][key]:.4f}' for when in whens)]
+      for key, name in CALIBRATION.items()
+    ],
+  )
+  lines += ['']
+  lines += markdown_table(
+    ['least confidence', 'answered (%)', 'score', 'accuracy (%)'],
+    [
+      [
+        f'{one["threshold"]:g}',
+        f'{100 * one["coverage"]:.1f}',
+        f'{one["score"]:.1f}',
+        f'{one["accuracy"]:.1f}',
+      ]
+      for one in content['withheld']
+    ],
+  )
+  return '\n'.join(lines)
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
   """Formats a table: first column flush left, the others flush right."""
   first, *widths = [max(map(len, x)) for x in zip(header, *rows, strict=True)]
@@ -154,16 +193,40 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
   return lines
 
 
+class Table(NamedTuple):
+  """The scores of runs as text."""
+
+  title: str
+  header: list[str]
+  rows: list[list[str]]
+  notes: list[str]
+
+
 def format_table(summaries: Sequence[dict[str, Any]]) -> str:
   """Formats a Markdown table that is readable in a terminal too.
+
+  Args:
+    summaries: As for `make_table`.
+
+  Returns:
+    Title, table and notes, without a final newline.
+  """
+  title, header, rows, notes = make_table(summaries)
+  listed = [f'- {note}' for note in notes]
+  lines = [title, '', *markdown_table(header, rows)]
+  return '\n'.join([*lines, *(['', *listed] if listed else [])])
+
+
+def make_table(summaries: Sequence[dict[str, Any]]) -> Table:
+  """Makes the table of some runs.
 
   Args:
     summaries: Results of `summarize`, all of one set. One has a line per fold;
       several have two lines per run: mean ± standard deviation and pooled.
 
   Returns:
-    Title, table and notes, in percent with one decimal and metrics with three,
-    without a final newline. Folds that are missing are named.
+    Scores in percent with one decimal and metrics with three. Folds that are
+    missing are named in the notes.
   """
   first, measures = summaries[0], _columns(summaries)
   columns = ['records', *measures.values()]
@@ -183,7 +246,7 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
     rows.append([f'mean ± sd, {count}', *_mean_cells(first, measures)])
     pooled = _set_cells(first['pooled'], first['spec'], measures)
     rows.append([f'pooled, {count}', *pooled])
-    table = markdown_table(['fold', *columns], rows)
+    header = ['fold', *columns]
   else:
     title = f'{len(summaries)} runs: {first["set"]} set, '
     # Where the runs differ in these, a note lists them.
@@ -198,9 +261,8 @@ def format_table(summaries: Sequence[dict[str, Any]]) -> str:
       pooled = _set_cells(summary['pooled'], summary['spec'], measures)
       rows.append([summary['run'], count, 'mean ± sd', *mean])
       rows.append(['', '', 'pooled', *pooled])
-    table = markdown_table(['run', 'folds', 'over', *columns], rows)
-  notes = [f'- {note}' for note in _notes(summaries)]
-  return '\n'.join([title, '', *table, *(['', *notes] if notes else [])])
+    header = ['run', 'folds', 'over', *columns]
+  return Table(title, header, rows, _notes(summaries))
 
 
 def write_summary(

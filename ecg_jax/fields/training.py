@@ -76,8 +76,9 @@ class RunFields(OptimizerFields, LoopFields):
   """Version of the labels to train on and score with; those of the challenge
   are 'v1', 'v2' and 'v3'."""
   init_from: str | None = None
-  """Folder of a finished run of the same model: training starts from its best
-  weights of the same fold. None: random weights."""
+  """Folder of a finished run of the same model, or its released weights like
+  'ecg_jax:crnn_beats': training starts from its best weights of the same fold.
+  None: random weights."""
   metrics: tuple[str, ...] = execution(())
   """Further metrics: 'kappa', 'brier_score', or functions of your own."""
   batch_size: int = 20

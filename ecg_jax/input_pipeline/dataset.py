@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ecg_jax.datasets import ecg_builder, schema, training_range
+from ecg_jax.datasets import schema, training_range
 from ecg_jax.errors import InputError
+
+if TYPE_CHECKING:  # TFDS is not for what reads no dataset.
+  from ecg_jax.datasets.ecg_builder import EcgBuilder
 
 _READ_TOGETHER = 1024  # records
 
@@ -112,7 +115,7 @@ class Dataset:
     return np.array([position[record] for record in records], np.int32)
 
 
-def load(builder: ecg_builder.EcgBuilder, *, in_memory: bool) -> Dataset:
+def load(builder: 'EcgBuilder', *, in_memory: bool) -> Dataset:
   """Reads a prepared dataset (see ecg_jax.datasets.prepare).
 
   Args:

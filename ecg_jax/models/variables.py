@@ -38,6 +38,14 @@ def initialise(
   return variables
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+  """Path -> leaf, in the order of the tree's leaves."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
 def count_parameters(params: Mapping[str, Any]) -> int:
   """Number of parameters of the model, without the auxiliary layer."""
   arrays = jax.tree.leaves(

@@ -116,7 +116,7 @@ def draw(
   """
   shown = signal[: round(LONGEST_SECONDS * sampling_rate)]
   shown = np.asarray(shown, np.float64) - np.median(shown)
-  low, high = _paper_limits(shown)
+  low, high = paper_limits(shown)
   row_samples = round(ROW_SECONDS * sampling_rate)
   starts = range(0, len(shown), row_samples)
   row_height = _MILLIVOLT * (high - low) + _STRIP + _GAP
@@ -154,7 +154,7 @@ def draw(
   names = [_printable(words, 24) for words in classes.values()]
   _draw_probabilities(chances, probabilities, names)
 
-  heights = _heights(attribution.shares)
+  heights = bar_heights(attribution.shares)
   top: float = header
   for first in starts:
     row = shown[first : first + row_samples]
@@ -201,7 +201,7 @@ def _printable(text: str, longest: int = 60) -> str:
   return text if len(text) <= longest else f'{text[: longest - 1]}…'
 
 
-def _paper_limits(trace: np.ndarray) -> tuple[float, float]:
+def paper_limits(trace: np.ndarray) -> tuple[float, float]:
   """Lowest and highest mV of a row, multiples of half a millivolt apart."""
   low, high = float(trace.min()), float(trace.max())
   if high - low > MOST_MILLIVOLT - 1:
@@ -257,7 +257,7 @@ def _mark_cut(axes: Axes, time: np.ndarray, row: np.ndarray) -> None:
     axes.plot(time[cut], np.full(cut.sum(), edge), '.', **style)
 
 
-def _heights(shares: np.ndarray) -> np.ndarray:
+def bar_heights(shares: np.ndarray) -> np.ndarray:
   """Heights, between -1 and 1, of the bars of an attribution."""
   if np.abs(shares).max() < LEAST_ATTRIBUTION:
     return np.zeros_like(shares)

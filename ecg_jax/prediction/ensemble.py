@@ -1,9 +1,10 @@
 """An ensemble: a run's finished folds, which compute logits of windows."""
 
+import contextlib
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline.batch import Batch
 from ecg_jax.models import forward
 from ecg_jax.recordings import lead
-from ecg_jax.runs import artifacts, finished_run
+from ecg_jax.runs import artifacts, finished_run, released
 from ecg_jax.runtime import sharding
 
 
@@ -26,7 +27,8 @@ from ecg_jax.runtime import sharding
 class Ensemble:
   """A run's finished folds with their saved weights."""
 
-  run_folder: pathlib.Path
+  run_folder: Traversable
+  """The run, from `released.open_run`."""
   config: ml_collections.ConfigDict
   """Config of the run."""
   folds: tuple[int, ...]
@@ -94,12 +96,13 @@ class Ensemble:
     shape = len(self.folds), len(windows), self.spec.num_classes
     logits = np.zeros(shape, np.float32)
     outputs = []
-    for part, batch in self._batches(windows):
-      beats = _beat_features(self.network, batch) if self.has_trees else None
-      by_fold = [
-        evaluate_batch(self.network, x, batch, beats) for x in self.variables
-      ]
-      outputs.append((part, by_fold))
+    with _one_platform():
+      for part, batch in self._batches(windows):
+        beats = _beat_features(self.network, batch) if self.has_trees else None
+        by_fold = [
+          evaluate_batch(self.network, x, batch, beats) for x in self.variables
+        ]
+        outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
       logits[:, part] = np.stack(by_fold)[:, : len(part)]
     return logits
@@ -140,27 +143,37 @@ class Ensemble:
 
 
 @jax.enable_x64(False)  # As the run was trained, whatever a user computes.
-def load(run_folder: str | pathlib.Path) -> Ensemble:
+def load(run_folder: str | Traversable | None) -> Ensemble:
   """Loads the saved weights of all finished folds of a run, without its data.
+
+  Args:
+    run_folder: The run, as `released.open_run` takes it.
 
   Raises:
     InputError: There is no such run, none of its folds is finished, a file of
       it is damaged or missing, or there is no device.
   """
-  run_folder = pathlib.Path(run_folder).expanduser()
+  run_folder = released.open_run(run_folder)
   config = finished_run.read_config(run_folder, manual_dir=None, data_dir=None)
   folds = finished_run.finished_folds(run_folder, config)
   mesh = sharding.one_device()
   spec = artifacts.read_spec(run_folder)
   network = experiment.make_network(config, spec)
-  variables = tuple(
-    finished_run.restore(run_folder, config, fold, network, mesh)
-    for fold in folds
-  )
+  with _one_platform():
+    variables = tuple(
+      finished_run.restore(run_folder, config, fold, network, mesh)
+      for fold in folds
+    )
   trained_on = tuple(finished_run.trained_on(run_folder, x) for x in folds)
   return Ensemble(
     run_folder, config, folds, network, variables, trained_on, spec
   )
+
+
+def _one_platform() -> contextlib.AbstractContextManager[object]:
+  """Where `platforms.choose` knows the platform, and traces for no other."""
+  mesh = sharding.one_device()
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 @functools.partial(jax.jit, static_argnames='network')

@@ -4,12 +4,11 @@
 """
 
 import io
-import json
 import os
 import pathlib
-import string
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
@@ -18,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.evaluation import calibration, summary, tables
+from ecg_jax.evaluation import calibration
 from ecg_jax.models import forward
+from ecg_jax.models.variables import by_path
 from ecg_jax.prediction import ensemble
+from ecg_jax.prediction import model_card as card
 from ecg_jax.prediction.ensemble import Ensemble
-from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files as files_lib
 from ecg_jax.runtime import sharding
 
@@ -31,14 +31,12 @@ Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 PLATFORMS = ('cpu', 'cuda')
 
-_CARD = pathlib.Path(__file__).with_name('model_card.md')
 
-
-def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
+def export(run_folder: Traversable, out: pathlib.Path) -> None:
   """Writes the folder, completely or not at all.
 
   Args:
-    run_folder: The run.
+    run_folder: The run, as `released.open_run` takes it.
     out: A folder that does not exist yet.
 
   Raises:
@@ -78,15 +76,7 @@ def export(run_folder: pathlib.Path, out: pathlib.Path) -> None:
 def stacked_weights(model: Ensemble) -> dict[str, np.ndarray]:
   """Path -> [folds, ...], each array of all folds."""
   variables = sharding.fetch(model.variables)
-  return _by_path(jax.tree.map(lambda *arrays: np.stack(arrays), *variables))
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-  """Path -> leaf, in the order of the tree's leaves."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  return by_path(jax.tree.map(lambda *arrays: np.stack(arrays), *variables))
 
 
 def programs(model: Ensemble, temperature: float) -> dict[str, bytes]:
@@ -141,7 +131,7 @@ def make_predict(model: Ensemble, temperature: float) -> Predict:
   """A function from int16 signals to the mean of the folds' probabilities."""
   network = model.network
   structure = jax.tree.structure(model.variables[0])
-  paths = list(_by_path(model.variables[0]))
+  paths = list(by_path(model.variables[0]))
 
   def predict(weights, signal, lengths):
     batch = ensemble.unlabeled_batch(signal, lengths)
@@ -163,67 +153,17 @@ def make_predict(model: Ensemble, temperature: float) -> Predict:
 
 
 def model_card(model: Ensemble, temperature: float) -> str:
-  """The content of MODEL_CARD.md, from the run's own files."""
-  config, run_folder, spec = model.config, model.run_folder, model.spec
-  run = artifacts.read_run(run_folder)
-  start = thinned = trees = ''
-  if config.init_from is not None:
-    start = (
-      f' Training started from the weights of the run {config.init_from},'
-      ' which was trained on records of its own.'
-    )
-  if config.data.max_records is not None:
-    most = config.data.max_records
-    thinned = f', of which each set was thinned to {most}'
-  if model.has_trees:
-    trees = (
-      ' A fold averages the probabilities of its network with those of its'
-      f' {config.trees.rounds} rounds of gradient-boosted trees on features of'
-      ' the beats; its logits are their logarithms.'
-    )
-  text = 'It was not calibrated; the temperature is 1.'
-  path = run_folder / calibration.FILE
-  if path.exists():
-    content = json.dumps(json.loads(files_lib.read_text(path)), indent=1)
-    text = (
-      f'Logits are divided by the temperature {temperature:.4g}, fitted to'
-      ' validation sets, before the softmax:\n\n'
-      f'```json\n{content}\n```'
-    )
-  return string.Template(_CARD.read_text()).substitute(
-    model=config.model.name,
-    run=run_folder.resolve().name,
-    data=spec.description or f'the dataset `{config.data.name}`',
-    classes=_listed(
-      [
-        name if words == name else f'{words} ({name})'
-        for name, words in zip(spec.classes, spec.class_names, strict=True)
-      ],
-      'or',
-    ),
-    order=', '.join(spec.classes),
-    num_classes=spec.num_classes,
-    scored=_listed(spec.scored_classes, 'and'),
-    rate=spec.sampling_rate,
-    unit=f'1/{spec.counts_per_millivolt:g} mV',
-    labels=config.label_version,
-    start=start,
-    thinned=thinned,
-    trees=trees,
-    folds=', '.join(map(str, model.folds)),
-    count=len(model.folds),
-    scores=tables.format_table([summary.summarize(run_folder)]),
-    calibration=text,
-    shortest=model.network.spectrogram.window_samples,
-    longest=f'{model.longest_samples / spec.sampling_rate:.0f}',
-    platforms=' and '.join(PLATFORMS),
-    jax=jax.__version__,
-    trained_with=run['versions'].get('jax'),
-    commit=run['commit'],
+  """The content of MODEL_CARD.md."""
+  spec = model.spec
+  return card.write(
+    model,
+    temperature,
+    'programs',
+    {
+      'rate': spec.sampling_rate,
+      'unit': f'1/{spec.counts_per_millivolt:g} mV',
+      'shortest': model.network.spectrogram.window_samples,
+      'platforms': ' and '.join(PLATFORMS),
+      'jax': jax.__version__,
+    },
   )
-
-
-def _listed(names: Sequence[str], word: str) -> str:
-  """Names in words: 'a, b and c'."""
-  *first, last = names
-  return f'{", ".join(first)} {word} {last}' if first else last

@@ -4,6 +4,7 @@ import csv
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,14 @@ from ecg_jax.input_pipeline import dataset as dataset_lib
 from ecg_jax.input_pipeline.dataset import Dataset
 from ecg_jax.prediction import ensemble
 from ecg_jax.prediction.ensemble import Ensemble
-from ecg_jax.runs import artifacts
+from ecg_jax.runs import artifacts, released
 from ecg_jax.runtime import files
 
 _BLOCK = 256  # records that are classified together
 
 
 def evaluate_on(
-  run_folder: pathlib.Path,
+  run_folder: Traversable,
   name: str,
   *,
   meaning: str | None = None,
@@ -42,7 +43,7 @@ def evaluate_on(
   and by all together, and once more upside down. Nothing is fitted.
 
   Args:
-    run_folder: The run.
+    run_folder: The run, as `released.open_run` takes it.
     name: The dataset, as in `data.name`.
     meaning: What its classes are taken for, like 'AFIB=A,NSR=N'; None for
       those of its builder, or the classes of the same name.
@@ -50,7 +51,7 @@ def evaluate_on(
       the run's dataset has episodes of.
     label_version: Labels of the dataset; None for the last.
     out: Folder for scores.json, predictions.csv and summary.md; None for
-      `evaluation_on_DATASET` in the run folder.
+      `evaluation_on_DATASET` in `released.output_folder`.
     manual_dir: Folder of the dataset's source files, or None.
     data_dir: Folder of the prepared datasets; None for the run's.
 
@@ -102,7 +103,8 @@ def evaluate_on(
     'commit': artifacts.commit(),
   }
   text = detection.format_tables(found)
-  out = out or run_folder / f'evaluation_on_{builder.name}'
+  folder_name = f'evaluation_on_{builder.name}'
+  out = out or released.output_folder(model.run_folder) / folder_name
   path = out / 'predictions.csv'
   _write_predictions(path, model.spec.classes, truth, means)
   files.write_json(out / 'scores.json', found)
@@ -259,7 +261,7 @@ def _scores(
     weights[f'fold {fold}'] = score(own)
   predicted = [classes[k] for k in means['upright'].argmax(axis=1)]
   return {
-    'run': model.run_folder.resolve().name,
+    'run': released.name_of(model.run_folder),
     'folds': list(model.folds),
     'positive': truth.positive,
     'classes': list(classes),

@@ -1,4 +1,4 @@
-"""The outputs of the predict command: table, CSV, JSON, answers, pictures.
+"""The outputs of the predict command: table, files, pictures, page.
 
 JAX is imported only to write: paths are checked before, in an instant.
 """
@@ -9,12 +9,14 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from ecg_jax import cli
 from ecg_jax.errors import InputError, PartialFailure
 from ecg_jax.recordings import find
+from ecg_jax.recordings.lead import Recording
 from ecg_jax.runs import artifacts
 from ecg_jax.runtime import files
 
@@ -39,13 +41,17 @@ class Outputs:
   """The file of record,label lines."""
   plot: pathlib.Path | None
   """The folder of the pictures."""
+  report: pathlib.Path | None
+  """The .html file."""
 
   def __post_init__(self) -> None:
-    """Raises InputError where --out has an unknown ending."""
+    """Raises InputError where --out or --report has an unknown ending."""
     if self.out is not None and self.out.suffix not in ('.csv', '.json'):
       raise InputError(f'--out {self.out} ends neither in .csv nor in .json.')
+    if self.report is not None and self.report.suffix != '.html':
+      raise InputError(f'--report {self.report} does not end in .html.')
 
-  def check(self, run_folder: pathlib.Path, inputs: list[pathlib.Path]) -> None:
+  def check(self, run_folder: Traversable, inputs: list[pathlib.Path]) -> None:
     """Refuses outputs that are not writable or would replace other files.
 
     Args:
@@ -63,7 +69,7 @@ class Outputs:
       *inputs, *(path for path in beside if not _is_output(path, classes))
     ]  # fmt: skip
     protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}
-    run = pathlib.Path(os.path.realpath(run_folder))
+    run = pathlib.Path(os.path.realpath(str(run_folder)))
     taken: set[str] = set()
     for name, output in vars(self).items():
       if output is None:
@@ -89,8 +95,15 @@ class Outputs:
     results: Sequence['RecordingResult'],
     model: 'Ensemble',
     settings: 'Settings',
+    openers: Mapping[str, Callable[[], Recording]],
   ) -> None:
     """Writes the files and prints the table, the latter even if a file fails.
+
+    Args:
+      results: The result of each recording.
+      model: What classified them.
+      settings: How.
+      openers: Name -> function that opens the recording.
 
     Raises:
       PartialFailure: A recording has no prediction; each of these has its
@@ -115,6 +128,11 @@ class Outputs:
         from ecg_jax.prediction import pictures  # Matplotlib takes a second.
 
         pictures.write(self.plot, model, results)
+      if self.report is not None:
+        from ecg_jax.prediction import html_report
+
+        content = html_report.encode(model, results, openers, settings)
+        files.write_atomically(self.report, content)
     finally:
       table = report.format_table(results, model.spec.classes)
       cli.print_text(table)

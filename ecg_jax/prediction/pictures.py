@@ -12,8 +12,9 @@ import tqdm
 from matplotlib.figure import Figure
 
 from ecg_jax.prediction import attribution, ecg_plot, heartbeats
+from ecg_jax.prediction.aggregation import Prediction
 from ecg_jax.prediction.ensemble import Ensemble
-from ecg_jax.prediction.predictor import RecordingResult
+from ecg_jax.prediction.predictor import RecordingResult, Window
 from ecg_jax.runtime import figures, files
 
 _LONGEST_NAME = 100
@@ -38,14 +39,7 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
   name = result.name
   if result.windowed:
     name = f'{name}, {window.start:.0f} to {window.end:.0f} s'
-  by_fold = dict(zip(model.folds, model.variables, strict=True))
-  variables = tuple(by_fold[fold] for fold in window.folds)
-  used = dataclasses.replace(model, folds=window.folds, variables=variables)
-  shares = attribution.integrated_gradients(
-    used, window.counts, int(answer.probabilities.argmax())
-  )
   spec = model.spec
-  segment = attribution.segment_samples(spec.sampling_rate)
   return ecg_plot.draw(
     window.counts / spec.counts_per_millivolt,
     spec.sampling_rate,
@@ -54,15 +48,28 @@ def draw(model: Ensemble, result: RecordingResult) -> Figure:
     classes=dict(zip(spec.classes, spec.class_names, strict=True)),
     answer=answer.predicted,
     probabilities=answer.probabilities,
-    attribution=ecg_plot.Attribution(
-      shares, segment / spec.sampling_rate, without_trees=model.has_trees
-    ),
+    attribution=attribute(model, window, answer),
     rhythm=ecg_plot.Rhythm(
       np.asarray(prediction.beats) - window.start,
       heartbeats.measure([prediction]).per_minute,
       window.departures,
     ),
   )
+
+
+def attribute(
+  model: Ensemble, window: Window, answer: Prediction
+) -> ecg_plot.Attribution:
+  """Attributes the most likely class, by the folds that may classify it."""
+  by_fold = dict(zip(model.folds, model.variables, strict=True))
+  variables = tuple(by_fold[fold] for fold in window.folds)
+  used = dataclasses.replace(model, folds=window.folds, variables=variables)
+  shares = attribution.integrated_gradients(
+    used, window.counts, int(answer.probabilities.argmax())
+  )
+  rate = model.spec.sampling_rate
+  seconds = attribution.segment_samples(rate) / rate
+  return ecg_plot.Attribution(shares, seconds, without_trees=model.has_trees)
 
 
 def write(

@@ -393,11 +393,12 @@ class Model:
     return result
 
 
-def load(run_folder: str | pathlib.Path) -> Model:
+def load(run_folder: str | pathlib.Path | None = None) -> Model:
   """Loads the finished folds of a run, without its data.
 
   Args:
-    run_folder: Folder of the run, from `ecg_jax.main`.
+    run_folder: Folder of the run, from `ecg_jax.main`, or released weights;
+      None for those of the package.
 
   Raises:
     InputError: There is no such run, none of its folds is finished, or a file

@@ -116,52 +116,63 @@ def _describe_mean(result: RecordingResult, summary: Summary) -> str:
 def format_table(
   results: Sequence[RecordingResult], classes: Sequence[str]
 ) -> str:
-  """A line per recording; below a long one its episodes, and time by class.
-
-  With episodes, the prediction is the share of time in them, then the mean's.
-  """
-  numbers = {f'probability_{name}': (name, 3) for name in classes}
-  numbers |= {'agreement': ('agreement', 3), **_HEART_RATE}
-  heads = [head for head, _ in numbers.values()]
-  table = [['recording', 'lead', 'seconds', 'prediction', *heads, '']]
-  below: dict[int, list[str]] = {}
-  for result in results:
-    row = rows(result)[-1]
-    predicted = row['predicted'] or ''
-    status = row['status'].removeprefix('answered').removeprefix('; ')
-    if result.failure is not None:
-      status = 'no answer: see below'
-    if result.summary is not None:
-      below[len(table)] = _describe(result.summary)
-      if headline := result.summary.headline:
-        share = percent(result.summary.episode_share)
-        predicted = f'{result.summary.episode_class} {share}, mean {predicted}'
-        status = status.removeprefix(f'{headline}; ')  # It is in a line below.
-    table.append(
-      [
-        ' '.join(result.name.split()),  # It may have line ends.
-        result.lead,
-        f'{result.seconds:.1f}',
-        predicted,
-        *(
-          '' if row[name] is None else f'{row[name]:.{decimals}f}'
-          for name, (_, decimals) in numbers.items()
-        ),
-        status,
-      ]
-    )
+  """A line per recording; below a long one its episodes, and time by class."""
+  table = [heads(classes), *map(cells, results)]
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   widths[-1] = 0
+  below = [[], *map(describe, results)]
   lines = []
-  for number, line in enumerate(table):
-    cells = [x.ljust(width) for x, width in zip(line, widths, strict=True)]
-    lines.append('  '.join(cells).rstrip())
-    lines += [f'  {text}' for text in below.get(number, [])]
+  for line, texts in zip(table, below, strict=True):
+    padded = [x.ljust(width) for x, width in zip(line, widths, strict=True)]
+    lines.append('  '.join(padded).rstrip())
+    lines += [f'  {text}' for text in texts]
   return '\n'.join(lines)
 
 
-def _describe(summary: Summary) -> list[str]:
-  """Episodes of a class if it has any, and time by class, a line each."""
+def heads(classes: Sequence[str]) -> list[str]:
+  """Heads of the columns of the table; that of the notes has none."""
+  numbers = [head for head, _ in _numbers(classes).values()]
+  return ['recording', 'lead', 'seconds', 'prediction', *numbers, '']
+
+
+def cells(result: RecordingResult) -> list[str]:
+  """A recording's line of the table.
+
+  With episodes, the prediction is the share of time in them, then the mean's.
+  """
+  row = rows(result)[-1]
+  predicted = row['predicted'] or ''
+  status = row['status'].removeprefix('answered').removeprefix('; ')
+  if result.failure is not None:
+    status = 'no answer: see below'
+  if result.summary is not None and (headline := result.summary.headline):
+    share = percent(result.summary.episode_share)
+    predicted = f'{result.summary.episode_class} {share}, mean {predicted}'
+    status = status.removeprefix(f'{headline}; ')  # `describe` says it.
+  return [
+    ' '.join(result.name.split()),  # It may have line ends.
+    result.lead,
+    f'{result.seconds:.1f}',
+    predicted,
+    *(
+      '' if row[name] is None else f'{row[name]:.{decimals}f}'
+      for name, (_, decimals) in _numbers(result.spec.classes).items()
+    ),
+    status,
+  ]
+
+
+def _numbers(classes: Sequence[str]) -> dict[str, tuple[str, int]]:
+  """Column of the output -> its head and decimals in the table."""
+  probabilities = {f'probability_{name}': (name, 3) for name in classes}
+  return {**probabilities, 'agreement': ('agreement', 3), **_HEART_RATE}
+
+
+def describe(result: RecordingResult) -> list[str]:
+  """A long recording's episodes if it has any, and time by class, in lines."""
+  summary = result.summary
+  if summary is None:
+    return []
   shares = ', '.join(
     f'{name} {percent(share)}' for name, share in summary.shares.items()
   )

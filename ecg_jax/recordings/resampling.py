@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.signal
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import lead
@@ -19,10 +18,6 @@ LONGEST_BRIDGED = 0.05
 
 _FILTER_LENGTH = 16
 """Samples of the lower rate that the resampling filter spans to each side."""
-
-_BANDPASS = (0.5, 40.0)
-"""Hz, the band of the device that recorded the challenge's records; it ends at
-0.4 of a sampling rate below 100 Hz, which has no 40 Hz or hardly any."""
 
 _BANDPASS_CONTEXT = 6.0
 """Seconds of signal read to each side, in which the filter settles."""
@@ -145,12 +140,9 @@ def read_window(
   low, high = max(0, start - margin), min(total, stop + margin)
   millivolt = _resampled(recording, rate, (low, high), (start, stop))
   if bandpass:
-    lowest, highest = _BANDPASS
-    band = lowest, min(highest, 0.4 * rate)
-    sections = scipy.signal.butter(2, band, 'bandpass', fs=rate, output='sos')
-    millivolt = scipy.signal.sosfiltfilt(
-      sections, millivolt, padlen=min(len(millivolt) - 1, rate)
-    )
+    from ecg_jax.recordings import filters
+
+    millivolt = filters.bandpass(millivolt, rate)
   used = millivolt[start - low : stop - low]
   counts = np.rint(used * encoding.counts_per_millivolt)
   limits = np.iinfo(np.int16)
@@ -172,15 +164,6 @@ def _ratio(wanted: int, sampling_rate: float) -> tuple[int, int]:
   """Ratio of two sampling rates, with a relative error up to 5e-5."""
   ratio = fractions.Fraction(wanted) / fractions.Fraction(sampling_rate)
   return ratio.limit_denominator(10_000).as_integer_ratio()
-
-
-@functools.lru_cache(maxsize=4)
-def _filter(up: int, down: int) -> np.ndarray:
-  """Low-pass taps at `up` times the rate, float64, 80 dB down."""
-  most = max(up, down)
-  return scipy.signal.firwin(
-    2 * _FILTER_LENGTH * most + 1, 1 / most, window=('kaiser', 8.0)
-  )
 
 
 def _resampled(
@@ -225,12 +208,14 @@ def _resampled(
     block = np.interp(places, places[present], block[present])
   if up == down:
     return block[low - begin : high - begin]
+  from ecg_jax.recordings import filters
+
   # The filter passes a constant with an error of 2e-5, times an offset of
   # volts too much.
   large = abs(block).max() > _LARGE and abs(np.median(block)) > _LARGE
   constant = np.median(block) if large else 0.0
   block = np.pad(block - constant, (begin - first, last - end), 'edge')
-  block = scipy.signal.resample_poly(block, up, down, window=_filter(up, down))
+  block = filters.resample(block, up, down, reach=_FILTER_LENGTH)
   skipped = low - first // down * up
   return block[skipped : skipped + high - low] + constant
 

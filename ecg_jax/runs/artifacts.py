@@ -14,6 +14,7 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import ml_collections
@@ -69,16 +70,19 @@ def commit() -> str | None:
     return None
 
 
-def read_run(workdir: pathlib.Path) -> dict[str, Any]:
+def read_run(workdir: Traversable) -> dict[str, Any]:
   """Reads a run's config.json.
 
   Raises:
     InputError: It does not exist, cannot be read or is damaged.
   """
   path = workdir / 'config.json'
-  if not path.exists():
+  if not path.is_file():
     advice = 'name the --workdir of a run'
-    if runs := sorted(workdir.glob('*/seed*/config.json')):
+    runs: list[pathlib.Path] = []
+    if isinstance(workdir, pathlib.Path):
+      runs = sorted(workdir.glob('*/seed*/config.json'))
+    if runs:
       advice = f'name one of the runs in it, like {runs[0].parent}'
     raise InputError(
       f'{workdir} is no run folder: it has no config.json; {advice}.'
@@ -101,7 +105,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
   return run
 
 
-def read_spec(run_folder: pathlib.Path) -> schema.DatasetSpec:
+def read_spec(run_folder: Traversable) -> schema.DatasetSpec:
   """Reads what a run's dataset is.
 
   Raises:
@@ -177,7 +181,7 @@ def begin_run(
 
 
 def check_digests(
-  workdir: pathlib.Path, run: Mapping[str, Any], digests: Mapping[str, Any]
+  workdir: Traversable, run: Mapping[str, Any], digests: Mapping[str, Any]
 ) -> None:
   """Checks that data are those of the run in a folder.
 
@@ -204,7 +208,7 @@ def check_digests(
 
 
 def check_sources(
-  workdir: pathlib.Path, run: Mapping[str, Any], found: Mapping[str, str | None]
+  workdir: Traversable, run: Mapping[str, Any], found: Mapping[str, str | None]
 ) -> None:
   """Checks that files that a config names are as they were for a run.
 
@@ -234,7 +238,7 @@ def check_sources(
 
 
 def check_spec(
-  workdir: pathlib.Path, run: Mapping[str, Any], spec: schema.DatasetSpec
+  workdir: Traversable, run: Mapping[str, Any], spec: schema.DatasetSpec
 ) -> None:
   """Checks that a dataset is like that of the run in a folder.
 
@@ -257,7 +261,7 @@ def _short(value: Any) -> str:
   return value[:12] if isinstance(value, str) else files.digest(value)[:12]
 
 
-def read_scores(path: pathlib.Path) -> dict[str, Any]:
+def read_scores(path: Traversable) -> dict[str, Any]:
   """Reads a scores.json; raises InputError if that fails."""
   try:
     return dict(json.loads(files.read_text(path)))
@@ -289,7 +293,7 @@ def write_labels(
   files.write_atomically(path, text.getvalue().encode())
 
 
-def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
+def read_labels(run_folder: Traversable, version: str) -> dict[str, str]:
   """Reads record -> class from a run's labels.csv.
 
   Raises:
@@ -305,7 +309,7 @@ def read_labels(run_folder: pathlib.Path, version: str) -> dict[str, str]:
   return labels
 
 
-def read_patients(run_folder: pathlib.Path) -> dict[str, str]:
+def read_patients(run_folder: Traversable) -> dict[str, str]:
   """Reads record -> patient from the labels.csv of a run that has patients.
 
   Raises:
@@ -314,7 +318,7 @@ def read_patients(run_folder: pathlib.Path) -> dict[str, str]:
   return _read_column(run_folder / 'labels.csv', 'patient')
 
 
-def _read_column(path: pathlib.Path, name: str) -> dict[str, str]:
+def _read_column(path: Traversable, name: str) -> dict[str, str]:
   """Record -> cell of a column."""
   columns = ('record', name)
   parse = operator.itemgetter(*columns)

@@ -1,10 +1,13 @@
 """A run's finished folds: config, data, sets and weights."""
 
+import functools
 import pathlib
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from ecg_jax import cli, configuration, experiment, registry, stored_config
@@ -12,7 +15,7 @@ from ecg_jax.datasets import folds, schema
 from ecg_jax.errors import InputError
 from ecg_jax.input_pipeline import dataset
 from ecg_jax.models import forward, variables
-from ecg_jax.runs import artifacts, checkpoint, predictions, trees_file
+from ecg_jax.runs import artifacts, predictions, released, trees_file
 from ecg_jax.runtime import sharding
 
 
@@ -37,7 +40,7 @@ def run_parser(prog: str, description: str) -> cli.ArgumentParser:
 
 
 def read_config(
-  run_folder: pathlib.Path,
+  run_folder: Traversable,
   *,
   manual_dir: str | pathlib.Path | None,
   data_dir: str | pathlib.Path | None,
@@ -45,7 +48,7 @@ def read_config(
   """Reads the config of a run.
 
   Args:
-    run_folder: The run.
+    run_folder: The run, from `released.open_run`.
     manual_dir: Folder of the source files in place of the run's, or None.
     data_dir: Folder of the prepared datasets in place of the run's, or None.
 
@@ -65,7 +68,7 @@ def read_config(
 
 
 def load_data(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+  run_folder: Traversable, config: ml_collections.ConfigDict
 ) -> experiment.FoldedDataset:
   """Loads the data of a run.
 
@@ -84,7 +87,7 @@ def load_data(
 
 
 def read_table(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+  run_folder: Traversable, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
   """Reads or draws the table of folds of a run, without its data.
 
@@ -113,7 +116,7 @@ def read_table(
 
 
 def read_sets(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict, fold: int
+  run_folder: Traversable, config: ml_collections.ConfigDict, fold: int
 ) -> dict[str, list[str]]:
   """Reads the sets of a run's fold, without its data.
 
@@ -136,7 +139,7 @@ def read_sets(
   }
 
 
-def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
+def trained_on(run_folder: Traversable, fold: int) -> dict[str, str]:
   """The records that shaped a fold's weights, identified by their samples.
 
   These are the records of its training and validation sets, and those of the
@@ -153,6 +156,8 @@ def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
   Raises:
     InputError: One of these runs does not exist or is damaged.
   """
+  if isinstance(run_folder, released.ReleasedRun):
+    return released.read_trained_on(run_folder, fold)
   config = read_config(run_folder, manual_dir=None, data_dir=None)
   digests = artifacts.read_run(run_folder)['digests'].get('records', {})
   sets = read_sets(run_folder, config, fold)
@@ -165,11 +170,11 @@ def trained_on(run_folder: pathlib.Path, fold: int) -> dict[str, str]:
   own = {digests[record]: record for record in records}
   if config.init_from is None:
     return own
-  return trained_on(pathlib.Path(config.init_from).expanduser(), fold) | own
+  return trained_on(released.open_run(config.init_from), fold) | own
 
 
 def finished_folds(
-  run_folder: pathlib.Path, config: ml_collections.ConfigDict
+  run_folder: Traversable, config: ml_collections.ConfigDict
 ) -> tuple[int, ...]:
   """The folds of a run that have scores and weights, in ascending order.
 
@@ -181,11 +186,12 @@ def finished_folds(
     InputError: No fold is finished, or a finished one has lost its weights.
   """
   folders = {fold: run_folder / f'fold{fold}' for fold in sorted(config.folds)}
-  finished = [f for f in folders if (folders[f] / 'scores.json').exists()]
+  finished = [f for f in folders if (folders[f] / 'scores.json').is_file()]
   if not finished:
     raise InputError(f'{run_folder} has no finished fold: train one first.')
+  is_folder = not isinstance(run_folder, released.ReleasedRun)
   for fold in finished:
-    if not (folders[fold] / 'checkpoints').is_dir():
+    if is_folder and not (folders[fold] / 'checkpoints').is_dir():
       raise InputError(
         f'{folders[fold]} has no checkpoints, which hold the weights: restore'
         ' them, or delete the folder and train the fold again.'
@@ -194,7 +200,7 @@ def finished_folds(
 
 
 def restore(
-  run_folder: pathlib.Path,
+  run_folder: Traversable,
   config: ml_collections.ConfigDict,
   fold: int,
   network: forward.Network,
@@ -217,12 +223,19 @@ def restore(
       the file of the trees is damaged or missing.
   """
   folder = run_folder / f'fold{fold}'
-  settings = stored_config.deciding(config) | {'fold': fold}
-  like = sharding.replicated(variable_shapes(network), mesh)
-  with checkpoint.Checkpoints(
-    folder / 'checkpoints', settings, only_latest=True
-  ) as saved:
-    best = saved.restore('best', like)
+  shapes = variable_shapes(network)
+  if isinstance(folder, pathlib.Path):
+    from ecg_jax.runs import checkpoint  # Orbax takes a while to import.
+
+    settings = stored_config.deciding(config) | {'fold': fold}
+    with checkpoint.Checkpoints(
+      folder / 'checkpoints', settings, only_latest=True
+    ) as saved:
+      best = saved.restore('best', sharding.replicated(shapes, mesh))
+  else:
+    assert isinstance(run_folder, released.ReleasedRun)
+    arrays = released.read_weights(run_folder, fold)
+    best = sharding.replicate(_arranged(run_folder, arrays, shapes), mesh)
   if config.trees.rounds:
     scores = artifacts.read_scores(folder / 'scores.json')
     trees = trees_file.read(folder / trees_file.FILE, scores.get('trees'))
@@ -230,6 +243,22 @@ def restore(
   return best
 
 
+def _arranged(
+  run_folder: Traversable, arrays: dict[str, np.ndarray], shapes: dict[str, Any]
+) -> dict[str, Any]:
+  """The arrays of a released file in the tree and the dtypes of `shapes`."""
+  wanted = variables.by_path(shapes)
+  found = {path: array.shape for path, array in arrays.items()}
+  if found != {path: array.shape for path, array in wanted.items()}:
+    raise InputError(
+      f'{run_folder} has weights of other shapes than its model here: use the'
+      ' version of ecg_jax that it came with.'
+    )
+  leaves = [arrays[path].astype(x.dtype) for path, x in wanted.items()]
+  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+@functools.cache  # For every fold of a run alike.
 def variable_shapes(network: forward.Network) -> dict[str, Any]:
   """Shapes and dtypes of the network's `params` and `batch_stats`."""
   bins = network.spectrogram.bins

@@ -5,6 +5,7 @@ import io
 import math
 import pathlib
 from collections.abc import Sequence
+from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def write(
   files.write_atomically(path, text.getvalue().encode())
 
 
-def read(path: pathlib.Path, fold: int, classes: Sequence[str]) -> Predictions:
+def read(path: Traversable, fold: int, classes: Sequence[str]) -> Predictions:
   """Reads the predictions of one fold.
 
   Args:

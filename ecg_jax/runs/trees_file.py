@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pathlib
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def write(path: pathlib.Path, trees: Trees) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
-def read(path: pathlib.Path, digest: str | None) -> Trees:
+def read(path: Traversable, digest: str | None) -> Trees:
   """Reads the trees, as NumPy arrays.
 
   Args:

@@ -10,6 +10,7 @@ import pathlib
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
 
 from ecg_jax.errors import InputError
@@ -101,7 +102,7 @@ def _not_writable(
 
 
 def read_text(
-  path: pathlib.Path, advice: str = 'use a complete run folder'
+  path: Traversable, advice: str = 'use a complete run folder'
 ) -> str:
   """Reads a UTF-8 file; raises InputError with the advice if that fails."""
   try:
@@ -112,7 +113,7 @@ def read_text(
 
 
 def read_csv(
-  path: pathlib.Path,
+  path: Traversable,
   columns: Sequence[str],
   parse: Callable[[dict[str, str]], _Row],
   *,

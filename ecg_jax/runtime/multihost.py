@@ -2,17 +2,21 @@
 
 They speak through its coordinator, which process 0 runs, not through their
 devices, so a question does not wait for the work on these. A process that ends
-before the others says so (`leave`); whoever waits then ends as well.
+before the others says so (`leave`); whoever waits then ends as well, also for
+the devices (`watched`).
 """
 
 import contextlib
 import itertools
 import os
 import pathlib
+import re
 import socket
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -150,9 +154,73 @@ def _wait_for(key: str) -> str:
           'Process 0 has ended: start all processes again with the same command'
           ' to go on.'
         ) from error
-    for where, sentence in _client().key_value_dir_get(_key('left')):
-      number = where.rpartition('/')[2]
+    for number, sentence in _left():
       raise PartialFailure(f'Process {number} has ended: {sentence}')
+
+
+def _left() -> list[tuple[int, str]]:
+  """The processes that have ended, each with its sentence."""
+  said = _client().key_value_dir_get(_key('left'))
+  return [(int(key.rpartition('/')[2]), sentence) for key, sentence in said]
+
+
+@contextlib.contextmanager
+def watched(members: Sequence[int]) -> Iterator[None]:
+  """Ends this process some seconds after another member, in this context.
+
+  It may be waiting for that one on the devices, where JAX would abort it.
+
+  Args:
+    members: The processes that work together; this one among them.
+  """
+  if len(members) == 1:
+    yield
+    return
+  over = threading.Event()
+  thread = threading.Thread(target=_end_with, args=(members, over), daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
+
+
+def _end_with(members: Sequence[int], over: threading.Event) -> None:
+  """Waits until a member leaves, or it is over."""
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # Process 0 has ended.
+    while not over.wait(1):
+      for number, sentence in _left():
+        # By itself it says more.
+        if number in members and not over.wait(_LONGEST_END / 2):
+          reason = f'Process {number} has ended: {sentence}'
+          print(reason, file=sys.stderr, flush=True)
+          leave(reason)
+          os._exit(PartialFailure.exit_code)
+
+
+def broken_off(
+  error: BaseException, members: Sequence[int]
+) -> PartialFailure | None:
+  """What to say of an error that comes of the end of another process.
+
+  Args:
+    error: Of work on the devices of the members.
+    members: The processes that work together.
+
+  Returns:
+    None if it does not.
+  """
+  reason = str(error).partition('\n')[0]
+  if (
+    len(members) > 1
+    and isinstance(error, jax.errors.JaxRuntimeError)
+    and re.search('gloo|nccl|coordination', reason, re.IGNORECASE)
+  ):
+    return PartialFailure(
+      f'Another process has ended or is out of reach ({reason}).'
+    )
+  return None
 
 
 def leave(sentence: str) -> None:
@@ -165,8 +233,7 @@ def leave(sentence: str) -> None:
     _client().key_value_set(mine, sentence, allow_overwrite=True)
     end = time.monotonic() + _LONGEST_END
     while jax.process_index() == 0 and time.monotonic() < end:
-      left = _client().key_value_dir_get(_key('left'))
-      if len(left) == jax.process_count():
+      if len(_left()) == jax.process_count():
         break
       time.sleep(0.1)
 

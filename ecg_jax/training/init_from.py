@@ -1,7 +1,7 @@
 """Saved weights of an earlier run, to start the training of a fold from."""
 
 import dataclasses
-import pathlib
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from ecg_jax.runtime import sharding
 
 
 def starting_variables(
-  run_folder: pathlib.Path,
+  run_folder: Traversable,
   network: forward.Network,
   fold: experiment.Fold,
   key: jax.Array,
@@ -29,7 +29,7 @@ def starting_variables(
   is drawn anew.
 
   Args:
-    run_folder: The earlier run.
+    run_folder: The earlier run, from `released.open_run`.
     network: Of the new fold.
     fold: The new fold.
     key: Its random key.
@@ -85,7 +85,7 @@ def starting_variables(
   )
 
 
-def _check_unseen(run_folder: pathlib.Path, fold: experiment.Fold) -> None:
+def _check_unseen(run_folder: Traversable, fold: experiment.Fold) -> None:
   """Refuses a fold whose test set the earlier run was trained on."""
   records, digests = fold.dataset.records, fold.dataset.record_digests()
   here = {

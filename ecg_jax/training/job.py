@@ -13,6 +13,7 @@ from ecg_jax.fields.group import flatten
 from ecg_jax.fields.training import LoopFields, PhaseFields, TreesFields
 from ecg_jax.input_pipeline.sampler import Sampler
 from ecg_jax.models import forward, variables
+from ecg_jax.runs import released
 from ecg_jax.training import init_from
 from ecg_jax.training.optimizer import Optimizer
 from ecg_jax.training.phases import Phase, make_phases
@@ -107,6 +108,6 @@ def make_job(
   )
   if config.init_from is None:
     return job
-  earlier = pathlib.Path(config.init_from).expanduser()
+  earlier = released.open_run(config.init_from)
   initial = init_from.starting_variables(earlier, network, fold, job.key())
   return dataclasses.replace(job, initial=initial)

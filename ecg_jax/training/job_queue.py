@@ -116,7 +116,7 @@ def _run_waiting(
     except IndexError:  # Another group took it.
       return
     try:
-      with _lock(job, group):
+      with _lock(job, group), multihost.watched(group.members):
         wanted = id(job.fold.dataset), job.fold.label_version
         if held != wanted:
           held = data = None  # Room for the other one.
@@ -131,13 +131,14 @@ def _run_waiting(
           threads=compiling,
           stop=group_stops,
         )
-    except Exception as error:  # Reported at the end; the other jobs go on.
+    except Exception as raised:  # Reported at the end; the other jobs go on.
+      error = multihost.broken_off(raised, group.members) or raised
       failed[job.name] = error
       together = isinstance(error, errors.TrainingError | _RefusedError)
       if group.is_coordinator or not together:
         reason, _ = cli.explain(error)
         print(f'{job.name} failed: {reason}', file=sys.stderr)
-      _release(error)
+      _release(raised)
       if not together and len(group.members) > 1:
         # They wait for each other; without one of them the others end too.
         raise errors.PartialFailure(

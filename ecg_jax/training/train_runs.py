@@ -93,9 +93,11 @@ def train_runs(
       failed = fold_processes.run(jobs, configs, shared, jobs_per_device, stop)
 
   if is_coordinator:
-    summaries = summary.summarize_folders([workdir])
-    print(tables.format_table(list(summaries[workdir].values())))
-    tables.write_summaries(summaries)
+    # The last of several commands that train folds in it summarizes all.
+    with files.locked(workdir, wait=True):
+      summaries = summary.summarize_folders([workdir])
+      print(tables.format_table(list(summaries[workdir].values())))
+      tables.write_summaries(summaries)
   # A process that fails before reports it to those that wait here.
   multihost.exchange('done', '', range(jax.process_count()))
   if failed:
