@@ -191,9 +191,10 @@ def programs(job: Job, mesh: Mesh) -> Iterator[tuple[str, jax.stages.Lowered]]:
       beats = jax.eval_shape(
         functools.partial(forward.beat_features_of, job.network), batch
       )
-    lowered = ensemble.evaluate_batch.lower(
-      job.network, sharding.replicated(kept, one), batch, beats
-    )
+    with jax.sharding.use_abstract_mesh(one.abstract_mesh):
+      lowered = ensemble.evaluate_batch.lower(
+        job.network, sharding.replicated(kept, one), batch, beats
+      )
     yield f'prediction, {samples:,} samples', lowered
 
 

@@ -96,13 +96,13 @@ class Ensemble:
     shape = len(self.folds), len(windows), self.spec.num_classes
     logits = np.zeros(shape, np.float32)
     outputs = []
-    with _one_platform():
-      for part, batch in self._batches(windows):
+    for part, batch in self._batches(windows):
+      with _one_platform():
         beats = _beat_features(self.network, batch) if self.has_trees else None
         by_fold = [
           evaluate_batch(self.network, x, batch, beats) for x in self.variables
         ]
-        outputs.append((part, by_fold))
+      outputs.append((part, by_fold))
     for part, by_fold in sharding.fetch(outputs):
       logits[:, part] = np.stack(by_fold)[:, : len(part)]
     return logits

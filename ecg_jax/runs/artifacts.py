@@ -77,7 +77,7 @@ def read_run(workdir: Traversable) -> dict[str, Any]:
     InputError: It does not exist, cannot be read or is damaged.
   """
   path = workdir / 'config.json'
-  if not path.is_file():
+  if not (path.is_file() or path.is_dir()):
     advice = 'name the --workdir of a run'
     runs: list[pathlib.Path] = []
     if isinstance(workdir, pathlib.Path):
