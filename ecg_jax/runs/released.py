@@ -10,6 +10,7 @@ Beside it lies a text file with its SHA-256, as `sha256sum` writes it. A file
 that is another one, or damaged, is not read.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -146,11 +147,20 @@ def read_weights(run: ReleasedRun, fold: int) -> dict[str, np.ndarray]:
 
 def read_trained_on(run: ReleasedRun, fold: int) -> dict[str, str]:
   """SHA-256 of each record that shaped a fold -> its name."""
-  rows = files.read_csv(
+  return {sha: name for sha, name, folds in _table(run) if fold in folds}
+
+
+@functools.lru_cache(maxsize=1)  # For all folds.
+def _table(run: ReleasedRun) -> list[tuple[str, str, set[int]]]:
+  """The rows of TRAINED_ON."""
+  return files.read_csv(
     run / TRAINED_ON,
     COLUMNS,
-    lambda row: (row['sha256'], row['record'], row['folds'].split()),
+    lambda row: (
+      row['sha256'],
+      row['record'],
+      {int(fold) for fold in row['folds'].split()},
+    ),
     kind='a record and the folds that it shaped',
     advice='restore the file',
   )
-  return {sha: record for sha, record, folds in rows if str(fold) in folds}
