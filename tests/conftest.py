@@ -31,12 +31,9 @@ jax.config.update('jax_platforms', 'cpu')
 os.environ['JAX_PLATFORMS'] = 'cpu'
 jax.config.update('jax_num_cpu_devices', 4)
 checkpoint.report_failed_saves_once()
-# Small programs run for moments and compile for seconds: twice as many where
-# XLA emits the code of fusions by MLIR.
+# Small programs run for moments and compile for seconds.
 jax.config.update('jax_disable_most_optimizations', True)
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
-_flags = os.environ.get('XLA_FLAGS', '')
-os.environ['XLA_FLAGS'] = f'{_flags} --xla_cpu_use_fusion_emitters=false'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 # Other tests run beside, so the time that one takes says nothing.

@@ -1,5 +1,6 @@
 """What several test files use."""
 
+import csv
 import hashlib
 import json
 import os
@@ -262,3 +263,12 @@ class Command:
     path = checkpoints / str(latest) / 'progress' / 'metadata'
     progress = json.loads(path.read_text())
     return progress['phase'], progress['epoch']
+
+
+def read_fold(folder):
+  """The files of a fold: metrics without times and rates, and the texts."""
+  rows = list(csv.DictReader((folder / 'metrics.csv').read_text().splitlines()))
+  for row in rows:
+    del row['seconds'], row['records_per_second']
+  names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
+  return rows, [(folder / name).read_text() for name in names]

@@ -1,6 +1,5 @@
 """Several processes of the command, over loopback, on one device each."""
 
-import csv
 import os
 import re
 import shutil
@@ -80,13 +79,7 @@ class Processes(helpers.Command):
 
   def read(self, fold=0):
     """The files of a fold, without times and rates."""
-    folder = self.workdir / f'fold{fold}'
-    lines = (folder / 'metrics.csv').read_text().splitlines()
-    rows = list(csv.DictReader(lines))
-    for row in rows:
-      del row['seconds'], row['records_per_second']
-    names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
-    return rows, [(folder / name).read_text() for name in names]
+    return helpers.read_fold(self.workdir / f'fold{fold}')
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,6 @@ Each job is what the page says, but with a small config and fewer processes.
 """
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -194,13 +193,7 @@ class Folder:
 
   def read(self, fold=0, run='crnn'):
     """The files of a fold, without times and rates."""
-    folder = self.fold(fold, run)
-    lines = (folder / 'metrics.csv').read_text().splitlines()
-    rows = list(csv.DictReader(lines))
-    for row in rows:
-      del row['seconds'], row['records_per_second']
-    names = ('scores.json', 'predictions.csv', 'validation_predictions.csv')
-    return rows, [(folder / name).read_text() for name in names]
+    return helpers.read_fold(self.fold(fold, run))
 
 
 @pytest.fixture
