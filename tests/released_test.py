@@ -288,6 +288,10 @@ def test_shipped_weights_are_those_that_were_scored():
     for name in ('scores.json', 'predictions.csv'):
       path = pathlib.Path(f'fold{fold}') / name
       assert (run / str(path)).read_bytes() == (kept / path).read_bytes()
+    tested = summary.read_set(run, 'test')[fold].records
+    learned = released.read_trained_on(run, fold).values()
+    assert learned
+    assert not {*learned} & {*tested}
   card = SHIPPED.with_name('MODEL_CARD.md').read_text()
   assert tables.format_table([summary.summarize(run)]) in card
 

@@ -391,7 +391,7 @@ def read_spec(run_folder: pathlib.Path) -> DatasetSpec:
 
 
 def read_set(
-  run_folder: pathlib.Path, set_name: str
+  run_folder: Traversable, set_name: str
 ) -> dict[int, predictions.Predictions]:
   """The predictions of each finished fold, in ascending order.
 
