@@ -6,7 +6,7 @@ import threading
 import jax
 import pytest
 
-from ecg_jax.runtime import device_groups
+from ecg_jax.runtime import device_groups, multihost
 from ecg_jax.training import job_queue, programs, train_loop
 from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
@@ -72,23 +72,31 @@ def test_error_of_a_program_is_its_jobs(make_job, capsys):
   assert 'fold 0 failed: Out of memory (RES' in capsys.readouterr().err
 
 
-def test_processes_that_share_a_job_compile_nothing_ahead(
-  make_job, monkeypatch
-):
-  """They would have to compile alike; see `Programs.begin`."""
-  begin, lowered = programs.Programs.begin, []
+def test_processes_that_share_a_job_compile_in_step(make_job, monkeypatch):
+  """No call begins before all have compiled it; see `Programs.begin`."""
+  begin, happened = programs.Programs.begin, []
 
   def begin_as_one_of_two(*args):
     both = property(lambda group: (0, 1))
     with monkeypatch.context() as patch:
       patch.setattr(device_groups.DeviceGroup, 'members', both)
       begin(*args)
+    happened.append('begun')
+
+  def note_exchange(topic, *_):
+    if 'program' in topic:
+      happened.append(topic)
 
   monkeypatch.setattr(programs.Programs, 'begin', begin_as_one_of_two)
-  spy(monkeypatch, programs, 'lower', before=lambda *args: lowered.append(1))
-  job = make_job()
-  _train(job)
-  assert not lowered
+  spy(monkeypatch, jax.stages.Lowered, 'compile', before=happened.append)
+  spy(monkeypatch, multihost, 'exchange', before=note_exchange)
+  job = make_job(chunk_steps=5)  # As no other test has.
+  compiled = _train(job)
+  assert compiled == [('evaluate_chunk', False), ('train_chunk', False)]
+  begun, lowered, first, lowered_too, second = happened
+  assert begun == 'begun'
+  assert {type(lowered), type(lowered_too)} == {jax.stages.Lowered}
+  assert (first, second) == ('fold 0 program 0', 'fold 0 program 1')
   assert (job.folder / 'scores.json').exists()
 
 
