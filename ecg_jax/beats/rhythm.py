@@ -130,7 +130,7 @@ def _successive(rr_K: jax.Array, mask_K: jax.Array) -> Features:
 
 def _distribution(rr_K: jax.Array, mask_K: jax.Array) -> Features:
   """Intervals beside their median, whatever the order."""
-  relative_K = rr_K / stats.median(rr_K, mask_K)
+  relative_K = stats.divide(rr_K, stats.median(rr_K, mask_K))
   low, high = stats.percentiles(relative_K, mask_K, 25, 75)
   short = stats.share(relative_K < 0.93, mask_K)
   long = stats.share(relative_K > 1.07, mask_K)

@@ -82,7 +82,7 @@ def features(
 
 def _mean(x_KxW: jax.Array, mask_K: jax.Array) -> jax.Array:
   total = jnp.sum(jnp.where(mask_K[:, None], x_KxW, 0.0), axis=0)
-  return total / jnp.maximum(stats.count(mask_K), 1.0)
+  return stats.divide(total, jnp.maximum(stats.count(mask_K), 1.0))
 
 
 def _span(x: jax.Array) -> jax.Array:
@@ -121,7 +121,7 @@ def _likeness(
 
 def _waves(typical_W: jax.Array) -> Features:
   """Heights, widths and places of the waves of the typical beat."""
-  unit_W = typical_W / height(typical_W)
+  unit_W = stats.divide(typical_W, height(typical_W))
   p = unit_W[_P] - jnp.median(unit_W[_P])
   t = unit_W[_T] - jnp.median(unit_W[_T])
   wide = jnp.abs(unit_W[_WIDE_QRS])

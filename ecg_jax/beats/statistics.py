@@ -16,6 +16,15 @@ def count(flags_K: jax.Array) -> jax.Array:
   return jnp.sum(flags_K).astype(jnp.float32)
 
 
+def divide(x_K: jax.Array, number: jax.Array) -> jax.Array:
+  """Divides each element by a number.
+
+  Of x / number XLA makes this product in some programs but not in all, and a
+  tree may decide by the last bit.
+  """
+  return x_K * (1 / number)
+
+
 def mean(x_K: jax.Array, mask_K: jax.Array) -> jax.Array:
   """Mean of the valid elements."""
   return jnp.sum(jnp.where(mask_K, x_K, 0.0)) / count(mask_K)
@@ -87,8 +96,8 @@ def histogram(
   """Share of the valid elements in each of equal bins, float32 [bins]."""
   place_K = jnp.floor((x_K - low) * (bins / (high - low))).astype(jnp.int32)
   inside_KxH = (place_K[:, None] == jnp.arange(bins)[None, :]) & mask_K[:, None]
-  number = jnp.maximum(count(mask_K), 1.0)
-  return jnp.sum(inside_KxH, axis=0).astype(jnp.float32) / number
+  counts_H = jnp.sum(inside_KxH, axis=0).astype(jnp.float32)
+  return divide(counts_H, jnp.maximum(count(mask_K), 1.0))
 
 
 def entropy(shares: jax.Array) -> jax.Array:
