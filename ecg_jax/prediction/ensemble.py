@@ -8,7 +8,6 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -208,11 +207,11 @@ def make_batch(windows: Sequence[np.ndarray], rows: int, samples: int) -> Batch:
   for row, window in enumerate(windows):
     signal[row, : len(window)] = window
     lengths[row] = len(window)
-  return unlabeled_batch(*jax.device_put((signal, lengths)))
+  return jax.device_put(unlabeled_batch(signal, lengths))
 
 
-def unlabeled_batch(signal: jax.Array, lengths: jax.Array) -> Batch:
-  """A batch without labels.
+def unlabeled_batch(signal: Any, lengths: Any) -> Batch:
+  """A batch without labels, of arrays of NumPy or of JAX, as is given.
 
   Args:
     signal: int16 [B, samples].
@@ -223,6 +222,6 @@ def unlabeled_batch(signal: jax.Array, lengths: jax.Array) -> Batch:
     signal_lengths=lengths,
     lengths=lengths,
     mask=lengths > 0,
-    labels=jnp.zeros_like(lengths),
-    weights=jnp.zeros_like(lengths, jnp.float32),
+    labels=0 * lengths,
+    weights=(0 * lengths).astype(np.float32),
   )

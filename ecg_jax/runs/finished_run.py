@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from ecg_jax import cli, configuration, experiment, registry, stored_config
@@ -223,7 +224,6 @@ def restore(
       the file of the trees is damaged or missing.
   """
   folder = run_folder / f'fold{fold}'
-  shapes = variable_shapes(network)
   if isinstance(folder, pathlib.Path):
     from ecg_jax.runs import checkpoint  # Orbax takes a while to import.
 
@@ -231,11 +231,15 @@ def restore(
     with checkpoint.Checkpoints(
       folder / 'checkpoints', settings, only_latest=True
     ) as saved:
-      best = saved.restore('best', sharding.replicated(shapes, mesh))
+      shapes = sharding.replicated(variable_shapes(network), mesh)
+      best = saved.restore('best', shapes)
   else:
     assert isinstance(run_folder, released.ReleasedRun)
     arrays = released.read_weights(run_folder, fold)
-    best = sharding.replicate(_arranged(run_folder, arrays, shapes), mesh)
+    if not released.is_of_package(run_folder):  # As tests check.
+      _check_shapes(run_folder, arrays, network)
+    best = traverse_util.unflatten_dict(arrays, sep='/')
+    best = sharding.replicate(best, mesh)
   if config.trees.rounds:
     scores = artifacts.read_scores(folder / 'scores.json')
     trees = trees_file.read(folder / trees_file.FILE, scores.get('trees'))
@@ -243,19 +247,20 @@ def restore(
   return best
 
 
-def _arranged(
-  run_folder: Traversable, arrays: dict[str, np.ndarray], shapes: dict[str, Any]
-) -> dict[str, Any]:
-  """The arrays of a released file in the tree and the dtypes of `shapes`."""
-  wanted = variables.by_path(shapes)
-  found = {path: array.shape for path, array in arrays.items()}
-  if found != {path: array.shape for path, array in wanted.items()}:
+def _check_shapes(
+  run_folder: Traversable,
+  arrays: dict[str, np.ndarray],
+  network: forward.Network,
+) -> None:
+  """Refuses a released file whose arrays the model does not have."""
+  wanted = variables.by_path(variable_shapes(network))
+  if {path: array.shape for path, array in arrays.items()} != {
+    path: array.shape for path, array in wanted.items()
+  }:
     raise InputError(
       f'{run_folder} has weights of other shapes than its model here: use the'
       ' version of ecg_jax that it came with.'
     )
-  leaves = [arrays[path].astype(x.dtype) for path, x in wanted.items()]
-  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 @functools.cache  # For every fold of a run alike.

@@ -138,11 +138,16 @@ def output_folder(run: Traversable) -> pathlib.Path:
   return run if isinstance(run, pathlib.Path) else pathlib.Path()
 
 
+def is_of_package(run: ReleasedRun) -> bool:
+  """Whether the file came with this copy of the package."""
+  return str(run).startswith(PREFIX)
+
+
 def read_weights(run: ReleasedRun, fold: int) -> dict[str, np.ndarray]:
-  """Path of an array among `params` and `batch_stats` -> its values."""
+  """Path of an array among `params` and `batch_stats` -> its float32 values."""
   content = (run / f'fold{fold}' / WEIGHTS).read_bytes()
   with np.load(io.BytesIO(content)) as archive:
-    return dict(archive)
+    return {path: x.astype(np.float32) for path, x in archive.items()}
 
 
 def read_trained_on(run: ReleasedRun, fold: int) -> dict[str, str]:
