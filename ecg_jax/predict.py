@@ -11,7 +11,7 @@ import functools
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ecg_jax import cli
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
   if options.explain:
     return _explain(paths, options.run, reading)
   run = released.open_run(options.run)
-  targets.check(run, [*options.paths, *paths])
+  _tell_left_out(targets.check(run, [*options.paths, *paths]), options.paths)
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax.prediction import ensemble, predictor
@@ -60,6 +60,25 @@ def main(arguments: Sequence[str]) -> int:
   results = predictor.predict_recordings(model, openers, settings)
   targets.write(results, model, settings, openers)
   return 0
+
+
+def _tell_left_out(
+  files: Sequence[pathlib.Path], named: Sequence[pathlib.Path]
+) -> None:
+  """Says on stderr which files and subfolders of folders are not read."""
+  if files:
+    print(
+      f'Left out: {len(files)} file{"s" * (len(files) > 1)} without a sampling'
+      f' rate and unit, such as {files[0]}: --explain says what each lacks;'
+      ' recordings are read with --sampling_rate and --units.',
+      file=sys.stderr,
+    )
+  if folders := find.subfolders(named):
+    print(
+      f'Left out: {len(folders)} subfolder{"s" * (len(folders) > 1)} with'
+      f' recordings, such as {folders[0]}: name them too.',
+      file=sys.stderr,
+    )
 
 
 def _explain(
@@ -104,12 +123,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
       help='say what is understood of each file, and predict'
       ' nothing')  # fmt: skip
   add('--lead', help='name or number (from 0); default: the first ECG')
-  add('--sampling_rate', type=float,
+  add('--sampling_rate', type=_positive('samples a second'),
       help='Hz; for CSV, TXT, .npy, .mat, and .hea without it')  # fmt: skip
   add('--units', type=_units,
       help='V, mV, uV, nV, in any spelling, or counts as in the training data;'
       ' for files that state none')  # fmt: skip
-  add('--gain', metavar='COUNTS_PER_MV', type=_gain,
+  add('--gain', metavar='COUNTS_PER_MV', type=_positive('counts per mV'),
       help='for files of raw counts, in place of --units')  # fmt: skip
   add('--variable', metavar='NAME',
       help='to read of a .mat or .npz that has several')  # fmt: skip
@@ -153,17 +172,21 @@ def _units(text: str) -> str:
   return text
 
 
-def _gain(text: str) -> float:
-  """Parses --gain."""
-  try:
-    gain = float(text)
-  except ValueError:
-    gain = math.nan
-  if not 0 < gain < math.inf:
-    raise argparse.ArgumentTypeError(
-      f'{text!r} is not a positive number of counts per mV'
-    )
-  return gain
+def _positive(what: str) -> Callable[[str], float]:
+  """A parser of an option that is a positive number of something."""
+
+  def parse(text: str) -> float:
+    try:
+      number = float(text)
+    except ValueError:
+      number = math.nan
+    if not 0 < number < math.inf:
+      raise argparse.ArgumentTypeError(
+        f'{text!r} is not a positive number of {what}'
+      )
+    return number
+
+  return parse
 
 
 if __name__ == '__main__':

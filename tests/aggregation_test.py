@@ -71,7 +71,8 @@ def test_a_prediction_is_undecided_below_the_threshold(
   )
   each = calibration.softmax(folds, heat)
   votes = each.argmax(axis=1) == CHALLENGE.classes.index(plain.predicted)
-  assert plain.agreement == votes.mean()
+  expected = votes.mean() if len(folds) > 1 else np.nan
+  np.testing.assert_equal(plain.agreement, expected)
 
 
 def window_of(start, end, predicted):

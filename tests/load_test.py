@@ -1,5 +1,6 @@
 """The Python API predicts as the command does."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -28,7 +29,9 @@ def test_a_signal_is_classified_by_the_folds(model):
   np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
   assert list(found.probabilities) == list(CHALLENGE.classes)
   assert found.predicted == CHALLENGE.classes[expected.argmax()]
-  assert found.agreement == 1
+  assert np.isnan(found.agreement)  # Of a fold alone.
+  shown = f'<signal: {found.predicted} (N {found.probabilities["N"]:.3f}, A '
+  assert repr(found).startswith(shown)
   [window] = found.windows
   assert (window.start, window.end) == (0, len(COUNTS) / 300)
   assert window.answer.predicted == found.predicted
@@ -74,6 +77,11 @@ def test_a_long_signal_has_a_summary(model):
     (COUNTS.reshape(1, 1, -1), {}, 'signal'),
     ([[1, 2], [3]], {}, 'signal cannot be converted to an array'),
     (None, {}, 'signal has object'),
+    ('a.csv', {}, 'signal is the path a.csv, not an array: read it first'),
+    (pathlib.Path('a'), {}, 'signal is the path a, not an array'),
+    (0 * COUNTS + 700, {}, 'signal is a flat line: lead 0 varies by less than'),
+    (np.zeros(30_000), {'units': 'mV'}, 'signal is a flat line'),
+    (COUNTS / 1000, {'units': 'nV'}, 'flat line: lead 0 varies by less than'),
     (np.ma.masked_less(np.arange(9000), 100), {}, 'no samples at 0.00 s'),
   ],
 )

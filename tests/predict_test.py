@@ -143,6 +143,40 @@ def long(tmp_path_factory):
   return recordings_test.write_npy(tmp_path_factory.mktemp('long'), counts)
 
 
+def test_a_flat_part_of_a_long_recording_has_no_answer(call, tmp_path):
+  counts = np.resize(COUNTS, 21_000)
+  counts[:9000] = 40
+  path = recordings_test.write_npy(tmp_path, counts)
+  code, printed, _ = call(path, *STATED, '--out', tmp_path / 'o.csv')
+  assert code == 0
+  assert 'share of 0:00:40' in printed
+  rows = read_csv(tmp_path / 'o.csv')
+  assert [bool(row['predicted']) for row in rows] == [False, True, True, True]
+  assert rows[0]['status'] == 'window with a gap or a flat line'
+
+
+def test_what_is_left_out_of_a_folder_is_named(call, tmp_path):
+  write_all(tmp_path / 'x')
+  write_all(tmp_path / 'x' / 'sub')
+  (tmp_path / 'x' / 'pictures').mkdir()
+  (tmp_path / 'x' / 'notes.txt').write_text('as they were told')
+  expected = [
+    f'Left out: 3 files without a sampling rate and unit, such as'
+    f' {tmp_path}/x/csv.csv: --explain says what each lacks; recordings are'
+    ' read with --sampling_rate and --units.',
+    f'Left out: 1 subfolder with recordings, such as {tmp_path}/x/sub: name'
+    ' them too.',
+  ]
+  out = tmp_path / 'x' / 'o.csv'  # Of a second call too, not a recording.
+  for _ in range(2):
+    code, _, errors = call(tmp_path / 'x', '--out', out)
+    assert (code, errors.splitlines()) == (0, expected)
+  code, _, errors = call(tmp_path / 'x', tmp_path / 'x' / 'sub')
+  assert (code, errors.count('subfolder')) == (0, 0)
+  code, _, errors = call(tmp_path / 'x' / 'csv.csv', *STATED)
+  assert (code, errors) == (0, '')
+
+
 def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   call, tmp_path, long
 ):
@@ -153,11 +187,11 @@ def test_a_long_recording_is_answered_by_window_and_as_a_whole(
   assert times == [
     ('0.0', '30.0'), ('30.0', '60.0'), ('40.0', '70.0'), ('0.0', '70.0')
   ]  # fmt: skip
-  assert rows[0]['status'] == 'window with a gap'
+  assert rows[0]['status'] == 'window with a gap or a flat line'
   assert not rows[0]['predicted']
   assert rows[1]['status'] == 'window'
   assert rows[3]['status'].startswith('mean of the 2 of 2 windows')
-  assert '; 1 window with a gap left out' in rows[3]['status']
+  assert '; 1 window with a gap or a flat line left out' in rows[3]['status']
   one, two, mean = (probabilities_of(row) for row in rows[1:])
   np.testing.assert_allclose(mean, (one + two) / 2)
   assert 'share of 0:00:40: ' in printed

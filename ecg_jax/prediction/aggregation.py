@@ -23,7 +23,8 @@ class Prediction(NamedTuple):
   """float64 [C], in the order of `DatasetSpec.classes`: the mean over folds, or
   over windows."""
   agreement: float
-  """Share of the folds, or of the windows, whose class is `chosen`."""
+  """Share of the folds, or of the windows, whose class is `chosen`; NaN of a
+  fold alone."""
   sure: bool = True
   """Whether the probability of `chosen` reaches the threshold of abstention."""
 
@@ -127,7 +128,7 @@ def combine(
   return Prediction(
     classes[chosen],
     mean,
-    float(votes[chosen] / len(each)),
+    float(votes[chosen] / len(each)) if len(each) > 1 else math.nan,
     bool(mean[chosen] >= abstain),
   )
 

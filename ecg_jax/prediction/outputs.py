@@ -51,12 +51,18 @@ class Outputs:
     if self.report is not None and self.report.suffix != '.html':
       raise InputError(f'--report {self.report} does not end in .html.')
 
-  def check(self, run_folder: Traversable, inputs: list[pathlib.Path]) -> None:
+  def check(
+    self, run_folder: Traversable, inputs: list[pathlib.Path]
+  ) -> list[pathlib.Path]:
     """Refuses outputs that are not writable or would replace other files.
 
     Args:
       run_folder: The run, which is not written to.
-      inputs: The files and folders of the recordings.
+      inputs: The files and folders of the recordings, and all files found.
+
+    Returns:
+      Files in the folders that may be recordings too, but are not among the
+      inputs.
 
     Raises:
       InputError: An output cannot be used; the message says which, and why. Or
@@ -65,9 +71,12 @@ class Outputs:
     # Arrays in a folder are not read without a rate, but not replaced either.
     beside = find.find(inputs, with_arrays=True)
     classes = artifacts.read_spec(run_folder).classes
-    recordings = [
-      *inputs, *(path for path in beside if not _is_output(path, classes))
-    ]  # fmt: skip
+    left_out = [
+      path
+      for path in beside
+      if path not in inputs and not _is_output(path, classes)
+    ]
+    recordings = [*inputs, *left_out]
     protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}
     run = pathlib.Path(os.path.realpath(str(run_folder)))
     taken: set[str] = set()
@@ -89,6 +98,7 @@ class Outputs:
       taken.add(place)
       folder = output if name == 'plot' else output.parent
       files.check_writable(folder, f'--{name}')
+    return left_out
 
   def write(
     self,

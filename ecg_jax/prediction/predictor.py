@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import numbers
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ class Window(NamedTuple):
   """Differences from the training records, a phrase each."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class RecordingResult:
   """The prediction for a recording, with everything that explains it."""
 
@@ -90,7 +91,7 @@ class RecordingResult:
   windows: list[WindowPrediction] = dataclasses.field(default_factory=list)
   """The predictions for its windows: one, if it is not `windowed`."""
   gaps: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-  """Windows without a prediction, since samples are missing."""
+  """Windows without a prediction, since samples are missing or all alike."""
   notes: list[str] = dataclasses.field(default_factory=list)
   """Assumptions about the file, and folds left out."""
   departures: collections.Counter[str] = dataclasses.field(
@@ -106,6 +107,12 @@ class RecordingResult:
   """The summary over windows of a `windowed` recording."""
   failure: str | None = None
   """Why there is no prediction, in a sentence."""
+
+  def __repr__(self) -> str:
+    if self.failure is not None:
+      return f'<{self.name}: no answer>'
+    shown = ', '.join(f'{x} {p:.3f}' for x, p in self.probabilities.items())
+    return f'<{self.name}: {self.headline} ({shown})>'
 
   @property
   def answer(self) -> Prediction:
@@ -130,7 +137,10 @@ class RecordingResult:
 
   @property
   def agreement(self) -> float:
-    """Share of the folds, or of a long recording's windows, that agree."""
+    """Share of the folds, or of a long recording's windows, that agree.
+
+    NaN where a fold alone answered.
+    """
     return self.answer.agreement
 
   @property
@@ -245,8 +255,15 @@ def _read(
         f' ({result.seconds:.2f} s), less than the {least} of one spectrum:'
         ' give a longer one.'
       )
+    flat = InputError(
+      f'{result.name} is a flat line: lead {recording.lead} varies by less than'
+      f' {1 / encoding.counts_per_millivolt:g} mV; check its unit, or choose'
+      ' another with --lead.'
+    )
     if samples <= model.longest_samples:
       counts, removed = resampling.read_window(recording, encoding)
+      if np.ptp(counts) == 0:
+        raise flat
       allowed, note = leak_rule.allowed_folds(
         model, result.name, counts, allow_leak=settings.allow_leak
       )
@@ -261,6 +278,7 @@ def _read(
       result.seconds, settings.window, settings.stride
     )
     empty: list[str] = []
+    num_flat = 0
     for start, end in times:
       try:
         counts, removed = resampling.read_window(
@@ -275,6 +293,10 @@ def _read(
         if isinstance(error, resampling.NoSamplesError):
           empty.append(error.advice)
         continue
+      if np.ptp(counts) == 0:
+        result.gaps.append((start, end))
+        num_flat += 1
+        continue
       unlike = _departures(counts, removed, model.spec)
       yield Window(number, start, end, counts, model.folds, unlike)
     if len(empty) == len(times):
@@ -282,10 +304,12 @@ def _read(
         f'{result.name} has no samples of lead {recording.lead} at all:'
         f' {empty[0]}.'
       )
+    if num_flat == len(times):
+      raise flat
     if len(result.gaps) == len(times):
       raise InputError(
-        f'{result.name} has a gap in each of its {len(times)} windows: give a'
-        ' smaller --window.'
+        f'{result.name} has a gap or a flat line in each of its {len(times)}'
+        ' windows: give a smaller --window.'
       )
   except InputError as error:
     result.failure = str(error)
@@ -379,6 +403,11 @@ class Model:
     Raises:
       InputError: The signal cannot be used; the message says why.
     """
+    if isinstance(signal, str | os.PathLike):
+      raise InputError(
+        f'signal is the path {str(signal)[:200]}, not an array: read it first,'
+        ' or use python -m ecg_jax.predict.'
+      )
     opener = functools.partial(
       lead_lib.from_array,
       signal,

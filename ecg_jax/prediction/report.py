@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import heartbeats
 from ecg_jax.prediction.aggregation import (
@@ -18,6 +20,8 @@ from ecg_jax.prediction.aggregation import (
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.heartbeats import HeartRate
 from ecg_jax.prediction.predictor import RecordingResult, Settings
+
+_GAP = 'a gap or a flat line'
 
 _EPISODES_SHOWN = 10
 """Episodes listed on the terminal; the JSON lists all."""
@@ -58,7 +62,7 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
     _row(result, x.start, x.end, kind, x.answer, heartbeats.measure([x]))
     for x in result.windows
   ]
-  found += [_row(result, *gap, 'window with a gap') for gap in result.gaps]
+  found += [_row(result, *gap, f'window with {_GAP}') for gap in result.gaps]
   found.sort(key=lambda row: row['start_seconds'])
   if result.summary is not None:
     headline = result.summary.headline
@@ -66,7 +70,7 @@ def rows(result: RecordingResult) -> list[dict[str, Any]]:
     status += _describe_mean(result, result.summary)
     if result.gaps:
       count = len(result.gaps)
-      status += f'; {count} window{"s" * (count > 1)} with a gap left out'
+      status += f'; {count} window{"s" * (count > 1)} with {_GAP} left out'
     whole = status, result.summary.answer, result.heart_rate
     found.append(_row(result, 0.0, result.seconds, *whole))
   if found:
@@ -95,7 +99,7 @@ def _row(
     round(end, 3),
     answer and answer.predicted,
     *(probabilities or [None] * result.spec.num_classes),
-    answer and answer.agreement,
+    answer and (None if np.isnan(answer.agreement) else answer.agreement),
     status,
     *(x and round(x, 4) for x in rate or [None] * len(_HEART_RATE)),
   ]

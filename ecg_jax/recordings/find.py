@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 from ecg_jax.errors import InputError
 from ecg_jax.recordings import formats, lead, units, wfdb_header
@@ -68,6 +69,20 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
   if header.exists():  # WFDB names records without an ending.
     return [header]
   raise InputError(f'{path} does not exist: name a file or a folder.')
+
+
+def subfolders(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Folders in the folders among paths, not named, that have recordings."""
+  named = {os.path.realpath(path) for path in paths}
+  return [
+    inside
+    for path in paths
+    if path.is_dir()
+    for inside in sorted(path.iterdir())
+    if inside.is_dir()
+    and os.path.realpath(inside) not in named
+    and any(x.suffix.lower() in DEVICE_SUFFIXES for x in inside.glob('*'))
+  ]
 
 
 def find_inside(
