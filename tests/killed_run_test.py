@@ -106,7 +106,7 @@ class Output:
   def _read(self):
     for line in self._process.stdout:
       self.text += line
-      if 'epoch' in line:
+      if ', epoch ' in line:
         self._seen.set()
 
   def wait_for_an_epoch(self):

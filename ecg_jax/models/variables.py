@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'frequency_bins'))
@@ -44,6 +45,12 @@ def by_path(tree: Any) -> dict[str, Any]:
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+
+
+def of_paths(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """The tree whose `by_path` has these arrays."""
+  tree: dict[str, Any] = traverse_util.unflatten_dict(arrays, sep='/')
+  return tree
 
 
 def count_parameters(params: Mapping[str, Any]) -> int:

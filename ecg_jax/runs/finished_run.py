@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh
 
 from ecg_jax import cli, configuration, experiment, registry, stored_config
@@ -238,8 +237,7 @@ def restore(
     arrays = released.read_weights(run_folder, fold)
     if not released.is_of_package(run_folder):  # As tests check.
       _check_shapes(run_folder, arrays, network)
-    best = traverse_util.unflatten_dict(arrays, sep='/')
-    best = sharding.replicate(best, mesh)
+    best = sharding.replicate(variables.of_paths(arrays), mesh)
   if config.trees.rounds:
     scores = artifacts.read_scores(folder / 'scores.json')
     trees = trees_file.read(folder / trees_file.FILE, scores.get('trees'))

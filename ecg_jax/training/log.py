@@ -88,6 +88,11 @@ def open_log(
     position: The progress bar's line, 0 for the first.
     enabled: Whether this process reports on the job.
   """
+  if enabled and next_step > 1:
+    where = 'with its scores'
+    if progress.phase < len(job.phases):
+      where = f'after epoch {progress.epoch} of phase {progress.phase}'
+    print(f'{job.name} goes on {where}.', flush=True)
   epoch = len(job.fold.sets['train'])
   epochs = [phase.epochs for phase in job.phases]
   done = epoch * (sum(epochs[: progress.phase]) + progress.epoch)
