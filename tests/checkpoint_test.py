@@ -320,6 +320,7 @@ def test_save_that_fails_is_reported_in_one_sentence(
 
 
 RAISED_WHERE_NOBODY_CATCHES = """
+import asyncio
 from ecg_jax.runs import checkpoint
 
 checkpoint.report_failed_saves_once()
@@ -332,6 +333,15 @@ class Late:
 
 Late('Event loop is closed')
 Late('something else')
+
+async def write():
+  raise OSError('No space left on device')
+
+async def save():
+  asyncio.create_task(write())
+  await asyncio.sleep(0)
+
+asyncio.run(save())
 """
 
 

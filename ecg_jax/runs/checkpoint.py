@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
 from ecg_jax import stored_config
@@ -43,13 +44,17 @@ _NUM_PRESERVED = 2
 def report_failed_saves_once() -> None:
   """Has a save that fails reported by our one sentence alone.
 
-  Orbax logs it too, at length, and TensorStore's writes that outlive it report
+  Orbax logs it too, at length; of several writes that fail asyncio logs all but
+  the one that was waited for; and TensorStore's writes that outlive it report
   to the event loop of the save, which is closed by then. This changes logging
   and `sys.unraisablehook` of the whole process, so a command calls it.
   """
   orbax = str(pathlib.Path(ocp.__file__).parent)
-  logging.get_absl_logger().addFilter(
+  absl_logging.get_absl_logger().addFilter(
     lambda record: not record.pathname.startswith(orbax)
+  )
+  logging.getLogger('asyncio').addFilter(
+    lambda record: 'never retrieved' not in record.getMessage()
   )
   report = sys.unraisablehook
 
@@ -282,7 +287,7 @@ def _find_intact(
     damage = damage or _damage(path, manifest['files'])
     if damage is None:
       for other, reason in unusable.items():
-        logging.warning('%s: %s; going on from %s.', other, reason, path)
+        absl_logging.warning('%s: %s; going on from %s.', other, reason, path)
       return step, manifest, list(unusable)
     unusable[path] = damage
     # Only the very first save can be interrupted and leave nothing before it.
@@ -294,7 +299,7 @@ def _find_intact(
       ' copy of one, or delete the folder of the fold to train it again.'
     )
   if unusable:
-    logging.warning('%s: %s; starting from scratch.', folder, reasons)
+    absl_logging.warning('%s: %s; starting from scratch.', folder, reasons)
   return None, {}, list(unusable)
 
 
