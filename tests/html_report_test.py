@@ -1,5 +1,6 @@
 """The page of results: it says all, is harmless, and works in a browser."""
 
+import collections
 import dataclasses
 import functools
 import html
@@ -20,6 +21,7 @@ from ecg_jax.errors import InputError
 from ecg_jax.prediction import (
   aggregation,
   attribution,
+  drawn_windows,
   ecg_plot,
   ecg_svg,
   ensemble,
@@ -44,8 +46,9 @@ def model():
   spec = dataclasses.replace(CHALLENGE, longest_samples=18_286)
   fields = {'config': None, 'network': None, 'trained_on': ()}
   run = pathlib.Path('runs/<b>mine')
+  variables = ({'trees': None},)
   return ensemble.Ensemble(
-    run, folds=(0,), variables=({},), spec=spec, **fields
+    run, folds=(0,), variables=variables, spec=spec, **fields
   )
 
 
@@ -106,7 +109,13 @@ def recordings(model):
     result_of(model, 'b short', 'O', notes=[f'note {EVIL}']),
     result_of(model, EVIL, '', failure=f'It is broken: {EVIL}.'),
     result_of(model, 'long', 'NNAA?OA~'),
-    result_of(model, 'a calm', 'NNON'),
+    result_of(
+      model,
+      'a calm',
+      'NNON',
+      notes=['just a note'],
+      departures=collections.Counter(['something unlike']),
+    ),
   ]
 
 
@@ -167,6 +176,26 @@ def test_the_page_says_what_the_command_prints(read, recordings):
   assert '30 beats, 60 beats/min, RR 1.00 s' in read.text
   assert 'This is not a medical device.' in read.text
   assert 'It knows 4 classes.' in read.text
+  assert 'and against it (down) . They explain the neural network' in read.text
+
+
+def test_classes_are_explained_and_counted(read):
+  counts = '1 N, normal rhythm 1 A, atrial fibrillation 1 O, other rhythm'
+  assert f'{counts} 0 ~, noise 1 no answer recording' in read.text
+  menu = 'all N, normal rhythm A, atrial fibrillation O, other rhythm'
+  assert f'Prediction {menu} ~, noise undecided no answer' in read.text
+  values = ['', *CHALLENGE.classes, 'undecided', 'no answer']
+  assert [x['value'] for x in read.all('option')] == values
+  assert 'beats/min RR (s) spread (s) notes' in read.text
+
+
+def test_a_note_is_no_warning(model, recordings):
+  content = make(model, recordings[3:])
+  [warnings] = re.findall(
+    r'<ul class="warning">\n(.*?)</ul>', content, flags=re.DOTALL
+  )
+  assert warnings == '<li>something unlike (in 1 of 4 windows)</li>\n'
+  assert '<ul>\n<li>just a note</li>\n</ul>' in content
 
 
 def test_text_of_files_stays_text(read):
@@ -212,13 +241,41 @@ def test_bars_links_and_figures_belong_to_their_recordings(read, recordings):
 
 def test_of_a_long_recording_each_episode_is_drawn_first(model, monkeypatch):
   result, _ = result_of(model, 'holter', 'N' * 50 + 'OA' * 3 + '~' + 'A' * 20)
-  monkeypatch.setattr(html_report, 'MOST_DRAWN', 9)
+  monkeypatch.setattr(drawn_windows, 'MOST_EXPLAINED', 9)
   # An episode has its most certain window, its first here, as each class has.
-  assert html_report.drawn_windows(result) == [0, 1, 2, 50, 51, 53, 55, 56, 57]
-  monkeypatch.setattr(html_report, 'MOST_DRAWN', 2)
-  assert html_report.drawn_windows(result) == [51, 57]
+  all_nine = [0, 1, 2, 50, 51, 53, 55, 56, 57]
+  episodes = [51, 53, 55, 57]
+  choice = drawn_windows.choose(result)
+  assert choice == (all_nine, {*all_nine}, episodes)
+  # All episodes and classes are drawn, the longest episodes explained.
+  monkeypatch.setattr(drawn_windows, 'MOST_EXPLAINED', 2)
+  choice = drawn_windows.choose(result)
+  assert choice == ([0, 50, 51, 53, 55, 56, 57], {51, 57}, episodes)
+  monkeypatch.setattr(drawn_windows, 'MOST_DRAWN', 3)
+  choice = drawn_windows.choose(result)
+  assert choice == ([51, 53, 57], {51, 57}, episodes)
   failed, _ = result_of(model, 'failed', '', failure='No.')
-  assert html_report.drawn_windows(failed) == []
+  assert drawn_windows.choose(failed) == ([], set(), [])
+
+
+def test_an_episode_leads_to_its_picture_or_says_that_it_has_none(
+  model, monkeypatch
+):
+  monkeypatch.setattr(drawn_windows, 'MOST_EXPLAINED', 1)
+  monkeypatch.setattr(drawn_windows, 'MOST_DRAWN', 2)
+  content = make(model, [result_of(model, 'holter', 'ANANAA')])
+  [episodes] = re.findall('<ol.*?</ol>', content, flags=re.DOTALL)
+  assert [x['href'] for x in Reader(episodes).all('a')] == ['#r0w0', '#r0w4']
+  assert '0:01:00 to 0:01:30 no picture' in Reader(episodes).text
+  # So does its time in the strip; that of no picture is no link.
+  strip = r'(<a href="#r0w\d" tabindex="-1">)?<rect class="c'
+  links = ['<a href="#r0w0" tabindex="-1">', '<a href="#r0w4" tabindex="-1">']
+  assert re.findall(strip, content) == [links[0], '', '', '', links[1]]
+  first, second = re.findall('<figure.*?</figure>', content, flags=re.DOTALL)
+  assert 'class="for" d="M' not in first
+  assert 'No bars: what speaks for' in first
+  assert 'class="for" d="M' in second
+  assert 'No bars' not in second
 
 
 def test_windows_of_a_long_recording_are_read_again(model):
@@ -354,9 +411,9 @@ const heads = all('thead button');
   heads[0].click();
   found.byName = [names(), sections(), heads[0].parentElement.ariaSort];
   heads[4].click();
-  found.byN = names();
+  found.byN = [names(), heads[4].parentElement.ariaSort];
   heads[4].click();
-  found.byNDown = names();
+  found.byNUp = names();
   words.value = 'LONG';
   words.oninput();
   found.long = [names(), sections(), count.value];
@@ -374,6 +431,15 @@ const heads = all('thead button');
   all('#r2w6 .steps a')[1].click();
   await tick();
   found.next = figures();
+  const box = selector => document.querySelector(selector)
+    .getBoundingClientRect();
+  const strip = box('#r2 .rhythm');
+  found.ticks = all('#r2 .ticks span').map(one => one.getBoundingClientRect())
+    .map(one => [one.left, (one.left + one.right) / 2, one.right])
+    .map((one, k) => one[[0, 1, 1, 1, 2][k]] - strip.left)
+    .map(place => 4 * place / strip.width);
+  found.line = box('tr:has(a[href="#r3"])').height / box('thead tr').height;
+  found.toA = box('th:nth-child(6)').right - innerWidth;
   found.wide = document.documentElement.scrollWidth - innerWidth;
   found.dark = getComputedStyle(document.body).backgroundColor;
   found.hacked = typeof hacked;
@@ -413,12 +479,16 @@ def test_it_sorts_filters_and_opens_episodes(
   order = ['r1', 'r3', 'r0', 'r2']  # A quote is before letters.
   assert found['byName'] == [order, order, 'ascending']
   # A failure has no probabilities: it is the last both ways.
-  assert found['byN'] == ['r0', 'r2', 'r3', 'r1']
-  assert found['byNDown'] == ['r3', 'r2', 'r0', 'r1']
+  assert found['byN'] == [['r3', 'r2', 'r0', 'r1'], 'descending']
+  assert found['byNUp'] == ['r0', 'r2', 'r3', 'r1']
   assert found['long'] == [['r2'], ['r2'], '1 of 4 shown']
   assert found['failed'] == [['r1'], ['r1']]
   assert found['episode'] == [['r2w6'], ['false', 'true']]
   assert found['next'] == ['r2w7']
+  np.testing.assert_allclose(found['ticks'], range(5), atol=1e-3)
+  if width == 500:
+    assert found['line'] < 1.5
+    assert found['toA'] < 0
   assert found['wide'] <= 0
   background = 'rgb(23, 24, 27)' if dark else 'rgb(255, 255, 255)'
   assert found['dark'] == background

@@ -3,43 +3,40 @@
 `html_report.html` beside this file has its templates.
 """
 
+import collections
 import dataclasses
+import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import tqdm
 
 from ecg_jax.datasets.schema import UNDECIDED, DatasetSpec
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import (
   aggregation,
+  drawn_windows,
   ecg_plot,
-  ecg_svg,
   model_card,
-  pictures,
   report,
 )
 from ecg_jax.prediction.aggregation import Summary, clock, percent
+from ecg_jax.prediction.drawn_windows import Choice
 from ecg_jax.prediction.ensemble import Ensemble
 from ecg_jax.prediction.heartbeats import HeartRate
-from ecg_jax.prediction.predictor import RecordingResult, Settings, Window
-from ecg_jax.recordings import lead, resampling
+from ecg_jax.prediction.predictor import RecordingResult, Settings
 from ecg_jax.runs import released
 from ecg_jax.runtime import page
 from ecg_jax.runtime.page import Html
-
-MOST_DRAWN = 64
-"""Windows of a long recording that are drawn, at most: half an hour of them."""
-
-Opener = Callable[[], lead.Recording]
-"""Opens a recording."""
 
 _COLORS = 8
 """Of classes, in the style of pages."""
 
 _FAILED = 'no answer'
+
+_HEADS = {'RR': 'RR (s)', 'spread': 'spread (s)'}
+"""Head of a column in the printed table -> that in the page, if it differs."""
 
 _TEMPLATES = page.read_templates(pathlib.Path(__file__).with_suffix('.html'))
 
@@ -47,7 +44,7 @@ _TEMPLATES = page.read_templates(pathlib.Path(__file__).with_suffix('.html'))
 def encode(
   model: Ensemble,
   results: Sequence[RecordingResult],
-  openers: Mapping[str, Opener],
+  openers: Mapping[str, drawn_windows.Opener],
   settings: Settings,
 ) -> bytes:
   """Makes the file of the page; reads long recordings once more for it.
@@ -61,16 +58,26 @@ def encode(
   Raises:
     InputError: A recording cannot be read any more.
   """
+  choices = [drawn_windows.choose(result) for result in results]
+  ecgs = iter(
+    tqdm.tqdm(
+      drawn_windows.draw(model, results, choices, openers, settings),
+      total=sum(len(choice.drawn) for choice in choices),
+      unit=' pictures',
+      disable=not sys.stderr.isatty(),
+    )
+  )
   rows, sections = [], []
-  bar = tqdm.tqdm(results, unit=' in page', disable=not sys.stderr.isatty())
-  for number, result in enumerate(bar):
+  for number, (result, choice) in enumerate(zip(results, choices, strict=True)):
     name, *cells = report.cells(result)
     place = f'r{number}'
     link = _fill('link', target=place, text=name)
     rows.append([link, *cells[:-1], result.failure or cells[-1]])
-    figures = _figures(model, result, place, openers[result.name], settings)
-    sections.append(_section(result, place, name, figures))
+    own = itertools.islice(ecgs, len(choice.drawn))
+    figures = _figures(model, result, choice, place, own)
+    sections.append(_section(result, choice, place, name, figures))
   *heads, _ = report.heads(model.spec.classes)
+  heads = [_HEADS.get(head, head) for head in heads]
   limits = model_card.limits(model).removeprefix('- ').split('\n- ')
   temperature = calibration.read(model.run_folder, model.folds)
   how = [f'folds {" ".join(map(str, model.folds))}']
@@ -85,7 +92,8 @@ def encode(
     run=released.name_of(model.run_folder),
     how=', '.join(how),
     limits=_each('item', limits),
-    kinds=_each('option', [*model.spec.classes, UNDECIDED, _FAILED]),
+    **_kinds(model.spec, results),
+    classes=', '.join(model.spec.classes),
     table=page.table([*heads, 'notes'], rows),
     sections=page.join(sections),
   )
@@ -101,51 +109,51 @@ def _each(template: str, texts: Iterable[str]) -> Html:
   return page.join(_fill(template, text=text) for text in texts)
 
 
-def drawn_windows(result: RecordingResult) -> list[int]:
-  """Chooses the windows of a recording that are drawn, by their positions.
-
-  Of a long one they are the most certain of each episode, the longest episodes
-  first, and of each class; where these are few, then the first of the others.
-  """
-  windows = range(len(result.windows))
-  episodes = result.summary.episodes if result.summary else []
-  longest = sorted(episodes, key=lambda episode: episode[0] - episode[1])
-  chosen = [window_of(result, episode) for episode in longest]
-  if windows:
-    chosen += [_surest(result, windows, name) for name in result.spec.classes]
-  return sorted([*dict.fromkeys([*chosen, *windows])][:MOST_DRAWN])
-
-
-def window_of(result: RecordingResult, episode: tuple[float, float]) -> int:
-  """Position of the most certain window of an episode."""
-  start, end = episode
-  inside = [
-    index
-    for index, window in enumerate(result.windows)
-    if start < (window.start + window.end) / 2 < end
-  ]
-  return _surest(result, inside, str(result.spec.episode_class))
+def _kinds(
+  spec: DatasetSpec, results: Sequence[RecordingResult]
+) -> dict[str, Html]:
+  """The menu of predictions, and what they mean with how many have each."""
+  counts = collections.Counter(map(_kind, results))
+  kinds = [*spec.classes, UNDECIDED, _FAILED]
+  return {
+    'options': page.join(
+      _fill('option', kind=kind, text=_words(spec, kind)) for kind in kinds
+    ),
+    'counts': page.join(
+      _fill(
+        'key',
+        color=_color(spec, kind),
+        text=f'{counts[kind]} {_words(spec, kind)}',
+      )
+      for kind in kinds
+      if kind in spec.classes or counts[kind]
+    ),
+  }
 
 
-def _surest(result: RecordingResult, windows: Sequence[int], name: str) -> int:
-  """Of some windows that with the highest probability of a class."""
-  column = result.spec.classes.index(name)
-  answers = [window.answer for window in result.windows]
-  return max(windows, key=lambda index: answers[index].probabilities[column])
+def _kind(result: RecordingResult) -> str:
+  """What it counts as: the class of its episodes, or what is predicted."""
+  if result.failure is not None:
+    return _FAILED
+  if result.summary is not None and result.summary.episodes:
+    return str(result.summary.episode_class)
+  return result.predicted
 
 
 def _section(
-  result: RecordingResult, place: str, name: str, figures: Iterable[Html]
+  result: RecordingResult,
+  choice: Choice,
+  place: str,
+  name: str,
+  figures: Iterable[Html],
 ) -> Html:
   """A recording: prediction, heart rate, notes, rhythm over time, ECG."""
   spec, summary = result.spec, result.summary
   if result.failure is not None:
-    kind, content = _FAILED, _fill('failure', text=result.failure)
+    content = _fill('failure', text=result.failure)
   else:
-    kind = result.predicted
-    headline = _words(spec, kind)
+    headline = _words(spec, result.predicted)
     if summary is not None and summary.episodes:
-      kind = str(summary.episode_class)
       headline = f'{summary.headline}; mean {headline}'
     content = _fill(
       'answer',
@@ -160,27 +168,35 @@ def _section(
         for name, probability in result.probabilities.items()
       ),
       heart_rate=_heart_rate(result.heart_rate),
-      notes=_each('item', result.warnings),
-      rhythm=_rhythm(result, summary, place) if summary else '',
+      notes=_each('item', result.notes),
+      differences=_each('item', result.differences),
+      rhythm=_rhythm(result, summary, choice, place) if summary else '',
       figures=page.join(figures),
     )
   seconds = result.seconds
   time = clock(seconds) if result.windowed else f'{seconds:.1f} s'
   length = f'lead {result.lead}, {time}' if result.lead else ''
   return _fill(
-    'section', place=place, kind=kind, name=name, length=length, content=content
+    'section',
+    place=place,
+    kind=_kind(result),
+    name=name,
+    length=length,
+    content=content,
   )
 
 
 def _words(spec: DatasetSpec, name: str) -> str:
-  """A class with its name in words, or UNDECIDED."""
+  """A class with its name in words; any other text as it is."""
   words = dict(zip(spec.classes, spec.class_names, strict=True)).get(name, name)
   return name if words == name else f'{name}, {words}'
 
 
 def _color(spec: DatasetSpec, name: str) -> str:
-  """Class of the style for a class of the dataset, or for UNDECIDED."""
-  return name if name == UNDECIDED else f'c{spec.classes.index(name) % _COLORS}'
+  """Class of the style for a class of the dataset, or for none of them."""
+  if name not in spec.classes:
+    return 'unknown'
+  return f'c{spec.classes.index(name) % _COLORS}'
 
 
 def _heart_rate(rate: HeartRate) -> str:
@@ -192,18 +208,19 @@ def _heart_rate(rate: HeartRate) -> str:
   return text
 
 
-def _rhythm(result: RecordingResult, summary: Summary, place: str) -> Html:
+def _rhythm(
+  result: RecordingResult,
+  summary: Summary,
+  choice: Choice,
+  place: str,
+) -> Html:
   """The classes of a long recording over time, with links to its windows."""
-  spec, drawn = result.spec, drawn_windows(result)
+  spec = result.spec
   parts = aggregation.partition(result.windows)
-  runs: list[tuple[float, float, str]] = []
-  for start, end, name in parts:
-    if runs and runs[-1][2] == name and start <= runs[-1][1] + 1e-6:
-      start = runs.pop()[0]
-    runs.append((start, end, name))
   episodes = Html()
   if summary.episodes:
-    episodes = _fill('episodes', links=_episodes(result, summary, place, drawn))
+    links = _episodes(summary, choice, place)
+    episodes = _fill('episodes', links=links)
   elif spec.episode_class is not None:
     episodes = _fill('line', text=f'No episode of {spec.episode_class}.')
   return _fill(
@@ -215,27 +232,53 @@ def _rhythm(result: RecordingResult, summary: Summary, place: str) -> Html:
       if share > 0
     ),
     seconds=f'{result.seconds:g}',
-    runs=page.join(
-      _segment('run', *run, color=_color(spec, run[2])) for run in runs
-    ),
+    runs=_runs(result, parts, choice, place),
     windows=page.join(
       _segment('window', *parts[index], target=f'{place}w{index}')
-      for index in drawn
+      for index in choice.drawn
     ),
-    ticks=_each('tick', (clock(result.seconds * k / 4) for k in range(5))),
+    ticks=page.join(
+      _fill('tick', percent=25 * k, text=clock(result.seconds * k / 4))
+      for k in range(5)
+    ),
     episodes=episodes,
-    drawn=f'{len(drawn)} of {len(parts)}',
+    drawn=f'{len(choice.drawn)} of {len(parts)}',
   )
 
 
-def _episodes(
-  result: RecordingResult, summary: Summary, place: str, drawn: Sequence[int]
+def _runs(
+  result: RecordingResult,
+  parts: Sequence[tuple[float, float, str]],
+  choice: Choice,
+  place: str,
 ) -> Html:
+  """Times of one class; with links to their most certain window, if drawn."""
+  drawn = {*choice.drawn}
+  runs: list[list[int]] = []
+  for index, (start, _, name) in enumerate(parts):
+    last = parts[index - 1]
+    if runs and last[2] == name and start <= last[1] + 1e-6:
+      runs[-1].append(index)
+    else:
+      runs.append([index])
+  found = []
+  for run in runs:
+    (start, _, name), (_, end, _) = parts[run[0]], parts[run[-1]]
+    rect = _segment('run', start, end, name, color=_color(result.spec, name))
+    if inside := [index for index in run if index in drawn]:
+      chosen = result.windows[inside[0]].answer.chosen
+      index = drawn_windows.surest(result, inside, chosen)
+      rect = _fill('run_link', target=f'{place}w{index}', run=rect)
+    found.append(rect)
+  return page.join(found)
+
+
+def _episodes(summary: Summary, choice: Choice, place: str) -> Html:
   """The episodes of a long recording, with links to their windows."""
+  drawn = {*choice.drawn}
   items = []
-  for episode in summary.episodes:
-    index = window_of(result, episode)
-    template = 'link' if index in drawn else 'text'
+  for episode, index in zip(summary.episodes, choice.of_episodes, strict=True):
+    template = 'link' if index in drawn else 'no_picture'
     text = ' to '.join(map(clock, episode))
     items.append(_fill(template, target=f'{place}w{index}', text=text))
   return _each('item', items)
@@ -253,35 +296,38 @@ def _segment(
 def _figures(
   model: Ensemble,
   result: RecordingResult,
+  choice: Choice,
   place: str,
-  opener: Opener,
-  settings: Settings,
+  ecgs: Iterable[Html],
 ) -> Iterator[Html]:
   """The windows of a recording that are drawn, with links to the next ones."""
-  drawn = drawn_windows(result)
+  drawn = choice.drawn
   if not drawn:
     return
-  first = _surest(result, drawn, result.answer.chosen)
+  first = drawn_windows.surest(result, drawn, result.answer.chosen)
   if result.summary is not None and result.summary.longest_episode is not None:
-    first = window_of(result, result.summary.longest_episode)
+    longest = result.summary.episodes.index(result.summary.longest_episode)
+    first = choice.of_episodes[longest]
   places = [f'{place}w{index}' for index in drawn]
   befores, afters = ['', *places[:-1]], [*places[1:], '']
   most = ecg_plot.LONGEST_SECONDS
-  windows = _read(model, result, drawn, opener, settings)
-  for index, window, *links in zip(
-    drawn, windows, befores, afters, strict=True
-  ):
-    prediction = result.windows[index]
-    answer = prediction.answer
+  for index, ecg, *links in zip(drawn, ecgs, befores, afters, strict=True):
+    window = result.windows[index]
+    answer = window.answer
     likeliest = model.spec.classes[int(answer.probabilities.argmax())]
-    times = ' to '.join(map(clock, (window.start, window.end)))
     chances = ', '.join(
       f'{name} {100 * chance:.0f} %'
       for name, chance in zip(
         model.spec.classes, answer.probabilities, strict=True
       )
     )
-    caption = f'{times}: {answer.predicted} ({chances})'
+    caption = (
+      f'{drawn_windows.times_of(window)}: {answer.predicted} ({chances})'
+    )
+    bars = _fill('unexplained', most=drawn_windows.MOST_EXPLAINED)
+    if index in choice.explained:
+      trees = _TEMPLATES['trees'] if model.has_trees else ''
+      bars = _fill('explained', likeliest=likeliest, trees=Html(trees))
     yield _fill(
       'figure',
       place=f'{place}w{index}',
@@ -292,40 +338,8 @@ def _figures(
         for target, text in zip(links, ('previous', 'next'), strict=True)
         if target
       ),
-      ecg=ecg_svg.draw(
-        window.counts,
-        model.spec,
-        attribution=pictures.attribute(model, window, answer),
-        beats=np.asarray(prediction.beats) - window.start,
-        description=f'ECG of {result.name}, {times}',
-      ),
+      ecg=ecg,
       lead=result.lead,
       part=f'the first {most} s, ' if window.end - window.start > most else '',
-      likeliest=likeliest,
-      network=' to the network, without the trees' * model.has_trees,
+      bars=bars,
     )
-
-
-def _read(
-  model: Ensemble,
-  result: RecordingResult,
-  positions: Sequence[int],
-  opener: Opener,
-  settings: Settings,
-) -> Iterator[Window]:
-  """Reads windows of a long recording; that of a short one is kept."""
-  if not result.windowed:
-    [window, _] = next(iter(result.examples.values()))
-    yield window
-    return
-  recording = opener()
-  for index in positions:
-    start, end = result.windows[index].start, result.windows[index].end
-    counts, _ = resampling.read_window(
-      recording,
-      model.encoding,
-      start,
-      end - start,
-      bandpass=settings.bandpass,
-    )
-    yield Window(0, start, end, counts, model.folds)

@@ -151,13 +151,15 @@ class RecordingResult:
   @property
   def warnings(self) -> list[str]:
     """Notes, and differences from the training records, in words."""
+    return [*self.notes, *self.differences]
+
+  @property
+  def differences(self) -> list[str]:
+    """Differences from the training records, in words."""
     count = len(self.windows)
     return [
-      *self.notes,
-      *(
-        f'{what} (in {times} of {count} windows)' if self.windowed else what
-        for what, times in self.departures.items()
-      ),
+      f'{what} (in {times} of {count} windows)' if self.windowed else what
+      for what, times in self.departures.items()
     ]
 
 
