@@ -326,8 +326,8 @@ def _figures(
     )
     bars = _fill('unexplained', most=drawn_windows.MOST_EXPLAINED)
     if index in choice.explained:
-      trees = _TEMPLATES['trees'] if model.has_trees else ''
-      bars = _fill('explained', likeliest=likeliest, trees=Html(trees))
+      trees = _fill('trees') if model.has_trees else ''
+      bars = _fill('explained', likeliest=likeliest, trees=trees)
     yield _fill(
       'figure',
       place=f'{place}w{index}',
