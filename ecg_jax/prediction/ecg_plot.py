@@ -143,7 +143,7 @@ def draw(
   sheet.write(_MARGIN, 17.5, speaks_for, fontsize=9, color=_FOR)
   against = 'and against it (down)'
   if attribution.without_trees:
-    against += ' to the network, without the trees'
+    against += '; of the network, not of the trees'
   right = _MARGIN + 74.3 + 1.7 * len(_printable(likeliest, 12))
   sheet.write(right, 17.5, against, fontsize=9, color=_AGAINST)
   meaning = classes.get(answer, answer)
