@@ -259,7 +259,7 @@ def test_a_picture_says_that_its_bars_are_of_the_network(model):
   signal = np.random.default_rng(0).normal(0, 0.2, 900)
   result = predictor.Model(model).predict(signal, sampling_rate=300, units='mV')
   figure = pictures.draw(model, result)
-  assert any('without the trees' in x.get_text() for x in figure.texts)
+  assert any('not of the trees' in x.get_text() for x in figure.texts)
 
 
 def test_only_a_fit_imports_scikit_learn():
