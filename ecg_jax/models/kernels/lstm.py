@@ -81,8 +81,9 @@ def _forward(projected, valid, kernel):
   cell = jnp.zeros((directions, batch, gates // 4))
   hidden = cell.astype(dtype)
   outputs, cells, activations = [], [], []
+  inputs, valid = _unstack(projected), _unstack(valid)
   for frame in range(frames):
-    gates = projected[frame]
+    gates = inputs[frame]
     if frame:  # Before the first frame the state is zero.
       gates = gates + jnp.einsum('kbh,khg->kbg', hidden, kernel)
     update, forget, candidate, output = jnp.split(
@@ -114,6 +115,7 @@ def _backward(residuals, gradient):
   by_hidden = by_hidden.astype(jnp.float32)
   by_cell = jnp.zeros_like(by_hidden)
   by_gates = []
+  by_outputs = _unstack(by_outputs)
   for frame in reversed(range(len(cells))):
     by_hidden += by_outputs[frame].astype(jnp.float32)
     update, forget, candidate, output = jnp.split(
@@ -160,6 +162,14 @@ def _stack(frames):
   XLA took five minutes to compile the sum that is the gradient of the biases.
   """
   return lax.optimization_barrier(jnp.stack(frames))
+
+
+def _unstack(array):
+  """The frames as arrays of their own, not cut out by the kernels of each.
+
+  Else no two frames have the same kernels, and XLA compiles all of them.
+  """
+  return lax.optimization_barrier([array[k] for k in range(len(array))])
 
 
 def _padding(kernel):
