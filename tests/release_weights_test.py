@@ -77,7 +77,8 @@ def test_kernels_alone_are_rounded(small_run, out):
   content = (released.open_run(out) / 'fold1' / released.WEIGHTS).read_bytes()
   with np.load(io.BytesIO(content)) as weights:
     for path, array in weights.items():
-      assert array.dtype == (np.float32 if array.ndim == 1 else np.float16), path
+      wanted = np.float32 if array.ndim == 1 else np.float16
+      assert array.dtype == wanted, path
 
 
 def test_the_card_is_of_the_run(small_run, out):
