@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
   if options.explain:
     return _explain(paths, options.run, reading)
   run = released.open_run(options.run)
-  _tell_left_out(targets.check(run, [*options.paths, *paths]), options.paths)
+  left_out = targets.check(run, [*options.paths, *paths])
 
   # Imported once paths are known to be good: they take seconds.
   from ecg_jax.prediction import ensemble, predictor
@@ -58,7 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     for name, path in zip(outputs.names(paths), paths, strict=True)
   }
   results = predictor.predict_recordings(model, openers, settings)
-  targets.write(results, model, settings, openers)
+  try:
+    targets.write(results, model, settings, openers)
+  finally:
+    _tell_left_out(left_out, options.paths)
   return 0
 
 

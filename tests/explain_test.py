@@ -118,6 +118,10 @@ def test_what_is_not_known_is_refused_after_what_is(tmp_path):
   path = tmp_path / 'b.edf'
   path.write_bytes(b'junk')
   assert list(facts(path)) == ['refused']
+  path = recording_files.write_npy(tmp_path, np.full(2500, 0.7))
+  found = facts(path, sampling_rate=300, units='mV')
+  assert 'varies by less than 0.001 mV' in found['refused'][0]
+  assert found['range'] == ['0.700 to 0.700 mV']
 
 
 def test_notes_are_shown(tmp_path):

@@ -81,6 +81,7 @@ def test_a_long_signal_has_a_summary(model):
     (pathlib.Path('a'), {}, 'signal is the path a, not an array'),
     (0 * COUNTS + 700, {}, 'signal is a flat line: lead 0 varies by less than'),
     (np.zeros(30_000), {'units': 'mV'}, 'signal is a flat line'),
+    (np.full(7500, 29.9), {'sampling_rate': 250, 'units': 'mV'}, 'a flat line'),
     (COUNTS / 1000, {'units': 'nV'}, 'flat line: lead 0 varies by less than'),
     (np.ma.masked_less(np.arange(9000), 100), {}, 'no samples at 0.00 s'),
   ],

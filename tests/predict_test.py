@@ -143,11 +143,13 @@ def long(tmp_path_factory):
   return recordings_test.write_npy(tmp_path_factory.mktemp('long'), counts)
 
 
-def test_a_flat_part_of_a_long_recording_has_no_answer(call, tmp_path):
+@pytest.mark.parametrize('options', [(), ('--bandpass',)])
+def test_a_flat_part_of_a_long_recording_has_no_answer(call, tmp_path, options):
   counts = np.resize(COUNTS, 21_000)
   counts[:9000] = 40
   path = recordings_test.write_npy(tmp_path, counts)
-  code, printed, _ = call(path, *STATED, '--out', tmp_path / 'o.csv')
+  options = (*STATED, *options, '--out', tmp_path / 'o.csv')
+  code, printed, _ = call(path, *options)
   assert code == 0
   assert 'share of 0:00:40' in printed
   rows = read_csv(tmp_path / 'o.csv')
@@ -159,6 +161,9 @@ def test_what_is_left_out_of_a_folder_is_named(call, tmp_path):
   write_all(tmp_path / 'x')
   write_all(tmp_path / 'x' / 'sub')
   (tmp_path / 'x' / 'pictures').mkdir()
+  (tmp_path / 'x' / 'zip').mkdir()
+  (tmp_path / 'x' / 'zip' / '._y.edf').touch()  # As macOS leaves.
+  (tmp_path / 'link').symlink_to(tmp_path / 'x')
   (tmp_path / 'x' / 'notes.txt').write_text('as they were told')
   expected = [
     f'Left out: 3 files without a sampling rate and unit, such as'
@@ -169,7 +174,7 @@ def test_what_is_left_out_of_a_folder_is_named(call, tmp_path):
   ]
   out = tmp_path / 'x' / 'o.csv'  # Of a second call too, not a recording.
   for _ in range(2):
-    code, _, errors = call(tmp_path / 'x', '--out', out)
+    code, _, errors = call(tmp_path / 'x', tmp_path / 'link', '--out', out)
     assert (code, errors.splitlines()) == (0, expected)
   code, _, errors = call(tmp_path / 'x', tmp_path / 'x' / 'sub')
   assert (code, errors.count('subfolder')) == (0, 0)

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from ecg_jax.runtime import device_groups, multihost
-from ecg_jax.training import job_queue, programs, train_loop
+from ecg_jax.training import job_queue, programs, train_loop, train_step
 from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
   compilations,
@@ -87,13 +87,19 @@ def test_processes_that_share_a_job_compile_in_step(make_job, monkeypatch):
     if 'program' in topic:
       happened.append(topic)
 
+  def note_call(**_):  # Or that it is traced.
+    happened.append('called')
+
   monkeypatch.setattr(programs.Programs, 'begin', begin_as_one_of_two)
   spy(monkeypatch, jax.stages.Lowered, 'compile', before=happened.append)
   spy(monkeypatch, multihost, 'exchange', before=note_exchange)
+  spy(monkeypatch, train_step, 'chunk_program', before=note_call)
   job = make_job(chunk_steps=5)  # As no other test has.
   compiled = _train(job)
   assert compiled == [('evaluate_chunk', False), ('train_chunk', False)]
-  begun, lowered, first, lowered_too, second = happened
+  *in_step, second = [x for x in happened if x != 'called']
+  begun, lowered, first, lowered_too = in_step
+  assert happened[happened.index(first) + 1] == 'called'
   assert begun == 'begun'
   assert {type(lowered), type(lowered_too)} == {jax.stages.Lowered}
   assert (first, second) == ('fold 0 program 0', 'fold 0 program 1')

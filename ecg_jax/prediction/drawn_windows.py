@@ -149,7 +149,7 @@ def _read(
   recording = openers[result.name]()
   for index in positions:
     start, end = result.windows[index].start, result.windows[index].end
-    counts, _ = resampling.read_window(
+    counts, *_ = resampling.read_window(
       recording,
       model.encoding,
       start,

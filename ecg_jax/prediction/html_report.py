@@ -76,6 +76,7 @@ def encode(
     own = itertools.islice(ecgs, len(choice.drawn))
     figures = _figures(model, result, choice, place, own)
     sections.append(_section(result, choice, place, name, figures))
+  next(ecgs, None)  # The bar ends.
   *heads, _ = report.heads(model.spec.classes)
   heads = [_HEADS.get(head, head) for head in heads]
   limits = model_card.limits(model).removeprefix('- ').split('\n- ')

@@ -71,10 +71,11 @@ class Outputs:
     # Arrays in a folder are not read without a rate, but not replaced either.
     beside = find.find(inputs, with_arrays=True)
     classes = artifacts.read_spec(run_folder).classes
+    known = {os.path.realpath(path) for path in inputs}
     left_out = [
       path
       for path in beside
-      if path not in inputs and not _is_output(path, classes)
+      if os.path.realpath(path) not in known and not _is_output(path, classes)
     ]
     recordings = [*inputs, *left_out]
     protected = {os.path.realpath(x) for x in recordings if not x.is_dir()}

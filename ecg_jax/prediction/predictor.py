@@ -109,7 +109,7 @@ class RecordingResult:
   """Why there is no prediction, in a sentence."""
 
   def __repr__(self) -> str:
-    if self.failure is not None:
+    if not self.windows:
       return f'<{self.name}: no answer>'
     shown = ', '.join(f'{x} {p:.3f}' for x, p in self.probabilities.items())
     return f'<{self.name}: {self.headline} ({shown})>'
@@ -257,15 +257,10 @@ def _read(
         f' ({result.seconds:.2f} s), less than the {least} of one spectrum:'
         ' give a longer one.'
       )
-    flat = InputError(
-      f'{result.name} is a flat line: lead {recording.lead} varies by less than'
-      f' {1 / encoding.counts_per_millivolt:g} mV; check its unit, or choose'
-      ' another with --lead.'
-    )
     if samples <= model.longest_samples:
-      counts, removed = resampling.read_window(recording, encoding)
-      if np.ptp(counts) == 0:
-        raise flat
+      counts, removed, flat = resampling.read_window(recording, encoding)
+      if flat:
+        raise resampling.flat_line(recording, encoding)
       allowed, note = leak_rule.allowed_folds(
         model, result.name, counts, allow_leak=settings.allow_leak
       )
@@ -283,7 +278,7 @@ def _read(
     num_flat = 0
     for start, end in times:
       try:
-        counts, removed = resampling.read_window(
+        counts, removed, flat = resampling.read_window(
           recording,
           encoding,
           start,
@@ -295,7 +290,7 @@ def _read(
         if isinstance(error, resampling.NoSamplesError):
           empty.append(error.advice)
         continue
-      if np.ptp(counts) == 0:
+      if flat:
         result.gaps.append((start, end))
         num_flat += 1
         continue
@@ -307,7 +302,7 @@ def _read(
         f' {empty[0]}.'
       )
     if num_flat == len(times):
-      raise flat
+      raise resampling.flat_line(recording, encoding)
     if len(result.gaps) == len(times):
       raise InputError(
         f'{result.name} has a gap or a flat line in each of its {len(times)}'

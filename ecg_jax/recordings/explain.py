@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ecg_jax.errors import InputError
-from ecg_jax.recordings import formats, lead
+from ecg_jax.recordings import formats, lead, resampling
 from ecg_jax.recordings.channels import Channel
 
 _BLOCK = 2**20
@@ -53,7 +53,10 @@ def explain(
     recording = lead.open_recording(path, encoding, **options)
     facts += _describe_lead(recording, options.get('gain'), encoding)
     facts += [('note', note) for note in recording.notes]
-    facts += _describe_samples(recording)
+    described, variation = _describe_samples(recording)
+    facts += described
+    if variation * encoding.counts_per_millivolt < 1:
+      raise resampling.flat_line(recording, encoding)
   except InputError as error:
     facts.append(('refused', str(error)))
     return Explanation(path, _printable(facts), str(error))
@@ -93,8 +96,14 @@ def _describe_lead(
   ]
 
 
-def _describe_samples(recording: lead.Recording) -> list[tuple[str, str]]:
-  """Number, length, gaps and range of the samples, all of which are read."""
+def _describe_samples(
+  recording: lead.Recording,
+) -> tuple[list[tuple[str, str]], float]:
+  """Number, length, gaps and range of the samples, all of which are read.
+
+  Returns:
+    These, and the difference of the highest and the lowest, mV.
+  """
   rate, total = recording.sampling_rate, recording.num_samples
   lowest, highest, was_missing = np.inf, -np.inf, False
   edges = []
@@ -119,7 +128,7 @@ def _describe_samples(recording: lead.Recording) -> list[tuple[str, str]]:
   facts = [('samples', f'{total:,}, {total / rate:.2f} s'), ('gaps', gaps)]
   if lowest <= highest:
     facts.append(('range', f'{lowest:.3f} to {highest:.3f} mV'))
-  return facts
+  return facts, abs(highest - lowest)
 
 
 def _with_place(text: str, place: str) -> str:

@@ -1,5 +1,6 @@
 """Finds the recordings among files and in folders."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -72,17 +73,22 @@ def _find_at(path: pathlib.Path, with_arrays: bool) -> list[pathlib.Path]:
 
 
 def subfolders(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-  """Folders in the folders among paths, not named, that have recordings."""
+  """Folders in the folders among paths, not named, with DEVICE_SUFFIXES."""
   named = {os.path.realpath(path) for path in paths}
-  return [
-    inside
-    for path in paths
-    if path.is_dir()
-    for inside in sorted(path.iterdir())
-    if inside.is_dir()
-    and os.path.realpath(inside) not in named
-    and any(x.suffix.lower() in DEVICE_SUFFIXES for x in inside.glob('*'))
-  ]
+  found: dict[str, pathlib.Path] = {}
+  for path in paths:
+    with contextlib.suppress(OSError):  # It has vanished or is unreadable.
+      for inside in sorted(path.iterdir() if path.is_dir() else ()):
+        place = os.path.realpath(inside)
+        if place not in named and any(map(_is_device_file, inside.glob('*'))):
+          found.setdefault(place, inside)
+  return list(found.values())
+
+
+def _is_device_file(path: pathlib.Path) -> bool:
+  """Whether a file is a recording by its name."""
+  ending = path.suffix.lower() in DEVICE_SUFFIXES
+  return ending and not path.name.startswith(formats.APPLE_DOUBLE)
 
 
 def find_inside(

@@ -52,6 +52,15 @@ class NoSamplesError(GapError):
     )
 
 
+def flat_line(recording: lead.Recording, encoding: lead.Encoding) -> InputError:
+  """The refusal of a recording that is flat everywhere; see `Window.flat`."""
+  count = 1 / encoding.counts_per_millivolt
+  return InputError(
+    f'{recording.name} is a flat line: lead {recording.lead} varies by less'
+    f' than {count:g} mV; check its unit, or choose another lead.'
+  )
+
+
 def num_counts(recording: lead.Recording, sampling_rate: int) -> int:
   """Number of samples of a recording at another sampling rate, Hz."""
   up, down = _ratio(sampling_rate, recording.sampling_rate)
@@ -86,6 +95,8 @@ class Window(NamedTuple):
   """int16 [samples]."""
   removed: float
   """Constant that was subtracted, in mV; 0 nearly always."""
+  flat: bool
+  """Whether the samples, before a filter, vary by less than a count."""
 
 
 def window_counts(
@@ -139,6 +150,9 @@ def read_window(
   margin = round(_BANDPASS_CONTEXT * rate) if bandpass else 0
   low, high = max(0, start - margin), min(total, stop + margin)
   millivolt = _resampled(recording, rate, (low, high), (start, stop))
+  variation = np.ptp(millivolt[start - low : stop - low])
+  # Rounded, since float32 does not hold a count exactly.
+  flat = bool(round(variation * encoding.counts_per_millivolt, 3) < 1)
   if bandpass:
     from ecg_jax.recordings import filters
 
@@ -156,7 +170,7 @@ def read_window(
     within = np.clip(centered, limits.min, limits.max)
     if np.count_nonzero(within != centered) < lost:
       clipped, removed = within, median
-  return Window(clipped.astype(np.int16), removed)
+  return Window(clipped.astype(np.int16), removed, flat)
 
 
 @functools.lru_cache

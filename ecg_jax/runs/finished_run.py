@@ -237,7 +237,8 @@ def restore(
     arrays = released.read_weights(run_folder, fold)
     if not released.is_of_package(run_folder):  # As tests check.
       _check_shapes(run_folder, arrays, network)
-    best = sharding.replicate(variables.of_paths(arrays), mesh)
+    best = {'params': {}, 'batch_stats': {}} | variables.of_paths(arrays)
+    best = sharding.replicate(best, mesh)
   if config.trees.rounds:
     scores = artifacts.read_scores(folder / 'scores.json')
     trees = trees_file.read(folder / trees_file.FILE, scores.get('trees'))

@@ -92,6 +92,8 @@ def open_log(
     where = 'with its scores'
     if progress.phase < len(job.phases):
       where = f'after epoch {progress.epoch} of phase {progress.phase}'
+    if progress.chunk:
+      where = f'in epoch {progress.epoch + 1} of phase {progress.phase}'
     print(f'{job.name} goes on {where}.', flush=True)
   epoch = len(job.fold.sets['train'])
   epochs = [phase.epochs for phase in job.phases]

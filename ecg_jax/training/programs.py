@@ -3,6 +3,9 @@
 A compiled program is kept where `jax.jit` looks for it, so its call finds it
 there, and nothing else depends on what is done here: a program that could not
 be compiled ahead is compiled by its call, which then raises what is wrong.
+
+Several processes that share a fold compile each program before its first call,
+all at the same place, and wait for each other.
 """
 
 import dataclasses
@@ -108,6 +111,7 @@ class Programs:
 
     Raises:
       PartialFailure: A member has ended.
+      jax.errors.JaxRuntimeError: One of several members, this cannot compile.
     """
     key = _key(step, chunk)
     future = self._begun.get(key)
