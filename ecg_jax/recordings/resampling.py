@@ -150,9 +150,10 @@ def read_window(
   margin = round(_BANDPASS_CONTEXT * rate) if bandpass else 0
   low, high = max(0, start - margin), min(total, stop + margin)
   millivolt = _resampled(recording, rate, (low, high), (start, stop))
-  variation = np.ptp(millivolt[start - low : stop - low])
-  # Rounded, since float32 does not hold a count exactly.
-  flat = bool(round(variation * encoding.counts_per_millivolt, 3) < 1)
+  own = millivolt[start - low : stop - low]
+  # Resampled, a constant varies by 2e-5 of itself.
+  least = 1 / encoding.counts_per_millivolt + 1e-4 * abs(own[0])
+  flat = bool(np.ptp(own) < 0.999 * least)
   if bandpass:
     from ecg_jax.recordings import filters
 
