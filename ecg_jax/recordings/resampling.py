@@ -137,7 +137,8 @@ def read_window(
     bandpass: Whether to filter, 0.5 to 40 Hz, without a time shift.
 
   Returns:
-    The samples, clipped to the range of int16, and the constant.
+    The samples, clipped to the range of int16, the constant, and whether they
+    are flat.
 
   Raises:
     GapError: More than LONGEST_BRIDGED is missing in a row.
