@@ -4,8 +4,8 @@ A compiled program is kept where `jax.jit` looks for it, so its call finds it
 there, and nothing else depends on what is done here: a program that could not
 be compiled ahead is compiled by its call, which then raises what is wrong.
 
-Several processes that share a fold compile each program before its first call,
-all at the same place, and wait for each other.
+Several processes that share a fold compile nothing ahead, but wait for each
+other until all have compiled the first program.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Programs:
     self._pool = futures.ThreadPoolExecutor(threads, 'compile')
     self._tracing = threading.Lock()
     self._begun: dict[Hashable, futures.Future[None]] = {}
-    # Of a group of several processes: what compiles each program, until it has.
+    # Of a group of several processes: what compiles the first, until it has.
     self._in_step: dict[Hashable, Callable[[], None] | None] = {}
 
   def begin(
@@ -74,8 +74,8 @@ class Programs:
   ) -> None:
     """Begins to compile what a fold needs from here to its end.
 
-    For a group of several processes nothing is compiled ahead, but each program
-    when it is first waited for. On GPUs, XLA divides its measurements among
+    For a group of several processes nothing is compiled ahead, but the first
+    program when it is waited for. On GPUs, XLA divides its measurements among
     them, and each waits for the others in the midst of compiling: one that
     stops would leave them waiting.
 
@@ -95,7 +95,8 @@ class Programs:
         topic = f'{job.name} program {len(self._in_step)}'
         compile_it = functools.partial(self._compile_in_step, topic, *arguments)
         self._in_step.setdefault(key, compile_it)
-      elif key not in self._begun:
+        break
+      if key not in self._begun:
         self._begun[key] = self._pool.submit(self._compile, *arguments)
     begun = list(self._begun.values())
 
@@ -128,7 +129,8 @@ class Programs:
 
   def _compile_in_step(self, topic: str, *arguments: Any) -> None:
     self._compile(*arguments)
-    # On CPUs a member waits half a minute for the others' first call, no more.
+    # On CPUs a member waits half a minute for the others' first call, no more,
+    # but notices at once if one of them ends later on.
     self._group.exchange(topic, '')
 
   def _compile(
