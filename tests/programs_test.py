@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from ecg_jax.runtime import device_groups, multihost
-from ecg_jax.training import job_queue, programs, train_loop, train_step
+from ecg_jax.training import job_queue, programs, train_loop
 from ecg_jax.training.phases import Phase
 from tests.training_helpers import (
   compilations,
@@ -72,36 +72,25 @@ def test_error_of_a_program_is_its_jobs(make_job, capsys):
   assert 'fold 0 failed: Out of memory (RES' in capsys.readouterr().err
 
 
-def test_processes_that_share_a_job_compile_in_step(make_job, monkeypatch):
-  """None begins before all have compiled the first; see `Programs.begin`."""
+def test_processes_that_share_a_job_begin_together(make_job, monkeypatch):
+  """Once all have compiled the first program; see `Programs.begin`."""
   begin, happened = programs.Programs.begin, []
 
   def begin_as_one_of_two(*args):
     both = property(lambda group: (0, 1))
     with monkeypatch.context() as patch:
       patch.setattr(device_groups.DeviceGroup, 'members', both)
+      patch.setattr(multihost, 'exchange', lambda *args: happened.append(args))
       begin(*args)
     happened.append('begun')
 
-  def note_exchange(topic, *_):
-    if 'program' in topic:
-      happened.append(topic)
-
-  def note_call(**_):  # Or that it is traced.
-    happened.append('called')
-
   monkeypatch.setattr(programs.Programs, 'begin', begin_as_one_of_two)
   spy(monkeypatch, jax.stages.Lowered, 'compile', before=happened.append)
-  spy(monkeypatch, multihost, 'exchange', before=note_exchange)
-  spy(monkeypatch, train_step, 'chunk_program', before=note_call)
   job = make_job(chunk_steps=5)  # As no other test has.
-  compiled = _train(job)
-  assert compiled == [('evaluate_chunk', False), ('train_chunk', False)]
-  begun, lowered, first = [x for x in happened if x != 'called']
-  assert happened[happened.index(first) + 1] == 'called'
-  assert begun == 'begun'
+  assert _train(job) == [('evaluate_chunk', False), ('train_chunk', False)]
+  lowered, *others = happened
   assert isinstance(lowered, jax.stages.Lowered)
-  assert first == 'fold 0 program 0'
+  assert others == [('fold 0 compiled 0', '', (0, 1)), 'begun']
   assert (job.folder / 'scores.json').exists()
 
 

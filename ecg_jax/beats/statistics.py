@@ -19,8 +19,8 @@ def count(flags_K: jax.Array) -> jax.Array:
 def divide(x_K: jax.Array, number: jax.Array) -> jax.Array:
   """Divides each element by a number.
 
-  Of x / number XLA makes this product in some programs but not in all, and a
-  tree may decide by the last bit.
+  XLA turns x / number into this product in some programs but not in others, and
+  a tree may decide by the last bit.
   """
   return x_K * (1 / number)
 

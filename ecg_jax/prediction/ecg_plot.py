@@ -19,8 +19,8 @@ LEAST_MILLIVOLT, MOST_MILLIVOLT = 1.5, 5.0
 """Height of a row; a trace beyond it is cut off, and marked."""
 
 LEAST_ATTRIBUTION = 1e-4
-"""If the strongest segment is weaker, attributions are
-rounding errors and are not drawn. In a real record it is around 0.1."""
+"""If the strongest segment is weaker, attributions are rounding errors and are
+not drawn. In a real record it is around 0.1."""
 
 PNG_DPI = 127
 """Five pixels per millimeter, so that the lines of the paper are even."""

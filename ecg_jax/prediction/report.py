@@ -4,10 +4,9 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from ecg_jax.evaluation import calibration
 from ecg_jax.prediction import heartbeats
@@ -99,7 +98,7 @@ def _row(
     round(end, 3),
     answer and answer.predicted,
     *(probabilities or [None] * result.spec.num_classes),
-    answer and (None if np.isnan(answer.agreement) else answer.agreement),
+    answer and (None if math.isnan(answer.agreement) else answer.agreement),
     status,
     *(x and round(x, 4) for x in rate or [None] * len(_HEART_RATE)),
   ]

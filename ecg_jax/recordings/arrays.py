@@ -59,7 +59,7 @@ def read_mat(path: pathlib.Path, variable: str | None = None) -> Channels:
     _check_types(path, content, 128, len(content))
   try:
     names = [name for name, _, _ in scipy.io.whosmat(io.BytesIO(content))]
-  except NotImplementedError:
+  except NotImplementedError:  # Version 7.3 is HDF5.
     return hdf5_files.read_hdf5(path, variable)
   plain = names == [variables.CHALLENGE]
   found = scipy.io.loadmat(io.BytesIO(content), simplify_cells=not plain)

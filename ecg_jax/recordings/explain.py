@@ -53,9 +53,9 @@ def explain(
     recording = lead.open_recording(path, encoding, **options)
     facts += _describe_lead(recording, options.get('gain'), encoding)
     facts += [('note', note) for note in recording.notes]
-    described, variation = _describe_samples(recording)
+    described, lowest, highest = _describe_samples(recording)
     facts += described
-    if variation * encoding.counts_per_millivolt < 1:
+    if lowest <= highest and resampling.is_flat(lowest, highest, encoding):
       raise resampling.flat_line(recording, encoding)
   except InputError as error:
     facts.append(('refused', str(error)))
@@ -98,11 +98,11 @@ def _describe_lead(
 
 def _describe_samples(
   recording: lead.Recording,
-) -> tuple[list[tuple[str, str]], float]:
+) -> tuple[list[tuple[str, str]], float, float]:
   """Number, length, gaps and range of the samples, all of which are read.
 
   Returns:
-    These, and the difference of the highest and the lowest, mV.
+    These, and the range in mV, which is reversed where all are missing.
   """
   rate, total = recording.sampling_rate, recording.num_samples
   lowest, highest, was_missing = np.inf, -np.inf, False
@@ -128,7 +128,7 @@ def _describe_samples(
   facts = [('samples', f'{total:,}, {total / rate:.2f} s'), ('gaps', gaps)]
   if lowest <= highest:
     facts.append(('range', f'{lowest:.3f} to {highest:.3f} mV'))
-  return facts, abs(highest - lowest)
+  return facts, lowest, highest
 
 
 def _with_place(text: str, place: str) -> str:

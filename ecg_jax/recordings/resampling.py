@@ -52,8 +52,15 @@ class NoSamplesError(GapError):
     )
 
 
+def is_flat(lowest: float, highest: float, encoding: lead.Encoding) -> bool:
+  """Whether samples in this range, mV, vary by less than a count."""
+  count = 0.999 / encoding.counts_per_millivolt  # Float32 does not hold it.
+  # Resampled, a constant varies by 2e-5 of itself.
+  return bool(highest - lowest < count + 1e-4 * abs(lowest))
+
+
 def flat_line(recording: lead.Recording, encoding: lead.Encoding) -> InputError:
-  """The refusal of a recording that is flat everywhere; see `Window.flat`."""
+  """The refusal of a recording that is flat everywhere; see `is_flat`."""
   count = 1 / encoding.counts_per_millivolt
   return InputError(
     f'{recording.name} is a flat line: lead {recording.lead} varies by less'
@@ -151,10 +158,8 @@ def read_window(
   margin = round(_BANDPASS_CONTEXT * rate) if bandpass else 0
   low, high = max(0, start - margin), min(total, stop + margin)
   millivolt = _resampled(recording, rate, (low, high), (start, stop))
-  own = millivolt[start - low : stop - low]
-  # Resampled, a constant varies by 2e-5 of itself.
-  least = 1 / encoding.counts_per_millivolt + 1e-4 * abs(own[0])
-  flat = bool(np.ptp(own) < 0.999 * least)
+  raw = millivolt[start - low : stop - low]
+  flat = is_flat(raw.min(), raw.max(), encoding)
   if bandpass:
     from ecg_jax.recordings import filters
 

@@ -235,7 +235,8 @@ def restore(
   else:
     assert isinstance(run_folder, released.ReleasedRun)
     arrays = released.read_weights(run_folder, fold)
-    if not released.is_of_package(run_folder):  # As tests check.
+    # Tracing the model for its shapes takes long; tests do it for the package.
+    if not released.is_of_package(run_folder):
       _check_shapes(run_folder, arrays, network)
     best = {'params': {}, 'batch_stats': {}} | variables.of_paths(arrays)
     best = sharding.replicate(best, mesh)

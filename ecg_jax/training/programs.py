@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -61,8 +61,6 @@ class Programs:
     self._pool = futures.ThreadPoolExecutor(threads, 'compile')
     self._tracing = threading.Lock()
     self._begun: dict[Hashable, futures.Future[None]] = {}
-    # Of a group of several processes: what compiles the first, until it has.
-    self._in_step: dict[Hashable, Callable[[], None] | None] = {}
 
   def begin(
     self,
@@ -74,10 +72,11 @@ class Programs:
   ) -> None:
     """Begins to compile what a fold needs from here to its end.
 
-    For a group of several processes nothing is compiled ahead, but the first
-    program when it is waited for. On GPUs, XLA divides its measurements among
-    them, and each waits for the others in the midst of compiling: one that
-    stops would leave them waiting.
+    A group of several processes compiles the first program here, and waits
+    until all have it: on CPUs the first call waits half a minute for the
+    others', no more. Nothing is compiled ahead. On GPUs, XLA divides its
+    measurements among them, and each waits for the others in the midst of
+    compiling: one that stops would leave them waiting.
 
     Args:
       job: The fold.
@@ -86,18 +85,23 @@ class Programs:
       state: Of any phase.
       report: Gets how many programs are compiled, and how many there are, now
         and each time that one is; in any thread.
+
+    Raises:
+      PartialFailure: One of several processes has ended.
+      jax.errors.JaxRuntimeError: One of several cannot compile.
     """
     shapes = sharding.shapes(state)
+    if len(self._group.members) > 1:
+      step, chunk = next(needed(job, progress))
+      self._compile(job, step, shapes, data, chunk)
+      self._group.exchange(f'{job.name} compiled {progress.restores}', '')
+      return
     for step, chunk in needed(job, progress):
       key = _key(step, chunk)
-      arguments = job, step, shapes, data, chunk
-      if len(self._group.members) > 1:
-        topic = f'{job.name} program {len(self._in_step)}'
-        compile_it = functools.partial(self._compile_in_step, topic, *arguments)
-        self._in_step.setdefault(key, compile_it)
-        break
       if key not in self._begun:
-        self._begun[key] = self._pool.submit(self._compile, *arguments)
+        self._begun[key] = self._pool.submit(
+          self._compile, job, step, shapes, data, chunk
+        )
     begun = list(self._begun.values())
 
     def tell(_: object) -> None:
@@ -108,30 +112,14 @@ class Programs:
       future.add_done_callback(tell)
 
   def wait_for(self, step: Step, chunk: Chunk) -> None:
-    """Waits until the program of a chunk is compiled, by all members.
-
-    Raises:
-      PartialFailure: A member has ended.
-      jax.errors.JaxRuntimeError: One of several members, this cannot compile.
-    """
-    key = _key(step, chunk)
-    future = self._begun.get(key)
+    """Waits for the program of a chunk, if it is being compiled ahead."""
+    future = self._begun.get(_key(step, chunk))
     if future is not None:
       futures.wait([future])
-    compile_in_step = self._in_step.get(key)
-    if compile_in_step is not None:
-      compile_in_step()
-      self._in_step[key] = None
 
   def close(self) -> None:
     """Drops the programs that wait for a thread; waits for the others."""
     self._pool.shutdown(cancel_futures=True)
-
-  def _compile_in_step(self, topic: str, *arguments: Any) -> None:
-    self._compile(*arguments)
-    # On CPUs a member waits half a minute for the others' first call, no more,
-    # but notices at once if one of them ends later on.
-    self._group.exchange(topic, '')
 
   def _compile(
     self,

@@ -165,9 +165,9 @@ def _stack(frames):
 
 
 def _unstack(array):
-  """The frames as arrays of their own, not cut out by the kernels of each.
+  """Cuts out all frames first, not each in the kernels that read it.
 
-  Else no two frames have the same kernels, and XLA compiles all of them.
+  Otherwise no two frames share a kernel, and XLA compiles one for each.
   """
   return lax.optimization_barrier([array[k] for k in range(len(array))])
 
